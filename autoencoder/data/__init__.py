@@ -1,0 +1,72 @@
+"""Clips for both stages: moving shapes, folders of videos, UCF-101."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autoencoder.data.clips import ClipDataset, to_video
+from autoencoder.data.folder import VideoFolder
+from autoencoder.data.shapes import Shapes
+from autoencoder.data.ucf101 import UCF101
+from autoencoder.data.video_io import UnreadableVideo
+
+__all__ = ["UCF101", "ClipDataset", "DataConfig", "Shapes", "UnreadableVideo", "VideoFolder", "to_video"]
+
+
+@dataclass
+class DataConfig:
+    """Where clips come from."""
+
+    dataset: Literal["shapes", "ucf101", "folder"] = "shapes"
+    """Data set: moving shapes made on the fly, UCF-101 as it is unpacked, or a folder or CSV manifest of videos."""
+    data_root: str | None = None
+    """Folder (or .csv manifest) of the data set; data/<dataset> by default. `shapes` needs none."""
+    sample_fps: float | None = 8.0
+    """Frames per second of a clip; null takes every frame."""
+    sampling: Literal["time", "stride"] = "time"
+    """Choose frames by time stamps, or every round(fps / sample_fps)-th."""
+    crop: Literal["center", "random"] = "random"
+    """Crop of training clips; held-out clips are cropped in the centre."""
+    flip: bool = False
+    """Mirror half of the training clips; only for data sets whose labels allow it."""
+    ucf101_fold: int = 1
+    """Official train/test split of UCF-101: 1, 2 or 3."""
+    num_workers: int = 0
+    """Processes that read clips, per training process."""
+    max_bad_share: float = 0.1
+    """The run stops when more than this share of the files tried cannot be read."""
+
+    def __post_init__(self):
+        if self.sample_fps is not None and not self.sample_fps > 0:
+            raise ValueError(f"sample_fps must be positive or null, got {self.sample_fps}")
+        if self.ucf101_fold not in (1, 2, 3):
+            raise ValueError(f"ucf101_fold must be 1, 2 or 3, got {self.ucf101_fold}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
+        if not 0 <= self.max_bad_share <= 1:
+            raise ValueError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
+
+    @property
+    def root(self) -> Path:
+        """The folder that is read."""
+        return Path(self.data_root or f"data/{self.dataset}")
+
+    def build(self, split: Literal["train", "val"], num_frames: int, size: int) -> ClipDataset:
+        """The training or held-out part of the data set.
+
+        Args:
+            split: "train" or "val".
+            num_frames: frames of a clip.
+            size: height and width of a clip, in pixels.
+
+        Raises:
+            FileNotFoundError: if the data are not there; the message says what is to be put where.
+        """
+        if self.dataset == "shapes":
+            return Shapes(num_frames, size, split)
+        sampling = {"sample_fps": self.sample_fps, "sampling": self.sampling}
+        crop = self.crop if split == "train" else "center"
+        if self.dataset == "folder":
+            return VideoFolder(self.root, num_frames, size, split=split, crop=crop, **sampling)
+        part = "train" if split == "train" else "test"
+        return UCF101(self.root, num_frames, size, split=part, fold=self.ucf101_fold, crop=crop, **sampling)

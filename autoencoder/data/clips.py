@@ -1,0 +1,47 @@
+"""What every data set of clips offers, and the float form of a clip."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from einops import rearrange
+
+
+class ClipDataset(Protocol):
+    """Videos to take clips from.
+
+    Attributes:
+        class_names: name of every label, in order; empty where nothing is labelled.
+        flip_invariant: whether a clip may be mirrored without changing its label.
+    """
+
+    class_names: tuple[str, ...]
+    flip_invariant: bool
+
+    def __len__(self) -> int:
+        """Number of videos."""
+
+    def label(self, index: int) -> int:
+        """Class id of a video, -1 where it has none."""
+
+    def source(self, index: int) -> str:
+        """What to call the video in a message."""
+
+    def clip(self, index: int, rng: np.random.Generator | None) -> torch.Tensor:
+        """A clip of the video.
+
+        Args:
+            index: which video.
+            rng: draws the start and, where crops are random, the crop; None takes the middle of both.
+
+        Returns:
+            uint8 (T, H, W, 3).
+
+        Raises:
+            UnreadableVideo: naming the file and the reason.
+        """
+
+
+def to_video(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 (B, T, H, W, 3) to float (B, 3, T, H, W) in [-1, 1]."""
+    return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1.0

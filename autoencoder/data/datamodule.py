@@ -1,0 +1,55 @@
+"""The clips of stage one, as Lightning takes them."""
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from autoencoder.data import DataConfig
+from autoencoder.data.stream import HeldOutClips, PositionSampler, TrainingClips, collate
+
+
+class ClipDataModule(LightningDataModule):
+    """Endless training batches from the trainer's step on, and a fixed choice of held-out clips.
+
+    Args:
+        config: where the clips come from.
+        num_frames, size: of a clip.
+        batch_size: over all processes.
+        num_held_out: clips to validate on, spread evenly over the held-out part.
+        seed: of the run.
+    """
+
+    def __init__(self, config: DataConfig, num_frames: int, size: int, batch_size: int, num_held_out: int, seed: int):
+        super().__init__()
+        self.config, self.batch_size, self.seed = config, batch_size, seed
+        self.train = config.build("train", num_frames, size)
+        self.held_out = config.build("val", num_frames, size)
+        count = min(num_held_out, len(self.held_out))
+        self.held_out_indices = [place * len(self.held_out) // count for place in range(count)]
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of this process, starting at the step that the trainer has reached."""
+        sampler = PositionSampler(
+            len(self.train),
+            self.batch_size,
+            self.seed,
+            start_step=self.trainer.global_step,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return self._loader(TrainingClips(self.train, self.seed, self.config.flip), batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        """This process's share of the held-out clips; shares may differ by one."""
+        indices = self.held_out_indices[self.trainer.global_rank :: self.trainer.world_size]
+        batch_size = max(1, self.batch_size // self.trainer.world_size)
+        return self._loader(HeldOutClips(self.held_out, indices), batch_size=batch_size)
+
+    def _loader(self, clips, **kwargs) -> DataLoader:
+        return DataLoader(
+            clips,
+            num_workers=self.config.num_workers,
+            collate_fn=collate,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            persistent_workers=self.config.num_workers > 0,
+            **kwargs,
+        )

@@ -1,0 +1,372 @@
+"""Clips out of video files, and video files out of clips.
+
+A clip is read in three steps: index the time stamps of the file without decoding anything, choose frames by them, and
+decode from the key frame before the first chosen frame to the last one. A file that cannot give exactly the chosen
+frames raises `UnreadableVideo`; no frame is repeated, shifted or made up to fill a hole. Damage that still decodes as
+valid bits, without the decoder noticing, cannot be seen here.
+
+PyAV is the default decoder because every frame comes with its time stamp and a damage flag, so that what it returns can
+be checked. decord gives the same pixels at the same speed on intact files, but neither stamp nor flag: of damaged files
+it hands out other or patched-up frames without an error, and whether it raises depends on the timing of its threads.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from autoencoder.files import atomic_path
+
+SAMPLINGS = ("time", "stride")
+CROPS = ("center", "random")
+# Containers round time stamps (Matroska to 1 ms), so a sample this close before a frame is meant to show that frame.
+STAMP_ROUNDING_S = 1.1e-3
+# A header that claims more than this beyond the last frame is a sign that the end of the file is missing.
+END_TOLERANCE_S = 0.25
+
+
+class UnreadableVideo(Exception):
+    """The file cannot give the wanted clip; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """What the packets of a video stream say about its frames, in the order of display.
+
+    Attributes:
+        stamps: int64 (N,) time stamps of display in units of the stream's time base, strictly increasing.
+        decode_stamps: int64 (N,) those of decoding, never later than `stamps`.
+        times: float64 (N,) seconds since the first frame.
+        end: second at which the last frame stops being shown.
+        fps: average frame rate; None where the file states none.
+        is_key: bool (N,) whether decoding can start at the frame.
+        has_hidden: whether the file also holds packets that are not shown, as a cut without re-encoding leaves them.
+    """
+
+    stamps: np.ndarray
+    decode_stamps: np.ndarray
+    times: np.ndarray
+    end: float
+    fps: float | None
+    is_key: np.ndarray
+    has_hidden: bool
+
+
+def _open(path: str | Path) -> av.container.InputContainer:
+    with open(path, "rb") as file:  # OSError here says more than the demuxer's
+        if not file.read(1):
+            raise UnreadableVideo(f"{path}: the file is empty")
+    container = av.open(str(path))
+    if container.streams.best("video") is None:
+        container.close()
+        raise UnreadableVideo(f"{path}: it holds no video stream")
+    return container
+
+
+def _average_rate(stream: av.VideoStream) -> float | None:
+    return float(stream.average_rate) if stream.average_rate else None
+
+
+class _Packet(NamedTuple):
+    pts: int
+    dts: int
+    duration: int
+    is_key: bool
+
+
+def index_frames(path: str | Path) -> FrameIndex:
+    """Read the time stamps of all frames; nothing is decoded.
+
+    Raises:
+        UnreadableVideo: if the file cannot be opened or holds no frames with distinct time stamps.
+    """
+    shown: list[_Packet] = []
+    hidden = 0
+    try:
+        with _open(path) as container:
+            stream = container.streams.best("video")
+            time_base, fps = float(stream.time_base), _average_rate(stream)
+            claimed_s = (container.duration or 0) / av.time_base
+            for packet in container.demux(stream):
+                if packet.pts is None or packet.is_discard or packet.is_corrupt:
+                    hidden += packet.size > 0  # the last packet is an empty end mark
+                else:
+                    dts = packet.pts if packet.dts is None else packet.dts
+                    shown.append(_Packet(packet.pts, dts, packet.duration or 0, packet.is_keyframe))
+    except (av.FFmpegError, OSError) as error:
+        raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
+    shown.sort()
+    if shown and claimed_s > (shown[-1].pts + shown[-1].duration - shown[0].pts) * time_base + END_TOLERANCE_S:
+        # The file may be cut off; frames to be shown between the last ones may be among what is lost.
+        last_decoded = max(packet.dts for packet in shown)
+        shown = [packet for packet in shown if packet.pts <= last_decoded]
+    if not shown:
+        raise UnreadableVideo(f"{path}: it holds no whole frames with time stamps")
+    return _index(path, shown, time_base, fps, hidden > 0)
+
+
+def _index(path: str | Path, shown: list[_Packet], time_base: float, fps: float | None, has_hidden: bool) -> FrameIndex:
+    stamps, decode_stamps, durations, is_key = (np.array(column) for column in zip(*shown, strict=True))
+    if (np.diff(stamps) == 0).any():
+        raise UnreadableVideo(f"{path}: several frames carry the same time stamp")
+    times = (stamps - stamps[0]) * time_base
+    mean_gap = times[-1] / max(1, len(times) - 1)
+    end = times[-1] + (durations[-1] * time_base or mean_gap)
+    return FrameIndex(stamps, decode_stamps, times, float(end), fps, is_key, has_hidden)
+
+
+def video_length(path: str | Path) -> tuple[float, float | None]:
+    """Seconds and frames per second as the header states them, without reading the rest of the file.
+
+    Raises:
+        UnreadableVideo: if the file cannot be opened, holds no video, or states no length.
+    """
+    try:
+        with _open(path) as container:
+            stream = container.streams.best("video")
+            if stream.duration:
+                return float(stream.duration * stream.time_base), _average_rate(stream)
+            if container.duration:
+                return container.duration / av.time_base, _average_rate(stream)
+    except (av.FFmpegError, OSError) as error:
+        raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
+    raise UnreadableVideo(f"{path}: the header states no length")
+
+
+def _frames_from(container: av.container.InputContainer, index: FrameIndex, first: int) -> Iterator[av.VideoFrame]:
+    """Decode from the key frame before frame `first` on."""
+    stream = container.streams.best("video")
+    stream.thread_type = "NONE"
+    key = max(np.flatnonzero(index.is_key[: first + 1]), default=0)
+    # A container that seeks by the time of decoding (AVI) may land on a later key frame when given that of display.
+    for target in (index.stamps[key], index.decode_stamps[key]):
+        container.seek(int(target), stream=stream)
+        frames = (frame for frame in container.decode(stream) if frame.pts is not None)
+        frame = next(frames, None)
+        if frame is not None and frame.pts <= index.stamps[first]:
+            yield from chain([frame], frames)
+            return
+
+
+def _decode_with_pyav(path: str | Path, index: FrameIndex, positions: np.ndarray) -> np.ndarray:
+    wanted = index.stamps[positions].tolist()
+    pictures: dict[int, np.ndarray] = {}
+    with _open(path) as container:
+        for frame in _frames_from(container, index, positions[0]):
+            if frame.is_corrupt:  # later frames are predicted from it
+                raise UnreadableVideo(f"{path}: the frame at {frame.time:.3f} s is damaged")
+            if frame.pts in wanted:
+                # The picture comes as stored; the flag says by how much to turn it anticlockwise.
+                pictures[frame.pts] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+            if frame.pts >= wanted[-1]:
+                break
+    lost = sum(stamp not in pictures for stamp in wanted)
+    if lost:
+        raise UnreadableVideo(f"{path}: {lost} of the {len(wanted)} frames wanted for the clip do not decode")
+    if len({picture.shape for picture in pictures.values()}) > 1:
+        raise UnreadableVideo(f"{path}: the size of the picture changes within the clip")
+    return np.stack([pictures[stamp] for stamp in wanted])
+
+
+def _decode_with_decord(path: str | Path, index: FrameIndex, positions: np.ndarray) -> np.ndarray:
+    decord = importlib.import_module("decord")
+    if index.has_hidden or not index.is_key[0]:
+        raise UnreadableVideo(f"{path}: decord counts frames that are not shown; read it with decoder='pyav'")
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        # The smallest tolerance decord understands (0 means "any number"): no frame replaced by its neighbour.
+        reader = decord.VideoReader(str(path), num_threads=1, fault_tol="0.000000001")
+        return reader.get_batch(positions).asnumpy()
+    except (decord.DECORDError, RuntimeError) as error:
+        raise UnreadableVideo(f"{path}: decord: {error}") from error
+
+
+DECODERS: dict[str, Callable[[str | Path, FrameIndex, np.ndarray], np.ndarray]] = {
+    "pyav": _decode_with_pyav,
+    "decord": _decode_with_decord,
+}
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """How clips are taken from video files."""
+
+    num_frames: int
+    """Frames of a clip."""
+
+    size: int | None = None
+    """Height and width of a clip in pixels: the short side is resized to it, the long one cropped. None: as stored."""
+
+    sample_fps: float | None = 8.0
+    """Frames taken per second of video. None: every frame."""
+
+    sampling: str = "time"
+    """ "time": the frame shown at each sample time, by time stamp; "stride": each round(fps / sample_fps)-th frame."""
+
+    crop: str = "center"
+    """ "center", or "random": drawn once per clip."""
+
+    decoder: str = "pyav"
+    """ "pyav" or "decord"."""
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames={self.num_frames}: a clip has at least one frame")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size={self.size}: must be at least one pixel, or None")
+        if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
+            raise ValueError(f"sample_fps={self.sample_fps}: must be positive, or None for every frame")
+        for name, choices in (("sampling", SAMPLINGS), ("crop", CROPS), ("decoder", tuple(DECODERS))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
+        if self.decoder == "decord" and importlib.util.find_spec("decord") is None:
+            raise ValueError("decoder='decord': decord is not installed; decoder='pyav' needs nothing else")
+
+    def read(
+        self,
+        path: str | Path,
+        rng: np.random.Generator | None = None,
+        start: float = 0.0,
+        end: float = float("inf"),
+    ) -> torch.Tensor:
+        """Read one clip.
+
+        Args:
+            path: the video file.
+            rng: draws the start and the random crop; None takes the middle of the video and the centre.
+            start, end: seconds since the first frame between which all frames of the clip are shown.
+
+        Returns:
+            uint8 (T, H, W, 3), upright; H = W = `size` where that is given.
+
+        Raises:
+            UnreadableVideo: if the file is unreadable, damaged where the clip lies, or too short.
+        """
+        index = index_frames(path)
+        positions = self._choose(path, index, rng, start, end)
+        unique, inverse = np.unique(positions, return_inverse=True)
+        try:
+            frames = DECODERS[self.decoder](path, index, unique)
+        except (av.FFmpegError, OSError) as error:
+            raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
+        clip = torch.from_numpy(frames[inverse])
+        return clip if self.size is None else resize_and_crop(clip, self.size, self.crop, rng)
+
+    def is_too_short(self, path: str | Path, start: float = 0.0, end: float = float("inf")) -> bool:
+        """Whether the video, by its header alone, lacks the length for one clip between `start` and `end` seconds.
+
+        Raises:
+            UnreadableVideo: if the header cannot be read, or states no frame rate where one is needed.
+        """
+        seconds, fps = video_length(path)
+        available = min(seconds, end) - start
+        if self._by_time:
+            return available <= self._span
+        return round(available * self._rate(path, fps)) < (self.num_frames - 1) * self._stride(path, fps) + 1
+
+    @property
+    def _by_time(self) -> bool:
+        return self.sampling == "time" and self.sample_fps is not None
+
+    @property
+    def _span(self) -> float:
+        """Seconds from the first to the last sample."""
+        return (self.num_frames - 1) / self.sample_fps
+
+    def _rate(self, path: str | Path, fps: float | None) -> float:
+        if fps is None:
+            raise UnreadableVideo(f"{path}: it states no frame rate, which sampling='stride' needs")
+        return fps
+
+    def _stride(self, path: str | Path, fps: float | None) -> int:
+        return 1 if self.sample_fps is None else max(1, round(self._rate(path, fps) / self.sample_fps))
+
+    def _choose(
+        self, path: str | Path, index: FrameIndex, rng: np.random.Generator | None, start: float, end: float
+    ) -> np.ndarray:
+        """Positions (T,) of the clip's frames in the index, ascending."""
+        end = min(end, index.end)
+        # Never so much that it reaches over a whole frame.
+        slack = min(STAMP_ROUNDING_S, index.end / len(index.times) / 4)
+        inside = np.flatnonzero((index.times >= start - slack) & (index.times < end - slack))
+        if self._by_time:
+            firsts = inside[index.times[inside] + self._span < end - slack]
+            needed = f"more than {self._span:.3f} s at {self.sample_fps} frames per second"
+        else:
+            stride = self._stride(path, index.fps)
+            length = (self.num_frames - 1) * stride + 1
+            firsts = inside[: max(0, len(inside) - length + 1)]
+            needed = f"{length} frames"
+        if not len(firsts):
+            given = f"{max(0.0, end - start):.3f} s ({len(inside)} frames)"
+            raise UnreadableVideo(f"{path}: too short, {self.num_frames} frames take {needed}, it has {given}")
+        first = firsts[(len(firsts) - 1) // 2 if rng is None else rng.integers(len(firsts))]
+        if not self._by_time:
+            return first + stride * np.arange(self.num_frames)
+        samples = index.times[first] + np.arange(self.num_frames) / self.sample_fps
+        return np.searchsorted(index.times, samples + slack, side="right") - 1
+
+
+def resize_and_crop(
+    frames: torch.Tensor, size: int, crop: str = "center", rng: np.random.Generator | None = None
+) -> torch.Tensor:
+    """Resize the short side to `size` (bilinear, antialiased) and crop the long one.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        size: height and width of the result.
+        crop: "center" or "random"; without `rng` both are the centre.
+        rng: draws the place of a random crop, the same for all frames.
+
+    Returns:
+        uint8 (T, size, size, 3), contiguous.
+
+    Raises:
+        ValueError: if `crop` is neither.
+    """
+    if crop not in CROPS:
+        raise ValueError(f"crop={crop!r} is none of {', '.join(CROPS)}")
+    video = F.resize(frames.permute(0, 3, 1, 2), [size], antialias=True)  # (T, 3, H', W'), shorter of H' and W' = size
+    if crop == "random" and rng is not None:
+        top, left = (int(rng.integers(side - size + 1)) for side in video.shape[2:])
+        video = F.crop(video, top, left, size, size)  # (T, 3, size, size)
+    else:
+        video = F.center_crop(video, [size, size])  # (T, 3, size, size)
+    return video.permute(0, 2, 3, 1).contiguous()  # (T, size, size, 3)
+
+
+def write_video(path: str | Path, frames: torch.Tensor | np.ndarray, fps: float) -> None:
+    """Write an mp4 file (H.264, 4:2:0, near lossless), atomically.
+
+    Args:
+        path: ends in .mp4; missing folders are made.
+        frames: uint8 (T, H, W, 3), T at least 1, H and W even.
+        fps: frames per second.
+
+    Raises:
+        ValueError: if the ending, shape, dtype or rate does not fit.
+    """
+    path, frames = Path(path), np.ascontiguousarray(frames)
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"{path}: the name of the file must end in .mp4")
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(f"frames must be uint8 (T, H, W, 3) with T >= 1, got {frames.dtype} {frames.shape}")
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2 or not height or not width:
+        raise ValueError(f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0")
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"fps={fps}: must be positive")
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))

@@ -1,0 +1,146 @@
+"""Videos as pictures: GIFs for TensorBoard, labelled sheets of frames as PNG."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+
+from autoencoder.files import atomic_path
+
+Frames = torch.Tensor | np.ndarray  # uint8 (T, H, W, 3)
+
+MIN_FRAME_SIDE = 96  # frames of a sheet are blown up to at least this many pixels
+CAPTION_SIZE = 18
+GAP = 4
+BACKGROUND, INK = (255, 255, 255), (0, 0, 0)
+
+
+def to_uint8(video: torch.Tensor) -> torch.Tensor:
+    """Video of the models to frames of a file.
+
+    Args:
+        video: float (..., 3, T, H, W); [-1, 1] becomes [0, 255], what lies outside is clamped.
+
+    Returns:
+        uint8 (..., T, H, W, 3) on the same device.
+
+    Raises:
+        ValueError: if the video has another layout or holds NaN or infinity.
+    """
+    if video.ndim < 4 or video.shape[-4] != 3 or not video.is_floating_point():
+        raise ValueError(f"a video is float (..., 3, T, H, W), got {video.dtype} {tuple(video.shape)}")
+    if not video.isfinite().all():
+        raise ValueError(f"the video holds {int((~video.isfinite()).sum())} values that are not finite")
+    video = ((video.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    return rearrange(video, "... c t h w -> ... t h w c")
+
+
+def gif_bytes(frames: Frames, fps: float) -> bytes:
+    """Encode frames as an endless GIF; its clock ticks in hundredths of a second.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        fps: frames per second.
+    """
+    if fps <= 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    first, *rest = _images(frames)
+    buffer = io.BytesIO()
+    first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    return buffer.getvalue()
+
+
+def add_moving_picture(writer: SummaryWriter, tag: str, frames: Frames, step: int, fps: float) -> None:
+    """Log frames to TensorBoard as a moving picture.
+
+    `SummaryWriter.add_video` needs moviepy, and logs nothing with the present version of it; TensorBoard's image tab
+    plays a GIF as it is.
+
+    Args:
+        writer: where to log.
+        tag: name of the picture.
+        frames: uint8 (T, H, W, 3).
+        step: step of the run.
+        fps: frames per second.
+    """
+    gif = gif_bytes(frames, fps)
+    _, height, width, channels = frames.shape
+    picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=gif)
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
+
+
+def sheet(
+    rows: Sequence[tuple[str, Frames | Sequence[Frames]]], columns: int = 8, scale: int | None = None
+) -> Image.Image:
+    """Lay videos out as a labelled grid, one line of evenly spaced frames per clip.
+
+    Args:
+        rows: caption, and frames uint8 (T, H, W, 3) or a list of such, which become lines under the one caption.
+        columns: most frames of a line; the first and the last frame are always among them.
+        scale: how often each pixel is repeated; None brings small frames to about 100 pixels.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: if there is nothing to show, or a clip is not uint8 (T, H, W, 3).
+    """
+    if not rows or columns < 1:
+        raise ValueError(f"a sheet needs rows and at least one column, got {len(rows)} rows and columns={columns}")
+    font = ImageFont.load_default(CAPTION_SIZE)
+    parts: list[Image.Image] = []
+    for caption, clips in rows:
+        parts.append(_caption(caption, font))
+        clips = [clips] if isinstance(clips, (torch.Tensor, np.ndarray)) else clips
+        parts.extend(_line(_images(clip), columns, scale) for clip in clips)
+    return _stack(parts)
+
+
+def save_png(image: Image.Image, path: str | Path) -> None:
+    """Write a PNG file atomically."""
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def _images(frames: Frames) -> list[Image.Image]:
+    frames = np.asarray(frames.cpu() if isinstance(frames, torch.Tensor) else frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+        raise ValueError(f"frames are uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def _line(images: list[Image.Image], columns: int, scale: int | None) -> Image.Image:
+    """Evenly spaced frames side by side."""
+    chosen = np.linspace(0, len(images) - 1, min(columns, len(images))).round().astype(int)
+    width, height = images[0].size
+    scale = scale or math.ceil(MIN_FRAME_SIDE / min(width, height))
+    width, height = scale * width, scale * height
+    line = Image.new("RGB", (len(chosen) * (width + GAP) - GAP, height), BACKGROUND)
+    for column, index in enumerate(chosen):
+        line.paste(images[index].resize((width, height), Image.Resampling.NEAREST), (column * (width + GAP), 0))
+    return line
+
+
+def _caption(text: str, font: ImageFont.ImageFont) -> Image.Image:
+    left, top, right, bottom = font.getbbox(text)
+    image = Image.new("RGB", (math.ceil(right - left) or 1, math.ceil(bottom - top) + 2 * GAP), BACKGROUND)
+    ImageDraw.Draw(image).text((-left, GAP - top), text, fill=INK, font=font)
+    return image
+
+
+def _stack(parts: list[Image.Image]) -> Image.Image:
+    """Pictures below each other, with a margin."""
+    width = max(part.width for part in parts) + 2 * GAP
+    picture = Image.new("RGB", (width, sum(part.height + GAP for part in parts) + GAP), BACKGROUND)
+    y = GAP
+    for part in parts:
+        picture.paste(part, (GAP, y))
+        y += part.height + GAP
+    return picture

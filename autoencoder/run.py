@@ -1,0 +1,108 @@
+"""What every training run has, whatever its stage: its common settings, its folder, and the pointer to the last model."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autoencoder.files import atomic_path
+
+
+@dataclass
+class RunConfig:
+    """Length, batches, precision and records of a run."""
+
+    output_dir: str | None = None
+    """Folder of the run; a new one below outputs/ by default, with --resume the newest one there."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the folder; its config is the default."""
+    seed: int = 0
+    """All randomness of the run is a function of it."""
+    max_steps: int = 1000
+    """Optimiser steps of the whole run."""
+    batch_size: int = 8
+    """Samples of an optimiser step, over all processes and micro-batches."""
+    accumulate: int = 1
+    """Micro-batches into which every process splits its share of a batch."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the matrix products; bf16 is autocast, weights stay fp32."""
+    log_every: int = 10
+    """Steps between two records of the scalars."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; the last one is always written."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+
+    def __post_init__(self):
+        for name in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
+
+
+class RunFolder:
+    """The folder of a run: config.yaml, checkpoints/, tensorboard/ and, in the end, model/.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.config = self.path / "config.yaml"
+        self.model = self.path / "model"
+
+    @classmethod
+    def choose(cls, parent: str | Path, output_dir: str | None, resume: bool) -> "RunFolder":
+        """The folder of a new or resumed run.
+
+        Without `output_dir` it is the next of run-001, run-002, ... below `parent`, or the newest one there to resume.
+
+        Raises:
+            FileExistsError: if the folder holds a run and `resume` is not set.
+            ValueError: if several processes are launched without `output_dir`, which they have to agree on.
+        """
+        if output_dir is None:
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                raise ValueError("several processes were launched: give them one --output-dir")
+            runs = sorted(Path(parent).glob("run-[0-9][0-9][0-9]"))
+            number = int(runs[-1].name[4:]) if runs else 0
+            return cls(runs[-1] if resume and runs else Path(parent) / f"run-{number + 1:03d}")
+        folder = cls(output_dir)
+        if folder.config.exists() and not resume:
+            raise FileExistsError(
+                f"{output_dir} holds a run already: go on with --resume, or give another --output-dir"
+            )
+        return folder
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint after `step` optimiser steps lies."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    def newest_checkpoint(self) -> tuple[Path | None, int]:
+        """The newest complete checkpoint and its step; (None, 0) where there is none."""
+        found = self._all_checkpoints()
+        return (found[-1], int(found[-1].name[5:])) if found else (None, 0)
+
+    def remove_old_checkpoints(self, keep: int) -> None:
+        """Leave only the newest `keep` checkpoints, and nothing half-written."""
+        for path in [*self._all_checkpoints()[:-keep], *self.checkpoints.glob(".*.tmp*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _all_checkpoints(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("step-[0-9]*"))
+
+
+def write_pointer(pointer: str | Path, target: str | Path) -> None:
+    """Note in a small file which folder was left last."""
+    with atomic_path(pointer) as temporary:
+        temporary.write_text(f"{Path(target).resolve()}\n")
+
+
+def read_pointer(pointer: str | Path) -> Path | None:
+    """The folder that was left last, or None."""
+    return Path(Path(pointer).read_text().strip()) if Path(pointer).is_file() else None

@@ -1,0 +1,164 @@
+"""Train the autoencoder: python -m autoencoder.train --help."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+import configs
+from autoencoder.config import TrainConfig
+from autoencoder.data.datamodule import ClipDataModule
+from autoencoder.files import atomic_folder, atomic_path
+from autoencoder.module import VidTwinModule
+from autoencoder.run import RunFolder, write_pointer
+from autoencoder.vidtwin import AutoencoderVidTwin
+
+RUNS = Path("outputs/autoencoder")
+POINTER = Path("outputs/last_autoencoder")
+PRESET = "tiny"
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints appear under their name only when they are whole and on disk; they load without unpickling code."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        """Write, then rename."""
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path, map_location="cpu", weights_only=True):
+        """Read tensors and plain containers only."""
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+class StepCheckpoint(Callback):
+    """Saves every few steps and at the end, after the validation where a step has one, so that no record is lost."""
+
+    def __init__(self, folder: RunFolder, config: TrainConfig):
+        self.folder, self.config = folder, config
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Save a step without validation."""
+        if trainer.global_step % self.config.validate_every and trainer.global_step != self.config.max_steps:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        """Save a step with validation."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        if step % self.config.checkpoint_every and step != self.config.max_steps:
+            return
+        if trainer.logger:
+            trainer.logger.experiment.flush()
+        trainer.save_checkpoint(self.folder.checkpoint_path(step), weights_only=False)
+        if trainer.is_global_zero:
+            self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
+
+
+class StepProgressBar(TQDMProgressBar):
+    """One bar over the steps of the run."""
+
+    def __init__(self, max_steps: int):
+        super().__init__()
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """A resumed run does not pass by the start of an epoch, where the bar gets its length."""
+        super().on_train_start(trainer, pl_module)
+        self.train_progress_bar.total = self.max_steps
+
+    @property
+    def total_train_batches(self) -> int:
+        """All steps."""
+        return self.max_steps
+
+    def get_metrics(self, trainer, pl_module):
+        """Without the version number."""
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, RunFolder, str]:
+    """Config, model, folder, and the whole config as YAML."""
+    arguments = configs.normalized(argv, "autoencoder", bare_flags=("resume",))
+    resume = "--resume=true" in arguments
+    folder = RunFolder.choose(RUNS, configs.flag_value(arguments, "output_dir"), resume)
+    if resume and folder.config.exists():
+        arguments = ["--config", str(folder.config), *arguments]
+    elif configs.flag_value(arguments, "config") is None:
+        arguments = ["--config", str(configs.preset_path("autoencoder", PRESET)), *arguments]
+    parser = configs.make_parser(TrainConfig, __doc__, {"model": AutoencoderVidTwin})
+    namespace = parser.parse_args(arguments)
+    text = parser.dump(namespace)
+    torch.manual_seed(namespace.seed)  # the weights that the model starts from
+    built = parser.instantiate(namespace)
+    return configs.build(TrainConfig, built), built.model, folder, text
+
+
+def train(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, callbacks: Sequence[Callback] = ()):
+    """Train to `config.max_steps` and leave the model in `folder.model`.
+
+    Returns:
+        The trainer, whose `callback_metrics` hold the last validation.
+    """
+    checkpoint, step = folder.newest_checkpoint()
+    data = ClipDataModule(
+        config, model.config.num_frames, model.config.sample_size, config.batch_size, config.num_held_out, config.seed
+    )
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    module = VidTwinModule(model, config, len(data.train))
+    trainer = Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
+        precision=PRECISIONS[config.precision],
+        max_steps=config.max_steps,
+        max_epochs=-1,
+        val_check_interval=config.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        log_every_n_steps=config.log_every,
+        logger=TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=step + 1 if step else 0),
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[
+            StepCheckpoint(folder, config),
+            StepProgressBar(config.max_steps),
+            *callbacks,
+        ],
+        default_root_dir=folder.path,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        with atomic_folder(folder.model) as temporary:
+            model.save_pretrained(temporary)
+    return trainer
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    config, model, folder, text = parse(argv)
+    with atomic_path(folder.config) as temporary:
+        temporary.write_text(text)
+    trainer = train(config, model, folder)
+    if trainer.is_global_zero:
+        write_pointer(POINTER, folder.model)
+        print(f"the model is in {folder.model}, the curves are shown by: tensorboard --logdir {folder.tensorboard}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,222 @@
+"""The spatial-temporal transformer of the backbone (PAPER.md, Autoencoder 1)."""
+
+import torch
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-6
+
+
+class AttentionProcessor:
+    """Hands queries, keys and values to diffusers' dispatcher, which owns the choice of kernel."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, query, key, value, *, is_causal: bool = False, dropout_p: float = 0.0) -> torch.Tensor:
+        """Attend; all of (B, L, H, D), scaled by D^-1/2."""
+        return dispatch_attention_fn(
+            query,
+            key,
+            value,
+            is_causal=is_causal,
+            dropout_p=dropout_p,
+            backend=self._attention_backend,
+            parallel_config=self._parallel_config,
+        )
+
+
+class Attention(nn.Module, AttentionModuleMixin):
+    """Multi-head self-attention with bias.
+
+    Args:
+        dim: width of the tokens.
+        num_heads: heads; must divide `dim`.
+        causal: whether a token sees only itself and those before it.
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    _default_processor_cls = AttentionProcessor
+    _available_processors = [AttentionProcessor]
+    _supports_qkv_fusion = False
+
+    def __init__(self, dim: int, num_heads: int, causal: bool = False):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_attention_heads={num_heads} does not divide the width {dim}")
+        self.num_heads = num_heads
+        self.causal = causal
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.set_processor(self._default_processor_cls())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, L, C) -> (B, L, C)."""
+        query, key, value = rearrange(self.qkv(x), "b l (three h d) -> three b l h d", three=3, h=self.num_heads)
+        x = self.processor(query, key, value, is_causal=self.causal)  # (B, L, H, D)
+        return self.proj(x.flatten(2))  # (B, L, C)
+
+
+class FeedForward(nn.Sequential):
+    """Linear, tanh-GELU, linear."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__(nn.Linear(dim, hidden_dim), nn.GELU(approximate="tanh"), nn.Linear(hidden_dim, dim))
+
+
+def modulated_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """norm(x) * (1 + scale) + shift for tables shared by all tokens: one fused layer norm with that weight and bias."""
+    return F.layer_norm(x, x.shape[-1:], (1 + scale).to(x.dtype), shift.to(x.dtype), NORM_EPS)
+
+
+class SpatialTemporalBlock(nn.Module):
+    """Attention over the patches of a frame, causal attention over the frames of a patch, then the feed-forward.
+
+    The temporal branch reads the stream itself, neither normed nor modulated; both attentions share one gate.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        self.spatial_attention = Attention(dim, num_heads)
+        self.temporal_attention = Attention(dim, num_heads, causal=True)
+        self.feed_forward = FeedForward(dim, int(mlp_ratio * dim))
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+
+    def forward(self, x: torch.Tensor, temporal_position: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, F, N, C) -> (B, F, N, C); `temporal_position` (F, C) is added to what the temporal attention reads."""
+        num_frames, num_patches = x.shape[1:3]
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.scale_shift_table.to(x.dtype).unbind()
+
+        y = modulated_norm(x, shift_msa, scale_msa).flatten(0, 1)  # (B F, N, C)
+        y = self.spatial_attention(y).unflatten(0, (-1, num_frames))  # (B, F, N, C)
+        x = torch.addcmul(x, gate_msa, y.to(x.dtype))
+
+        y = rearrange(x, "b f n c -> (b n) f c")
+        if temporal_position is not None:
+            y = y + temporal_position
+        y = rearrange(self.temporal_attention(y), "(b n) f c -> b f n c", n=num_patches)
+        x = torch.addcmul(x, gate_msa, y.to(x.dtype))
+
+        y = self.feed_forward(modulated_norm(x, shift_mlp, scale_mlp))
+        return torch.addcmul(x, gate_mlp, y.to(x.dtype))
+
+
+def sincos_embedding(dim: int, positions: torch.Tensor) -> torch.Tensor:
+    """Fixed sin-cos embedding, base 10000, laid out [sin | cos].
+
+    Args:
+        dim: even width.
+        positions: (N,) coordinates.
+
+    Returns:
+        float32 (N, dim), computed in float64.
+    """
+    if dim % 2:
+        raise ValueError(f"a sin-cos embedding needs an even width, got {dim}")
+    frequencies = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
+    angles = positions.double()[:, None] * frequencies  # (N, dim / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def spatial_embedding(dim: int, grid_size: int) -> torch.Tensor:
+    """2-D embedding of a square grid, row by row: the first half encodes the column (width axis), the second the row.
+
+    Returns:
+        float32 (grid_size^2, dim).
+    """
+    if dim % 4:
+        raise ValueError(f"a 2-D sin-cos embedding needs a width divisible by 4, got {dim}")
+    rows, columns = torch.meshgrid(torch.arange(grid_size), torch.arange(grid_size), indexing="ij")
+    halves = [sincos_embedding(dim // 2, axis.flatten()) for axis in (columns, rows)]
+    return torch.cat(halves, dim=1)
+
+
+class SpatialTemporalTransformer(nn.Module):
+    """The stack of blocks that encoder and decoder have in common, with their fixed positions."""
+
+    def __init__(self, num_frames: int, grid_size: int, dim: int, num_layers: int, num_heads: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(SpatialTemporalBlock(dim, num_heads) for _ in range(num_layers))
+        self.register_buffer("spatial_position", spatial_embedding(dim, grid_size), persistent=False)
+        self.register_buffer("temporal_position", sincos_embedding(dim, torch.arange(num_frames)), persistent=False)
+        self.gradient_checkpointing = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, F, N, C) -> (B, F, N, C)."""
+        x = x + self.spatial_position.to(x.dtype)
+        for index, block in enumerate(self.blocks):
+            temporal_position = self.temporal_position.to(x.dtype) if index == 0 else None
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, x, temporal_position)
+            else:
+                x = block(x, temporal_position)
+        return x
+
+
+class Encoder(nn.Module):
+    """Video to backbone features; no final layer."""
+
+    def __init__(
+        self,
+        num_frames: int,
+        grid_size: int,
+        patch_size: int,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        in_channels: int = 3,
+    ):
+        super().__init__()
+        self.patch_size = patch_size
+        self.patch_embedding = nn.Linear(in_channels * patch_size**2, dim)
+        self.transformer = SpatialTemporalTransformer(num_frames, grid_size, dim, num_layers, num_heads)
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, F, H, W) -> (B, F, h w, C)."""
+        p = self.patch_size
+        x = rearrange(video, "b c f (h p1) (w p2) -> b f (h w) (c p1 p2)", p1=p, p2=p)
+        return self.transformer(self.patch_embedding(x))  # (B, F, h w, C)
+
+
+class Decoder(nn.Module):
+    """Backbone features to video; no input projection."""
+
+    def __init__(
+        self,
+        num_frames: int,
+        grid_size: int,
+        patch_size: int,
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        out_channels: int = 3,
+    ):
+        super().__init__()
+        self.patch_size, self.grid_size = patch_size, grid_size
+        self.transformer = SpatialTemporalTransformer(num_frames, grid_size, dim, num_layers, num_heads)
+        self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
+        self.proj_out = nn.Linear(dim, patch_size**2 * out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, F, h w, C) -> (B, 3, F, H, W)."""
+        x = self.proj_out(modulated_norm(self.transformer(x), *self.scale_shift_table))
+        p, h = self.patch_size, self.grid_size
+        return rearrange(x, "b f (h w) (p1 p2 c) -> b c f (h p1) (w p2)", h=h, p1=p, p2=p)
+
+
+def initialize(module: nn.Module) -> None:
+    """Xavier-uniform linears with zero bias; temporal output projections and the last linear start at zero."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    for layer in module.modules():
+        if isinstance(layer, SpatialTemporalBlock):
+            nn.init.zeros_(layer.temporal_attention.proj.weight)
+        if isinstance(layer, Decoder):
+            nn.init.zeros_(layer.proj_out.weight)

@@ -1,0 +1,246 @@
+"""VidTwin: a video autoencoder with a structure and a dynamics latent (arXiv 2412.17726)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import AttentionMixin
+from diffusers.utils import BaseOutput
+
+from autoencoder.dynamics import DynamicsDecoder, DynamicsEncoder
+from autoencoder.latents import VidTwinLatents, VidTwinPosterior
+from autoencoder.structure import QFormer, StructureDecoder, StructureEncoder, halved
+from autoencoder.transformer import Decoder, Encoder, initialize
+
+PARTS = ("both", "structure", "dynamics")
+
+
+@dataclass
+class EncoderOutput(BaseOutput):
+    """`latent_dist`: the posterior over both latents."""
+
+    latent_dist: VidTwinPosterior
+
+
+@dataclass
+class DecoderOutput(BaseOutput):
+    """`sample`: video (B, 3, F, H, W), about [-1, 1], not clamped."""
+
+    sample: torch.Tensor
+
+
+class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
+    """Video autoencoder that splits a clip into a structure and a dynamics latent.
+
+    Args:
+        num_frames: frames F of a clip.
+        sample_size: height and width of a clip, in pixels; a multiple of `patch_size`.
+        patch_size: side of a patch, in pixels; every frame is patched by itself.
+        hidden_size: width of the backbone.
+        num_layers: blocks of the encoder, and of the decoder.
+        num_attention_heads: heads of the backbone.
+        structure_queries: queries n_q of the Q-Former, the time length of the structure latent.
+        structure_channels: channels d_S of the structure latent.
+        structure_downsamples: how often the structure latent halves the grid.
+        structure_conv_channels: channels after the first convolution of the structure branch; every halving doubles them.
+        dynamics_channels: channels d_D of the dynamics latent.
+        dynamics_downsamples: how often the dynamics branch halves the grid before it averages.
+        qformer_hidden_size: width of the Q-Former.
+        qformer_num_layers: layers of the Q-Former.
+        qformer_num_attention_heads: heads of the Q-Former.
+        qformer_intermediate_size: hidden width of the Q-Former's feed-forward.
+        qformer_dropout: dropout of the Q-Former in training, on its attention too.
+
+    Raises:
+        ValueError: if a size is not positive or sizes do not divide as they must.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["SpatialTemporalBlock", "QFormerLayer"]
+    _repeated_blocks = ["SpatialTemporalBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        num_frames: int = 16,
+        sample_size: int = 224,
+        patch_size: int = 16,
+        hidden_size: int = 768,
+        num_layers: int = 16,
+        num_attention_heads: int = 12,
+        structure_queries: int = 16,
+        structure_channels: int = 4,
+        structure_downsamples: int = 1,
+        structure_conv_channels: int = 128,
+        dynamics_channels: int = 8,
+        dynamics_downsamples: int = 1,
+        qformer_hidden_size: int = 64,
+        qformer_num_layers: int = 6,
+        qformer_num_attention_heads: int = 8,
+        qformer_intermediate_size: int = 768,
+        qformer_dropout: float = 0.1,
+    ):
+        super().__init__()
+        self._check_config()
+        grid_size = sample_size // patch_size
+        backbone = (num_frames, grid_size, patch_size, hidden_size, num_layers, num_attention_heads)
+        self.encoder = Encoder(*backbone)
+        self.decoder = Decoder(*backbone)
+        initialize(self)
+        qformer = QFormer(
+            structure_queries,
+            qformer_hidden_size,
+            hidden_size,
+            qformer_num_layers,
+            qformer_num_attention_heads,
+            qformer_intermediate_size,
+            qformer_dropout,
+        )
+        self.structure_encoder = StructureEncoder(
+            qformer, grid_size, structure_channels, structure_downsamples, structure_conv_channels
+        )
+        self.structure_decoder = StructureDecoder(
+            num_frames,
+            structure_queries,
+            grid_size,
+            hidden_size,
+            structure_channels,
+            structure_downsamples,
+            structure_conv_channels,
+            qformer_hidden_size,
+        )
+        dynamics = (grid_size, hidden_size, dynamics_channels, dynamics_downsamples)
+        self.dynamics_encoder = DynamicsEncoder(*dynamics)
+        self.dynamics_decoder = DynamicsDecoder(*dynamics)
+
+    def _check_config(self) -> None:
+        may_be_zero = ("structure_downsamples", "dynamics_downsamples", "qformer_dropout")
+        for name, value in self.config.items():
+            if not name.startswith("_") and (value < 0 or (value == 0 and name not in may_be_zero)):
+                raise ValueError(f"{name} must be {'at least 0' if name in may_be_zero else 'positive'}, got {value}")
+        if self.config.qformer_dropout >= 1:
+            raise ValueError(f"qformer_dropout must be below 1, got {self.config.qformer_dropout}")
+        if self.config.sample_size % self.config.patch_size:
+            raise ValueError(
+                f"sample_size={self.config.sample_size} is not a multiple of patch_size={self.config.patch_size}"
+            )
+
+    @property
+    def video_shape(self) -> tuple[int, int, int, int]:
+        """(3, F, H, W) of a clip."""
+        return 3, self.config.num_frames, self.config.sample_size, self.config.sample_size
+
+    @property
+    def structure_shape(self) -> tuple[int, int, int, int]:
+        """(d_S, n_q, h_S, w_S) of a clip's structure latent."""
+        side = halved(self.config.sample_size // self.config.patch_size, self.config.structure_downsamples)
+        return self.config.structure_channels, self.config.structure_queries, side, side
+
+    @property
+    def dynamics_axes(self) -> tuple[int, int]:
+        """(w_D, h_D): positions of the dynamics latent along x and along y."""
+        side = halved(self.config.sample_size // self.config.patch_size, self.config.dynamics_downsamples)
+        return side, side
+
+    @property
+    def dynamics_shape(self) -> tuple[int, int, int]:
+        """(d_D, F, w_D + h_D) of a clip's dynamics latent."""
+        return self.config.dynamics_channels, self.config.num_frames, sum(self.dynamics_axes)
+
+    @property
+    def num_latent_scalars(self) -> int:
+        """Numbers in the two latents of a clip."""
+        return torch.Size(self.structure_shape).numel() + torch.Size(self.dynamics_shape).numel()
+
+    @property
+    def compression_rate(self) -> float:
+        """Latent scalars over input scalars 3 F H W."""
+        return self.num_latent_scalars / torch.Size(self.video_shape).numel()
+
+    def encode(self, video: torch.Tensor, return_dict: bool = True) -> EncoderOutput | tuple[VidTwinPosterior]:
+        """Encode clips.
+
+        Args:
+            video: float (B, 3, F, H, W) in [-1, 1].
+
+        Returns:
+            `.latent_dist`, a `VidTwinPosterior`.
+
+        Raises:
+            ValueError: if the clip has another shape than the model was built for.
+        """
+        _check_shape("video", video, ("B", *self.video_shape))
+        features = self.encoder(video)  # (B, F, h w, C)
+        posterior = VidTwinPosterior(self.structure_encoder(features), self.dynamics_encoder(features))
+        return EncoderOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def decode(
+        self, latents: VidTwinLatents, part: str = "both", return_dict: bool = True
+    ) -> DecoderOutput | tuple[torch.Tensor]:
+        """Decode latents; nothing else is needed.
+
+        Args:
+            latents: as `encode` returns them.
+            part: "both", or "structure" or "dynamics" to leave the other one out.
+
+        Returns:
+            `.sample`, video (B, 3, F, H, W), about [-1, 1].
+
+        Raises:
+            ValueError: if a latent has another shape than the model's, or `part` is unknown.
+        """
+        if part not in PARTS:
+            raise ValueError(f"part={part!r} is none of {', '.join(PARTS)}")
+        _check_shape("latents.structure", latents.structure, ("B", *self.structure_shape))
+        _check_shape("latents.dynamics", latents.dynamics, ("B", *self.dynamics_shape))
+        features = 0  # (B, F, h w, C)
+        if part != "dynamics":
+            features = features + self.structure_decoder(latents.structure)
+        if part != "structure":
+            features = features + self.dynamics_decoder(latents.dynamics)
+        video = self.decoder(features)
+        return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def forward(
+        self,
+        video: torch.Tensor,
+        sample_posterior: bool = False,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> tuple[torch.Tensor, VidTwinPosterior]:
+        """Encode and decode.
+
+        Args:
+            video: float (B, 3, F, H, W) in [-1, 1].
+            sample_posterior: draw the latents (training) rather than take their means.
+            generator: for the draw; a list holds one per clip.
+
+        Returns:
+            The reconstruction (B, 3, F, H, W) and the posterior.
+        """
+        posterior = self.encode(video).latent_dist
+        latents = posterior.sample(generator) if sample_posterior else posterior.mode()
+        return self.decode(latents).sample, posterior
+
+    @classmethod
+    def from_original(cls, path: str | Path, **overrides) -> "AutoencoderVidTwin":
+        """Read a checkpoint of the published reference implementation, strictly.
+
+        Args:
+            path: its `.ckpt` or `.safetensors` file.
+            overrides: config values that the tensors do not tell, such as `num_attention_heads`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file or a tensor in it does not fit; the message names them.
+        """
+        from autoencoder.original import load_original
+
+        return load_original(cls, path, overrides)
+
+
+def _check_shape(name: str, tensor: torch.Tensor, expected: tuple) -> None:
+    if tensor.ndim != len(expected) or tuple(tensor.shape[1:]) != expected[1:]:
+        shape = ", ".join(map(str, expected))
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, this model takes ({shape})")

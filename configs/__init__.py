@@ -1,0 +1,86 @@
+"""The defaults of every command, as YAML files beside this module, and how a command reads them.
+
+A command's config is a dataclass with a docstring under each field. Every field is a flag and a key of the YAML file, and an unknown
+one is an error.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+ROOT = Path(__file__).parent
+
+
+def preset_path(stage: str, name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        ValueError: if there is none of that name; the message lists those there are.
+    """
+    path = ROOT / stage / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+        raise ValueError(f"no preset {name!r} for the {stage}: there are {known}")
+    return path
+
+
+def make_parser(config_class: type, description: str, groups: dict[str, type] | None = None) -> ArgumentParser:
+    """A parser for a config dataclass.
+
+    Args:
+        config_class: dataclass whose fields become flags and YAML keys.
+        description: the first lines of `--help`.
+        groups: further classes whose constructors become nested keys, such as `{"model": AutoencoderVidTwin}`.
+    """
+    parser = ArgumentParser(description=description)
+    parser.add_argument(
+        "--config", action="config", help="YAML file, or the name of a preset; may be given several times"
+    )
+    parser.add_class_arguments(config_class)
+    for key, group in (groups or {}).items():
+        parser.add_class_arguments(group, key)
+    return parser
+
+
+def normalized(argv: Sequence[str] | None, stage: str | None = None, bare_flags: Sequence[str] = ()) -> list[str]:
+    """Bring command-line arguments into the parser's form.
+
+    Flags may be written with - or _; a flag of `bare_flags` may stand without its "true"; `--config NAME` becomes the
+    file of that preset unless a file of that name exists.
+    """
+    arguments = []
+    for argument in sys.argv[1:] if argv is None else argv:
+        if match := re.match(r"--([\w.-]+)(.*)", argument):
+            argument = f"--{match[1].replace('-', '_')}{match[2]}"
+        arguments.append(argument)
+    for index, argument in enumerate(arguments):
+        following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+        if argument.lstrip("-") in bare_flags and following.startswith("--"):
+            arguments[index] = f"{argument}=true"
+        if argument == "--config" and stage and not Path(following).is_file():
+            arguments[index + 1] = str(preset_path(stage, following))
+        if argument.startswith("--config=") and stage and not Path(name := argument.split("=", 1)[1]).is_file():
+            arguments[index] = f"--config={preset_path(stage, name)}"
+    return arguments
+
+
+def flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value that a flag was given, or None, before the arguments are parsed."""
+    for index, argument in enumerate(arguments):
+        if argument == f"--{flag}" and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"--{flag}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def build(config_class: type, namespace: Any) -> Any:
+    """The config dataclass from a parsed and instantiated namespace."""
+    return config_class(**{field.name: namespace[field.name] for field in fields(config_class)})

@@ -1,0 +1,287 @@
+"""The diffusion transformer of stage two (PAPER.md, Generation; adaLN-zero as in DiT, arXiv 2212.09748)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.utils import BaseOutput
+from torch import nn
+from torch.nn import functional as F
+
+from autoencoder.latents import VidTwinLatents
+from autoencoder.transformer import sincos_embedding
+from generator.blocks import FEED_FORWARDS, NORMS, QK_NORMS, DiTBlock, FinalLayer
+from generator.tokens import TokenLayout
+
+NUM_TIME_CHANNELS = 256
+
+
+def sincos_positions(layout: TokenLayout, dim: int) -> torch.Tensor:
+    """Fixed embedding of the three coordinates of every token, side by side.
+
+    Returns:
+        float32 (N, dim). The second and the third coordinate take a third of the width each, rounded down to an even
+        number; the first takes the rest.
+    """
+    third = dim // 6 * 2
+    widths = (dim - 2 * third, third, third)
+    coordinates = layout.positions.unbind(dim=1)
+    return torch.cat([sincos_embedding(width, axis) for width, axis in zip(widths, coordinates, strict=True)], dim=1)
+
+
+# As in `generator.blocks`, a new choice is a new entry.
+POSITIONS: dict[str, Callable[[TokenLayout, int], torch.Tensor]] = {"sincos": sincos_positions}
+CHOICES = {
+    "conditioning": ("adaln_zero", "cross_attention"),
+    "norm": NORMS,
+    "feed_forward": FEED_FORWARDS,
+    "qk_norm": QK_NORMS,
+    "positions": POSITIONS,
+    "prediction_type": ("flow", "sample"),
+}
+
+
+@dataclass
+class VidTwinDiTOutput(BaseOutput):
+    """`sample`: (B, N, D), the prediction, zero on padding."""
+
+    sample: torch.Tensor
+
+
+class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
+    """Class-conditional diffusion transformer over the tokens of both latents (PAPER.md, Generation: "Model").
+
+    The defaults are the paper's size on the latents of its headline setting. The network neither drops labels nor knows
+    of noise schedules: that is `generator.objective` in training and a diffusers scheduler in sampling.
+
+    Args:
+        structure_shape: (d_S, n_q, h_S, w_S) of the autoencoder.
+        dynamics_shape: (d_D, F, w_D + h_D) of the autoencoder.
+        dynamics_axes: (w_D, h_D) of the autoencoder.
+        structure_patch_size: patch over (query, row, column).
+        dynamics_patch_size: patch over (frame, position).
+        hidden_size: width C, even.
+        num_layers: blocks.
+        num_attention_heads: heads; must divide the width.
+        mlp_ratio: hidden width of the feed-forward over C.
+        num_classes: classes K; label K is the null class of classifier-free guidance.
+        conditioning: "adaln_zero" adds the class to the time; "cross_attention" (paper) gives every block a
+            cross-attention to the class, and leaves the time to the modulation.
+        class_embedding_size: width of the class vector of "cross_attention"; with "adaln_zero" it is C.
+        norm: "layer_norm" or "rms_norm", without weights.
+        feed_forward: "gelu" (tanh approximation) or "swiglu".
+        qk_norm: "none" or "rms_norm" on the queries and keys of each head.
+        positions: "sincos".
+        prediction_type: what the output means: "flow" (noise - x_0, rectified flow) or "sample" (x_0).
+        structure_mean, structure_std, dynamics_mean, dynamics_std: per-channel statistics of the latents the model was
+            trained on, d_S and d_D numbers; None stands for 0 and 1.
+        id2label: class names by the id in decimal, "0" to str(K - 1); None where the classes have no names.
+
+    Raises:
+        ValueError: for an unknown choice, a size that is not positive or does not divide, or statistics or names that
+            do not fit.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["DiTBlock"]
+    _repeated_blocks = ["DiTBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        structure_shape: Sequence[int] = (4, 16, 7, 7),
+        dynamics_shape: Sequence[int] = (8, 16, 14),
+        dynamics_axes: Sequence[int] = (7, 7),
+        structure_patch_size: Sequence[int] = (1, 1, 1),
+        dynamics_patch_size: Sequence[int] = (1, 1),
+        hidden_size: int = 1152,
+        num_layers: int = 18,
+        num_attention_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        num_classes: int = 101,
+        conditioning: str = "adaln_zero",
+        class_embedding_size: int = 256,
+        norm: str = "layer_norm",
+        feed_forward: str = "gelu",
+        qk_norm: str = "none",
+        positions: str = "sincos",
+        prediction_type: str = "flow",
+        structure_mean: Sequence[float] | None = None,
+        structure_std: Sequence[float] | None = None,
+        dynamics_mean: Sequence[float] | None = None,
+        dynamics_std: Sequence[float] | None = None,
+        id2label: dict[str, str] | None = None,
+    ):
+        super().__init__()
+        self._check_config()
+        self.register_to_config(id2label=_checked_names(id2label, num_classes))
+        self.layout = TokenLayout(
+            structure_shape, dynamics_shape, dynamics_axes, structure_patch_size, dynamics_patch_size
+        )
+        self._statistics = {
+            "structure": _checked_statistics("structure", structure_mean, structure_std, structure_shape[0]),
+            "dynamics": _checked_statistics("dynamics", dynamics_mean, dynamics_std, dynamics_shape[0]),
+        }
+        self.register_buffer("mask", self.layout.mask, persistent=False)
+        self.register_buffer("type_ids", self.layout.type_ids, persistent=False)
+        self.register_buffer("position_embedding", POSITIONS[positions](self.layout, hidden_size), persistent=False)
+
+        cross_attention = conditioning == "cross_attention"
+        class_dim = class_embedding_size if cross_attention else hidden_size
+        self.structure_in = nn.Linear(self.layout.structure_dim, hidden_size)
+        self.dynamics_in = nn.Linear(self.layout.dynamics_dim, hidden_size)
+        self.type_embedding = nn.Embedding(3, hidden_size)
+        self.time_frequencies = Timesteps(NUM_TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(NUM_TIME_CHANNELS, hidden_size)
+        self.class_embedding = nn.Embedding(num_classes + 1, class_dim)
+        block = partial(DiTBlock, hidden_size, num_attention_heads, int(mlp_ratio * hidden_size), norm, feed_forward)
+        self.blocks = nn.ModuleList(block(qk_norm, class_dim if cross_attention else None) for _ in range(num_layers))
+        self.final_layer = FinalLayer(hidden_size, norm, self.layout.structure_dim, self.layout.dynamics_dim)
+        self.gradient_checkpointing = False
+        self._initialize()
+
+    def _check_config(self) -> None:
+        for name, choices in CHOICES.items():
+            if self.config[name] not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
+        sizes = ("hidden_size", "num_layers", "num_attention_heads", "mlp_ratio", "num_classes", "class_embedding_size")
+        for name in sizes:
+            if self.config[name] <= 0:
+                raise ValueError(f"{name} must be positive, got {self.config[name]}")
+        if self.config.hidden_size % 2 or self.config.hidden_size < 6:
+            raise ValueError(f"hidden_size must be even and at least 6, got {self.config.hidden_size}")
+
+    def _initialize(self) -> None:
+        """Xavier-uniform linears with zero bias, N(0, 0.02) embeddings; every branch and the output start at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        closed = [self.final_layer.modulation, self.final_layer.structure, self.final_layer.dynamics]
+        closed += [block.modulation for block in self.blocks]
+        closed += [block.class_attention.proj for block in self.blocks if block.class_attention is not None]
+        for linear in closed:
+            nn.init.zeros_(linear.weight)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        timestep: torch.Tensor | float,
+        class_labels: torch.Tensor,
+        return_dict: bool = True,
+    ) -> VidTwinDiTOutput | tuple[torch.Tensor]:
+        """Predict what `prediction_type` says.
+
+        Args:
+            tokens: float (B, N, D), the noisy latents as packed by `layout`; what padding holds does not matter.
+            timestep: in [0, 1000] (rectified flow: 1000 sigma): a scalar, (B,), or (B, 2) for structure and dynamics.
+            class_labels: long (B,), in [0, K]; K is the null class. The range is not checked here: that would make the
+                device wait.
+            return_dict: whether to return a `VidTwinDiTOutput` rather than a tuple.
+
+        Returns:
+            `sample` (B, N, D), zero on padding.
+
+        Raises:
+            ValueError: if a shape does not fit.
+        """
+        timestep = self._check_inputs(tokens, timestep, class_labels)  # (B, 1 or 2)
+        tokens_per_type = (self.layout.num_structure_tokens, self.layout.num_dynamics_tokens)
+        tokens = torch.where(self.mask, tokens, 0.0)
+        structure, dynamics = tokens.split(tokens_per_type, dim=1)  # (B, N_S, D), (B, N_D, D)
+        structure = self.structure_in(structure[..., : self.layout.structure_dim])  # (B, N_S, C)
+        dynamics = self.dynamics_in(dynamics[..., : self.layout.dynamics_dim])  # (B, N_D, C)
+        types = self.type_embedding(self.type_ids)  # (N, C)
+        x = torch.cat([structure, dynamics], dim=1) + (types + self.position_embedding.to(types.dtype))  # (B, N, C)
+
+        condition, class_vector = self._embed_condition(timestep, class_labels)
+        for block in self.blocks:
+            arguments = (x, condition, tokens_per_type, class_vector)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, *arguments)
+            else:
+                x = block(*arguments)
+        sample = torch.where(self.mask, self.final_layer(x, condition, tokens_per_type), 0.0)  # (B, N, D)
+        return VidTwinDiTOutput(sample=sample) if return_dict else (sample,)
+
+    def _embed_condition(
+        self, timestep: torch.Tensor, class_labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, G) times, (B,) labels -> condition (B, G, C), and the class vector (B, 1, class_dim) blocks read."""
+        frequencies = self.time_frequencies(timestep.flatten())  # (B G, 256)
+        condition = self.time_embedding(frequencies.to(self.class_embedding.weight.dtype))  # (B G, C)
+        condition = condition.unflatten(0, timestep.shape)  # (B, G, C)
+        class_vector = self.class_embedding(class_labels)[:, None]  # (B, 1, class_dim)
+        if self.config.conditioning == "cross_attention":
+            return F.silu(condition), class_vector
+        return F.silu(condition + class_vector), None
+
+    def _check_inputs(
+        self, tokens: torch.Tensor, timestep: torch.Tensor | float, class_labels: torch.Tensor
+    ) -> torch.Tensor:
+        """Check the shapes; returns the time as (B, 1) or (B, 2)."""
+        self.layout.check(tokens)
+        batch_size = len(tokens)
+        if class_labels.shape != (batch_size,):
+            raise ValueError(f"class_labels must be ({batch_size},) like tokens, got {tuple(class_labels.shape)}")
+        timestep = torch.as_tensor(timestep, device=tokens.device)
+        if timestep.ndim == 0:
+            timestep = timestep.expand(batch_size)
+        if timestep.shape not in ((batch_size,), (batch_size, 2)):
+            raise ValueError(
+                f"timestep must be a scalar, ({batch_size},) or ({batch_size}, 2), got {tuple(timestep.shape)}"
+            )
+        return timestep.reshape(batch_size, -1)  # (B, 1 or 2)
+
+    def normalize(self, latents: VidTwinLatents) -> VidTwinLatents:
+        """Latents of the autoencoder to the scale the model works in: (z - mean) / std per channel; shapes are kept."""
+        return self._rescale(latents, lambda values, mean, std: (values - mean) / std)
+
+    def denormalize(self, latents: VidTwinLatents) -> VidTwinLatents:
+        """The inverse of `normalize`: the model's scale to the autoencoder's; shapes are kept."""
+        return self._rescale(latents, lambda values, mean, std: values * std + mean)
+
+    def _rescale(self, latents: VidTwinLatents, function: Callable[..., torch.Tensor]) -> VidTwinLatents:
+        def apply(values: torch.Tensor, name: str) -> torch.Tensor:
+            shape = (-1, *(1,) * (values.ndim - 2))
+            # Built from the config rather than kept as buffers, which `model.to(dtype)` would round.
+            mean, std = (torch.tensor(x, device=values.device).view(shape) for x in self._statistics[name])
+            return function(values.float(), mean, std).to(values.dtype)
+
+        return VidTwinLatents(apply(latents.structure, "structure"), apply(latents.dynamics, "dynamics"))
+
+
+def _checked_names(id2label: dict | None, num_classes: int) -> dict[str, str] | None:
+    if id2label is None:
+        return None
+    names = {str(key): name for key, name in id2label.items()}
+    if names.keys() != {str(index) for index in range(num_classes)}:
+        raise ValueError(
+            f"id2label must name the ids 0 to {num_classes - 1} of num_classes={num_classes}, got {list(names)}"
+        )
+    return names
+
+
+def _checked_statistics(
+    name: str, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> tuple[list[float], list[float]]:
+    mean = [0.0] * channels if mean is None else [float(value) for value in mean]
+    std = [1.0] * channels if std is None else [float(value) for value in std]
+    for kind, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise ValueError(f"{name}_{kind} must hold {channels} numbers, one per channel, got {len(values)}")
+    for channel, (center, spread) in enumerate(zip(mean, std, strict=True)):
+        if not (math.isfinite(center) and math.isfinite(spread) and spread > 0):
+            raise ValueError(
+                f"channel {channel} of the {name} latent has mean {center} and std {spread}: "
+                "the mean must be finite and the std finite and positive"
+            )
+    return mean, std

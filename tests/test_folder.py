@@ -1,0 +1,173 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from video_files import make_video, numbers
+
+from autoencoder.data.folder import VideoFolder
+from autoencoder.data.video_io import UnreadableVideo
+
+CLIPS = Path(__file__).parents[2] / "shared" / "clips"
+TREE = ("run/b.mp4", "run/deep/a.MKV", "jump/a.avi", "jump/c.mov")
+
+
+@pytest.fixture(scope="module")
+def one_video(tmp_path_factory) -> Path:
+    return make_video(tmp_path_factory.mktemp("one") / "video.mp4")
+
+
+def plant(root: Path, names) -> Path:
+    """Files of these names; the tests that only list videos need nothing in them."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def everything(root: Path, **options) -> VideoFolder:
+    return VideoFolder(root, 16, 32, val_share=0.0, **options)
+
+
+def names(data: VideoFolder, root: Path) -> list[str]:
+    return [Path(data.source(i)).relative_to(root).as_posix() for i in range(len(data))]
+
+
+def test_folders_are_classes(tmp_path):
+    plant(tmp_path, [*TREE, "run/.hidden.mp4", ".trash/d.mp4", "notes.txt", "run/notes.csv", "empty/readme.md"])
+    data = everything(tmp_path)
+    assert names(data, tmp_path) == sorted(TREE)
+    assert data.class_names == ("jump", "run") and data.flip_invariant
+    assert [data.class_names[data.label(i)] for i in range(4)] == [name.split("/")[0] for name in sorted(TREE)]
+    assert not everything(tmp_path, flip_invariant=False).flip_invariant
+
+
+def test_one_video_outside_the_folders_means_no_classes(tmp_path):
+    data = everything(plant(tmp_path, [*TREE, "top.webm"]))
+    assert data.class_names == () and len(data) == 5 and {data.label(i) for i in range(5)} == {-1}
+
+
+def test_clips_come_from_the_reader(tmp_path, one_video):
+    (tmp_path / "video.mp4").write_bytes(one_video.read_bytes())
+    data = VideoFolder(tmp_path, 5, 32, sample_fps=None, crop="random", val_share=0.0)
+    clip = data.clip(0, np.random.default_rng(0))
+    assert clip.shape == (5, 32, 32, 3) and clip.dtype == torch.uint8
+    assert torch.equal(clip, data.clip(0, np.random.default_rng(0)))
+    assert any(not torch.equal(clip, data.clip(0, np.random.default_rng(seed))) for seed in range(1, 5))
+    assert numbers(data.clip(0)) == [22, 23, 24, 25, 26]
+
+
+def test_splits_are_disjoint_whole_and_stable(tmp_path):
+    plant(tmp_path, [f"{i:03}.mp4" for i in range(200)])
+    before = {split: set(names(VideoFolder(tmp_path, 16, 32, split=split), tmp_path)) for split in ("train", "val")}
+    assert not before["train"] & before["val"] and len(before["train"] | before["val"]) == 200
+    assert 2 <= len(before["val"]) <= 25
+    plant(tmp_path, [f"{i:03}.mp4" for i in range(200, 300)])
+    for split in ("train", "val"):
+        assert before[split] <= set(names(VideoFolder(tmp_path, 16, 32, split=split), tmp_path))
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.05, 0.5, 1 - 1e-9])
+def test_both_splits_hold_a_video_where_there_are_two(tmp_path, share):
+    plant(tmp_path, ["a.mp4", "b.mp4"])
+    assert [len(VideoFolder(tmp_path, 16, 32, split=s, val_share=share)) for s in ("train", "val")] == [1, 1]
+
+
+def test_shares_of_nothing_and_all(tmp_path):
+    plant(tmp_path, ["a.mp4", "b.mp4"])
+    assert len(VideoFolder(tmp_path, 16, 32, split="train", val_share=0.0)) == 2
+    assert len(VideoFolder(tmp_path, 16, 32, split="val", val_share=1.0)) == 2
+    with pytest.raises(ValueError, match="no video falls into split='val' with val_share=0.0 of 2"):
+        VideoFolder(tmp_path, 16, 32, split="val", val_share=0.0)
+
+
+def test_classes_are_those_of_both_splits(tmp_path):
+    plant(tmp_path, ["a/1.mp4", "b/1.mp4", "c/1.mp4"])
+    for split in ("train", "val"):
+        assert VideoFolder(tmp_path, 16, 32, split=split).class_names == ("a", "b", "c")
+
+
+def manifest(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "list.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_manifest(tmp_path, one_video):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "video.mp4").write_bytes(one_video.read_bytes())
+    text = '\ufeffpath, label,start,end\nin/video.mp4,walk,,0.4\n\nin/video.mp4,"run, fast",1.6,\nin/video.mp4,walk,,\n'
+    data = VideoFolder(manifest(tmp_path, text), 5, 32, sample_fps=None, val_share=0.0)
+    assert data.class_names == ("run, fast", "walk") and [data.label(i) for i in range(3)] == [1, 0, 1]
+    assert data.source(0) == str(tmp_path / "in/video.mp4")
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        assert max(numbers(data.clip(0, rng))) < 10 and min(numbers(data.clip(1, rng))) >= 40
+    assert numbers(data.clip(2)) == [22, 23, 24, 25, 26]
+
+
+def test_manifest_of_paths_alone(tmp_path):
+    data = everything(manifest(tmp_path, "path\na.mp4\nb.mp4\n"))
+    assert data.class_names == () and data.label(1) == -1
+    with pytest.raises(UnreadableVideo, match="a.mp4: No such file"):
+        data.clip(0)
+
+
+def test_windows_of_one_file_share_its_split(tmp_path):
+    rows = "".join(f"{video}.mp4,{start},{start + 1}\n" for video in range(20) for start in range(3))
+    path = manifest(tmp_path, "path,start,end\n" + rows)
+    sets = [set(names(VideoFolder(path, 16, 32, split=s, val_share=0.3), tmp_path)) for s in ("train", "val")]
+    assert not sets[0] & sets[1] and all(sets)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "line 1: the header must be path"),
+        ("label\nrun\n", "line 1: the header must be .* got 'label'"),
+        ("path,fps\na.mp4,3\n", "line 1: the header must be .* got 'path,fps'"),
+        ("path,path\na.mp4,b.mp4\n", "line 1: the header"),
+        ("path,start,end\na.mp4,0,1\nb.mp4,2,2\n", "line 3: start='2' and end='2' must be 0 <= start < end"),
+        ("path,start\na.mp4,-1\n", "line 2: start='-1'"),
+        ("path,end\na.mp4,nan\n", "line 2: .*end='nan'"),
+        ("path,end\na.mp4,soon\n", "line 2: .*end='soon' must be seconds"),
+        ("path,label\na.mp4\n", "line 2: 1 values for the 2 columns path,label"),
+        ("path,label\na.mp4,run\nb.mp4,\n", "line 3: no label given"),
+        ("path,label\n,run\n", "line 2: no path given"),
+    ],
+)
+def test_wrong_manifest_lines_are_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        VideoFolder(manifest(tmp_path, text), 16, 32)
+
+
+@pytest.mark.parametrize("root", ["nowhere", "nowhere.csv", "empty", "empty.csv"])
+def test_no_videos(tmp_path, root):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.csv").write_text("path,label\n")
+    with pytest.raises(FileNotFoundError) as caught:
+        VideoFolder(tmp_path / root, 16, 32)
+    for part in (str(tmp_path / root), ".webm", "path[,label][,start][,end]", "--dataset shapes"):
+        assert part in str(caught.value)
+
+
+def test_wrong_arguments(tmp_path):
+    plant(tmp_path, TREE)
+    for options, message in (({"split": "test"}, "split='test'"), ({"val_share": 1.5}, "val_share=1.5")):
+        with pytest.raises(ValueError, match=message):
+            VideoFolder(tmp_path, 16, 32, **options)
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
+def test_real_videos():
+    data = VideoFolder(CLIPS, 8, 32, val_share=0.0)
+    clips, bad = {}, {}
+    for index in range(len(data)):
+        try:
+            clips[Path(data.source(index)).name] = data.clip(index)
+        except UnreadableVideo as error:
+            bad[Path(data.source(index)).name] = str(error)
+    assert set(bad) == {"corrupted.mp4", "four_frames.mov", "rotated_90.mov"}
+    assert all(name in reason for name, reason in bad.items())
+    assert len(clips) == 5 and all(clip.shape == (8, 32, 32, 3) and clip.any(dim=3).any() for clip in clips.values())
+    assert [Path(path).name for path in data.too_short()] == ["four_frames.mov", "rotated_90.mov"]

@@ -1,0 +1,102 @@
+"""Pictures hold the frames they were made of."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from autoencoder.pictures import GAP, add_moving_picture, gif_bytes, save_png, sheet, to_uint8
+
+
+def grey_clip(*levels: int, height: int = 6, width: int = 8) -> torch.Tensor:
+    return torch.tensor(levels, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, height, width, 3).contiguous()
+
+
+def test_to_uint8_maps_the_range_and_clamps():
+    video = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0]).view(1, 1, 5, 1, 1).expand(2, 3, 5, 4, 6)
+    frames = to_uint8(video)
+    assert frames.shape == (2, 5, 4, 6, 3) and frames.dtype == torch.uint8
+    assert frames[0, :, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+    assert to_uint8(video[0]).shape == (5, 4, 6, 3)
+
+
+def test_to_uint8_inverts_the_scaling_of_every_level():
+    levels = torch.arange(256, dtype=torch.uint8)
+    video = (levels.float() / 127.5 - 1).view(1, 256, 1, 1).expand(3, -1, -1, -1)
+    assert torch.equal(to_uint8(video)[:, 0, 0, 0], levels)
+
+
+@pytest.mark.parametrize(
+    "video", [torch.zeros(2, 4, 4, 4), torch.zeros(3, 4, 4), torch.zeros(3, 2, 2, 2, dtype=torch.uint8)]
+)
+def test_to_uint8_refuses_other_layouts(video):
+    with pytest.raises(ValueError, match=r"a video is float \(\.\.\., 3, T, H, W\)"):
+        to_uint8(video)
+
+
+def test_to_uint8_paints_no_nan():
+    video = torch.zeros(3, 1, 2, 2)
+    video[0, 0, 1, 1] = torch.nan
+    with pytest.raises(ValueError, match="1 values that are not finite"):
+        to_uint8(video)
+
+
+def test_gif_holds_every_frame():
+    frames = grey_clip(0, 90, 180, 250)
+    with Image.open(io.BytesIO(gif_bytes(frames, fps=8))) as gif:
+        assert gif.n_frames == 4 and gif.info["loop"] == 0 and gif.info["duration"] in (120, 130)
+        for index, level in enumerate((0, 90, 180, 250)):
+            gif.seek(index)
+            assert np.abs(np.asarray(gif.convert("RGB")).astype(int) - level).max() <= 2
+
+
+def test_gif_needs_frames_and_a_rate():
+    with pytest.raises(ValueError, match="fps must be positive, got 0"):
+        gif_bytes(grey_clip(1, 2), fps=0)
+    with pytest.raises(ValueError, match=r"uint8 \(T, H, W, 3\), got float32"):
+        gif_bytes(torch.zeros(2, 4, 4, 3), fps=8)
+
+
+def test_tensorboard_reads_the_moving_picture_back(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        add_moving_picture(writer, "samples/circle", grey_clip(0, 100, 200), step=7, fps=8)
+    events = EventAccumulator(str(tmp_path), size_guidance={IMAGES: 0}).Reload()
+    (picture,) = events.Images("samples/circle")
+    assert (picture.step, picture.height, picture.width) == (7, 6, 8)
+    with Image.open(io.BytesIO(picture.encoded_image_string)) as gif:
+        assert gif.format == "GIF" and gif.n_frames == 3
+
+
+def test_sheet_shows_first_and_last_frame_enlarged():
+    clip = grey_clip(10, 20, 30, 40, 50)
+    picture = np.asarray(sheet([("real", clip)], columns=3, scale=2))
+    bottom = picture[-GAP - 1, GAP:]
+    assert bottom[[0, 16 + GAP, 2 * (16 + GAP)], 0].tolist() == [10, 30, 50]
+    assert (bottom[:16] == 10).all() and (bottom[16 : 16 + GAP] == 255).all()
+
+
+def test_sheet_has_a_line_per_clip_and_room_for_captions():
+    one = sheet([("a", grey_clip(1, 2))])
+    two = sheet([("a", [grey_clip(1, 2), grey_clip(3, 4)])])
+    assert two.width == one.width and two.height > one.height + 90
+    wide = sheet([("a caption that is a good deal longer than its only frame is wide", grey_clip(1))])
+    assert wide.width > sheet([("a", grey_clip(1))]).width
+    dark = (np.asarray(one)[:20] < 100).any()
+    assert dark, "the caption is not to be seen"
+
+
+def test_sheet_refuses_nothing():
+    with pytest.raises(ValueError, match="got 0 rows"):
+        sheet([])
+
+
+def test_save_png_is_exact_and_leaves_no_temporary(tmp_path):
+    image = sheet([("x", grey_clip(1, 2))])
+    save_png(image, tmp_path / "new" / "sheet.png")
+    with Image.open(tmp_path / "new" / "sheet.png") as read:
+        assert np.array_equal(np.asarray(read), np.asarray(image))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["sheet.png"]

@@ -1,0 +1,217 @@
+"""Every listed scheduler with a denoiser that knows the answer, and the refusal of the others."""
+
+import inspect
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DDPMParallelScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerAncestralDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+)
+from tiny_models import max_difference, noise_latents, tiny_pipeline
+
+from generator import VidTwinDiT
+from generator.dit import VidTwinDiTOutput
+from generator.objective import make_scheduler
+from pipelines import VidTwinDiffusionPipeline
+from pipelines.schedulers import SCHEDULERS, check_scheduler, convert_scheduler
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in diffusers' schedulers
+
+
+class Oracle(VidTwinDiT):
+    """Knows the clean tokens `answer` and, for a deterministic flow, the noise it started from."""
+
+    answer: torch.Tensor
+    noise: torch.Tensor | None = None
+
+    def forward(self, tokens, timestep, class_labels, return_dict=True):
+        repeats = len(tokens) // len(self.answer)
+        answer = self.answer.repeat(repeats, 1, 1)
+        if self.config.prediction_type == "sample":
+            velocity_or_answer = answer
+        elif self.noise is not None:
+            velocity_or_answer = self.noise.repeat(repeats, 1, 1) - answer
+        else:
+            velocity_or_answer = (tokens - answer) / (timestep[:, None, None] / 1000)
+        return VidTwinDiTOutput(sample=velocity_or_answer)
+
+
+LISTED = [(kind, name, {}) for kind, fitting in SCHEDULERS.items() for name in fitting]
+VARIANTS = [
+    ("flow", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    ("flow", "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
+    ("flow", "FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
+    ("flow", "UniPCMultistepScheduler", {"flow_shift": 3.0, "solver_order": 3}),
+    ("sample", "DDIMScheduler", {"timestep_spacing": "leading"}),
+    ("sample", "DDPMScheduler", {"variance_type": "fixed_small_log"}),
+    ("sample", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+    ("sample", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    ("sample", "DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ("sample", "EulerDiscreteScheduler", {"timestep_spacing": "linspace"}),
+    ("sample", "HeunDiscreteScheduler", {"use_karras_sigmas": True}),
+]
+
+
+@pytest.mark.parametrize("num_inference_steps", [1, 2, 9, 50])
+@pytest.mark.parametrize("kind, name, settings", LISTED + VARIANTS)
+def test_oracle_returns_the_answer(kind, name, settings, num_inference_steps):
+    pipe = tiny_pipeline(kind, Oracle)
+    fitting = convert_scheduler(name, pipe.scheduler.config, kind)
+    pipe.scheduler = type(fitting).from_config(fitting.config, **settings)
+    expected, noise = noise_latents(pipe, 2, seed=3), noise_latents(pipe, 2, seed=4)
+    pipe.transformer.answer = pipe.transformer.layout.pack(pipe.transformer.normalize(expected))
+    if not settings.get("stochastic_sampling"):
+        pipe.transformer.noise = pipe.transformer.layout.pack(noise)
+    for guidance_scale, eta in ((1.0, 0.0), (5.0, float(name.startswith("DDIM")))):
+        out = pipe(
+            [0, 2], num_inference_steps, guidance_scale, generator=0, latents=noise, output_type="latent", eta=eta
+        )
+        assert max_difference(out.frames, expected) < 1e-4
+
+
+@pytest.mark.parametrize("kind, name, settings", LISTED)
+def test_the_network_first_sees_unit_noise(kind, name, settings):
+    """Whatever scale the scheduler keeps its state in."""
+    pipe = tiny_pipeline(kind)
+    pipe.scheduler = convert_scheduler(name, pipe.scheduler.config, kind)
+    inputs, noise = [], noise_latents(pipe, 1)
+    pipe.transformer.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    pipe(0, 2, guidance_scale=1, latents=noise, output_type="latent")
+    assert torch.allclose(inputs[0], pipe.transformer.layout.pack(noise), atol=1e-3)
+
+
+def test_ddim_refuses_step_counts_that_stop_short():
+    pipe = tiny_pipeline("sample")
+    with pytest.raises(ValueError, match="noise 0 in num_inference_steps=7: take a divisor of 1000 such as 8"):
+        pipe(0, 7)
+    pipe(0, 8)
+    pipe.scheduler = convert_scheduler("DDPMScheduler", pipe.scheduler.config, "sample")
+    pipe(0, 7)
+
+
+STOCHASTIC = ["ddpm", "ddpm parallel", "ddim", "ddim parallel", "sde multistep", "sde singlestep", "flow"]
+
+
+def stochastic(name: str) -> tuple[VidTwinDiffusionPipeline, dict]:
+    kind, cls, settings, arguments = {
+        "ddpm": ("sample", DDPMScheduler, {}, {}),
+        "ddpm parallel": ("sample", DDPMParallelScheduler, {}, {}),
+        "ddim": ("sample", DDIMScheduler, {}, {"eta": 1.0}),
+        "ddim parallel": ("sample", DDIMParallelScheduler, {}, {"eta": 1.0}),
+        "sde multistep": ("sample", DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}, {}),
+        "sde singlestep": ("sample", DPMSolverSinglestepScheduler, {"algorithm_type": "sde-dpmsolver++"}, {}),
+        "flow": ("flow", FlowMatchEulerDiscreteScheduler, {"stochastic_sampling": True}, {}),
+    }[name]
+    pipe = tiny_pipeline(kind)
+    fitting = convert_scheduler(cls.__name__, pipe.scheduler.config, kind)
+    pipe.scheduler = cls.from_config(fitting.config, **settings)
+    return pipe, arguments
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_video_does_not_depend_on_its_batch(name):
+    pipe, arguments = stochastic(name)
+    arguments |= {"num_inference_steps": 4, "guidance_scale": 2.0}
+    together = pipe([2, 0, 1], generator=10, **arguments).frames
+    for index, class_id in enumerate([2, 0, 1]):
+        alone = pipe(class_id, generator=10 + index, **arguments).frames
+        assert np.abs(together[index] - alone[0]).max() < 1e-3
+        listed = pipe(class_id, generator=[torch.Generator().manual_seed(10 + index)], **arguments).frames
+        assert np.array_equal(alone, listed)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_noise_has_the_same_bits_in_any_batch(name):
+    """A network that answers 0 leaves nothing but noise."""
+    pipe, arguments = stochastic(name)
+    for parameter in pipe.transformer.parameters():
+        torch.nn.init.zeros_(parameter)
+    arguments |= {"num_inference_steps": 3, "output_type": "latent"}
+    seen: list[torch.Tensor] = []
+
+    def keep(pipe, index, timestep, kwargs):
+        seen.append(kwargs["latents"])
+
+    pipe([0, 1, 2], generator=5, callback_on_step_end=keep, **arguments)
+    together, seen = seen, []
+    pipe(1, generator=6, callback_on_step_end=keep, **arguments)
+    for step, alone in enumerate(seen):
+        assert torch.equal(together[step][1:2], alone)
+    seen = []
+    pipe(1, generator=7, callback_on_step_end=keep, **arguments)
+    assert not any(torch.equal(together[step][1:2], alone) for step, alone in enumerate(seen[:-1]))
+
+
+@pytest.mark.parametrize(
+    "kind, scheduler",
+    [
+        ("flow", DDIMScheduler(prediction_type="sample", clip_sample=False)),
+        ("flow", DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)),
+        ("sample", FlowMatchEulerDiscreteScheduler()),
+        ("sample", DEISMultistepScheduler(prediction_type="sample")),
+        ("sample", EulerAncestralDiscreteScheduler(prediction_type="sample")),
+        ("sample", LCMScheduler(prediction_type="sample", clip_sample=False)),
+    ],
+)
+def test_other_schedulers_are_refused_by_name(kind, scheduler):
+    pipe = tiny_pipeline(kind)
+    pipe.scheduler = scheduler
+    listed = ", ".join(sorted(SCHEDULERS[kind]))
+    with pytest.raises(ValueError, match=f"{type(scheduler).__name__} does not fit.*these do: {listed}"):
+        pipe(0)
+
+
+@pytest.mark.parametrize(
+    "kind, name, given, setting",
+    [
+        ("sample", "DDIMScheduler", {"clip_sample": True}, "clip_sample=False"),
+        ("sample", "DDIMScheduler", {"prediction_type": "epsilon"}, "prediction_type='sample'"),
+        ("sample", "DDIMScheduler", {"thresholding": True}, "thresholding=False"),
+        ("sample", "DDIMScheduler", {"set_alpha_to_one": False}, "set_alpha_to_one=True"),
+        ("sample", "DDPMScheduler", {"variance_type": "fixed_large"}, "variance_type='fixed_small'"),
+        (
+            "sample",
+            "HeunDiscreteScheduler",
+            {"beta_start": 0.00085, "beta_end": 0.012},
+            "beta_start=0.0001, beta_end=0.02",
+        ),
+        ("sample", "EulerDiscreteScheduler", {"final_sigmas_type": "sigma_min"}, "final_sigmas_type='zero'"),
+        ("sample", "UniPCMultistepScheduler", {"solver_type": "bh1"}, "solver_type='bh2'"),
+        ("flow", "UniPCMultistepScheduler", {"use_karras_sigmas": True}, "use_karras_sigmas=False"),
+        ("flow", "FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas=False"),
+        ("flow", "FlowMatchEulerDiscreteScheduler", {"num_train_timesteps": 500}, "num_train_timesteps=1000"),
+    ],
+)
+def test_settings_that_lose_the_answer_are_refused_by_name(kind, name, given, setting):
+    fitting = convert_scheduler(name, make_scheduler(kind).config, kind)
+    scheduler = type(fitting).from_config(fitting.config, **given)
+    with pytest.raises(ValueError, match=rf"{name} with .*use {name}.from_config\(scheduler.config, {setting}\)"):
+        check_scheduler(scheduler, kind)
+    check_scheduler(convert_scheduler(name, scheduler.config, kind), kind)
+
+
+def test_a_scheduler_made_from_another_keeps_what_fits():
+    own = DDIMScheduler(prediction_type="sample", clip_sample=False, timestep_spacing="trailing")
+    heun = convert_scheduler("HeunDiscreteScheduler", own.config, "sample")
+    assert (heun.config.beta_start, heun.config.beta_end, heun.config.timestep_spacing) == (0.0001, 0.02, "trailing")
+    shifted = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    assert convert_scheduler("UniPCMultistepScheduler", shifted.config, "flow").config.flow_shift == 3.0
+    assert convert_scheduler("FlowMatchHeunDiscreteScheduler", shifted.config, "flow").config.shift == 3.0
+
+
+def test_every_listed_scheduler_that_draws_noise_takes_generators():
+    for name in {name for fitting in SCHEDULERS.values() for name in fitting}:
+        cls = getattr(diffusers, name)
+        if "randn" in inspect.getsource(cls.step):
+            assert "generator" in inspect.signature(cls.step).parameters

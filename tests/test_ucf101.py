@@ -1,0 +1,134 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video_files import make_ucf101, make_video, numbers
+
+from autoencoder.data.ucf101 import UCF101
+
+CLASSES = ("Archery", "HandstandPushups", "Bowling")  # not in the order of the alphabet
+VIDEOS = (
+    "Archery/v_Archery_g01_c01.avi",
+    "Archery/v_Archery_g08_c01.avi",
+    "Bowling/v_Bowling_g08_c02.avi",
+    "HandstandPushups/v_HandStandPushups_g01_c01.avi",
+    "HandstandPushups/v_HandStandPushups_g08_c01.avi",
+)
+TEST = (VIDEOS[0], VIDEOS[3])
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("ucf101")
+    make_ucf101(root, VIDEOS, CLASSES, TEST)
+    return root
+
+
+@pytest.fixture
+def root(archive, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(archive, tmp_path / "data"))
+
+
+def videos(data: UCF101) -> list[str]:
+    return ["/".join(Path(data.source(i)).parts[-2:]) for i in range(len(data))]
+
+
+def test_splits_and_ids(archive):
+    train, test, both = (UCF101(archive, 8, 32, split=split) for split in ("train", "test", "all"))
+    assert train.class_names == CLASSES and train.flip_invariant
+    assert videos(train) == [video for video in VIDEOS if video not in TEST] and tuple(videos(test)) == TEST
+    assert sorted(videos(both)) == sorted(VIDEOS)
+    assert [train.label(i) for i in range(3)] == [0, 2, 1] and [test.label(i) for i in range(2)] == [0, 1]
+
+
+def test_class_names_in_both_directions(archive):
+    data = UCF101(archive, 8, 32)
+    assert [data.class_id(name) for name in data.class_names] == [0, 1, 2]
+    assert data.class_id("HandStandPushups") == data.class_id("handstandpushups") == 1
+    with pytest.raises(ValueError, match="no class 'Bowlling'; nearest: Bowling"):
+        data.class_id("Bowlling")
+
+
+def test_clips(archive):
+    data = UCF101(archive, 8, 32, sample_fps=None, crop="random")
+    clip = data.clip(0, np.random.default_rng(0))
+    assert clip.shape == (8, 32, 32, 3)
+    assert np.diff(numbers(data.clip(0))).tolist() == [1] * 7
+
+
+def test_folds(root):
+    (root / "ucfTrainTestlist" / "trainlist02.txt").write_text(f"{VIDEOS[0]} 1\n")
+    assert videos(UCF101(root, 8, 32, fold=2)) == [VIDEOS[0]] and len(UCF101(root, 8, 32, fold=3)) == 3
+
+
+def test_lists_may_spell_the_folder_like_its_files(root):
+    path = root / "ucfTrainTestlist" / "trainlist01.txt"
+    path.write_text(path.read_text().replace("HandstandPushups/", "HandStandPushups/"))
+    assert videos(UCF101(root, 8, 32))[2] == VIDEOS[4]
+
+
+@pytest.mark.parametrize(
+    "layout", ["lists in root", "classes in root", "classes and lists in root", "the videos alone"]
+)
+def test_layouts(root, layout):
+    given = root
+    if layout != "the videos alone" and "lists" in layout:
+        for path in (root / "ucfTrainTestlist").iterdir():
+            path.rename(root / path.name)
+    if "classes" in layout:
+        for path in (root / "UCF-101").iterdir():
+            path.rename(root / path.name)
+        (root / "UCF-101").rmdir()
+    if layout == "the videos alone":
+        given = root / "UCF-101"
+    assert len(UCF101(given, 8, 32)) == 3
+
+
+def test_short_videos_are_counted(root):
+    make_video(root / "UCF-101" / VIDEOS[1], count=20, codec="mpeg4")
+    assert UCF101(root, 8, 32).too_short() == [str(root / "UCF-101" / VIDEOS[1])]
+    assert UCF101(root, 8, 32, sample_fps=None).too_short() == []
+    assert len(UCF101(root, 16, 32, split="all").too_short()) == 1
+    assert len(UCF101(root, 18, 32, split="all", sampling="stride").too_short()) == 5
+
+
+def expect_missing(root: Path, *parts: str) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        UCF101(root, 8, 32)
+    expected = ("UCF-101/ApplyEyeMakeup/", "classInd.txt", "https://www.crcv.ucf.edu/data/UCF101.php")
+    for part in (str(root), "--dataset shapes", *expected, *parts):
+        assert part in str(caught.value)
+
+
+def test_nothing_there(tmp_path):
+    expect_missing(tmp_path / "nowhere", "there is no such folder")
+    expect_missing(tmp_path, "no folder there holds classInd.txt, trainlist01.txt")
+
+
+def test_missing_videos_are_counted_and_named(root):
+    shutil.rmtree(root / "UCF-101" / "Archery")
+    expect_missing(root, "1 of 3 listed videos are missing: Archery/v_Archery_g08_c01.avi.")
+    shutil.rmtree(root / "UCF-101")
+    expect_missing(root, "3 of 3 listed videos are missing")
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("classInd.txt", "1 Archery\n3 Bowling\n", "classInd.txt, line 2: expected '2 <class name>', got '3 Bowling'"),
+        ("trainlist01.txt", f"{VIDEOS[0]} 1\n{VIDEOS[2]} 2\n", "trainlist01.txt, line 2: .* 2' does not agree"),
+        ("trainlist01.txt", "Swimming/v_Swimming_g01_c01.avi 4\n", "trainlist01.txt, line 1: 'Swimming"),
+    ],
+)
+def test_wrong_lists(root, name, text, message):
+    (root / "ucfTrainTestlist" / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        UCF101(root, 8, 32)
+
+
+@pytest.mark.parametrize("options, message", [({"split": "val"}, "train, test, all"), ({"fold": 4}, "fold=4")])
+def test_wrong_arguments(archive, options, message):
+    with pytest.raises(ValueError, match=message):
+        UCF101(archive, 8, 32, **options)

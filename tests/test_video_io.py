@@ -1,0 +1,362 @@
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from video_files import cut_without_encoding, make_audio, make_video, numbered_frames, numbers, turn_quarter
+
+from autoencoder import files
+from autoencoder.data import video_io
+from autoencoder.data.video_io import ClipReader, UnreadableVideo, index_frames, resize_and_crop, write_video
+
+CLIPS = Path(__file__).parents[2] / "shared" / "clips"
+needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
+
+
+def draw(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    """50 frames, 25 per second, key frames every 10."""
+    return make_video(tmp_path_factory.mktemp("video") / "numbered.mp4")
+
+
+@pytest.fixture(scope="module")
+def variable(tmp_path_factory) -> Path:
+    """20 frames at 10 per second, then 20 at 40 per second, in whole milliseconds."""
+    stamps = [*range(0, 2000, 100), *range(2000, 2500, 25)]
+    return make_video(tmp_path_factory.mktemp("video") / "variable.mkv", 40, milliseconds=stamps)
+
+
+# sampling
+
+
+def test_time_takes_the_frame_shown_at_each_time(video):
+    got = numbers(ClipReader(8, sample_fps=8.0).read(video))
+    steps = np.array(got) - got[0]
+    assert steps.tolist() == [int(25 * k / 8) for k in range(8)]
+    assert abs((got[0] + got[-1]) / 2 - 24.5) <= 1, "without a generator the clip is the middle of the video"
+
+
+def test_stride_takes_every_nth_frame(video):
+    assert np.diff(numbers(ClipReader(8, sample_fps=8.0, sampling="stride").read(video))).tolist() == [3] * 7
+    assert np.diff(numbers(ClipReader(8, sample_fps=60.0, sampling="stride").read(video))).tolist() == [1] * 7
+
+
+@pytest.mark.parametrize("sampling", ["time", "stride"])
+@pytest.mark.parametrize("sample_fps", [None, 25.0])
+def test_every_frame(video, sampling, sample_fps):
+    clip = ClipReader(50, sample_fps=sample_fps, sampling=sampling).read(video)
+    assert clip.shape == (50, 48, 64, 3) and clip.dtype == torch.uint8
+    assert numbers(clip) == list(range(50))
+
+
+def test_faster_sampling_shows_a_frame_as_long_as_it_lasts(video):
+    got = numbers(ClipReader(8, sample_fps=50.0).read(video))
+    assert [n - got[0] for n in got] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_variable_frame_rate_goes_by_time_stamps(variable):
+    clip = ClipReader(23, sample_fps=10.0).read(variable, end=2.25)
+    assert numbers(clip) == [*range(20), 20, 24, 28]
+
+
+def test_rounded_time_stamps_neither_repeat_nor_skip(tmp_path):
+    """Matroska keeps milliseconds: 0, 33, 67, 100 at 30 frames per second."""
+    path = make_video(tmp_path / "video.mkv", 50, fps=30)
+    for seed in range(5):
+        assert set(np.diff(numbers(ClipReader(30, sample_fps=30.0).read(path, draw(seed))))) == {1}
+
+
+@pytest.mark.parametrize("sampling", ["time", "stride"])
+def test_window(video, sampling):
+    reader = ClipReader(5, sample_fps=12.5, sampling=sampling)
+    for seed in range(20):
+        got = numbers(reader.read(video, draw(seed), start=0.8, end=1.4))
+        assert got[0] >= 20 and got[-1] < 35 and np.diff(got).tolist() == [2] * 4
+    assert numbers(reader.read(video, start=0.8, end=1.16)) == [20, 22, 24, 26, 28]
+    with pytest.raises(UnreadableVideo, match="too short"):
+        reader.read(video, start=0.8, end=1.12)
+
+
+def test_draws_are_a_function_of_the_generator(video):
+    reader = ClipReader(4, size=32, crop="random")
+    clips = [reader.read(video, draw(seed)) for seed in range(6)]
+    assert all(torch.equal(clip, reader.read(video, draw(seed))) for seed, clip in enumerate(clips))
+    assert len({clip.numpy().tobytes() for clip in clips}) > 3
+
+
+def test_every_start_can_be_drawn(video):
+    reader = ClipReader(47, sample_fps=None)
+    assert {numbers(reader.read(video, draw(seed)))[0] for seed in range(30)} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("sampling, needed", [("time", "1.875 s"), ("stride", "46 frames")])
+def test_too_short_names_both_lengths(tmp_path, sampling, needed):
+    reader = ClipReader(16, sample_fps=8.0, sampling=sampling)
+    enough = 47 if sampling == "time" else 46
+    path = make_video(tmp_path / "enough.mp4", enough)
+    assert reader.read(path).shape[0] == 16 and not reader.is_too_short(path)
+    path = make_video(tmp_path / "short.mp4", enough - 1)
+    assert reader.is_too_short(path)
+    with pytest.raises(UnreadableVideo, match=rf"short.mp4: too short.*{needed}.*{(enough - 1) / 25:.3f} s"):
+        reader.read(path)
+
+
+# containers and decoders
+
+
+@pytest.mark.parametrize(
+    "name, codec, options",
+    [
+        ("b_frames.avi", "mpeg4", {"bf": "2", "g": "3"}),
+        ("plain.avi", "mpeg4", {"g": "10"}),
+        ("open_gop.mp4", "libx264", {"x264-params": "keyint=4:bframes=3:open-gop=1:scenecut=0:b-adapt=0"}),
+        ("b_frames.mkv", "libx264", {"g": "10", "bf": "3"}),
+    ],
+)
+def test_seeking_is_exact(tmp_path, name, codec, options):
+    path = make_video(tmp_path / name, codec=codec, options=options)
+    firsts = []
+    for seed in range(12):
+        got = numbers(ClipReader(3, sample_fps=None).read(path, draw(seed)))
+        assert np.diff(got).tolist() == [1, 1]
+        firsts.append(got[0])
+    assert max(firsts) - min(firsts) > 20
+
+
+def test_decoders_agree(video):
+    pytest.importorskip("decord")
+    for seed in range(4):
+        one, other = (ClipReader(6, decoder=name).read(video, draw(seed)) for name in ("pyav", "decord"))
+        assert (one.int() - other.int()).abs().max() <= 2
+
+
+@needs_clips
+@pytest.mark.parametrize("name", ["bikes.mp4", "carphone.mp4", "broken/rotated_90.mov"])
+def test_decoders_agree_on_real_video(name):
+    pytest.importorskip("decord")
+    one, other = (ClipReader(3, sample_fps=None, decoder=d).read(CLIPS / name, draw(0)) for d in ("pyav", "decord"))
+    assert (one.int() - other.int()).abs().float().mean() <= 1
+
+
+def test_cut_without_encoding_shows_what_a_player_shows(video, tmp_path):
+    cut = tmp_path / "cut.mp4"
+    cut_without_encoding(video, cut, key=10, first=17)
+    index = index_frames(cut)
+    assert index.has_hidden and index.times[0] == 0
+    assert numbers(ClipReader(33, sample_fps=None).read(cut)) == list(range(17, 50))
+    with pytest.raises(UnreadableVideo, match="decoder='pyav'"):
+        ClipReader(4, decoder="decord").read(cut)
+
+
+def test_rotation_flag_is_obeyed(video, tmp_path):
+    turned = tmp_path / "turned.mp4"
+    turned.write_bytes(video.read_bytes())
+    turn_quarter(turned)
+    upright = ClipReader(2).read(video)
+    expected = torch.from_numpy(np.rot90(upright.numpy(), -1, axes=(1, 2)).copy())
+    assert torch.equal(ClipReader(2).read(turned), expected)
+
+
+@needs_clips
+def test_rotation_flag_of_a_phone():
+    assert ClipReader(3, sample_fps=None).read(CLIPS / "broken/rotated_90.mov").shape == (3, 568, 320, 3)
+
+
+class Clips(torch.utils.data.Dataset):
+    def __init__(self, path: Path):
+        self.path, self.reader = path, ClipReader(4, size=32, crop="random")
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.reader.read(self.path, draw(index))
+
+
+def test_forked_workers_read_the_same(video):
+    alone, forked = (
+        torch.cat(list(DataLoader(Clips(video), num_workers=n, multiprocessing_context="fork" if n else None)))
+        for n in (0, 2)
+    )
+    assert torch.equal(alone, forked)
+
+
+# bad files
+
+
+def test_bad_files_are_named_with_the_reason(video, tmp_path, monkeypatch):
+    empty, text, audio, cut = (tmp_path / name for name in ("empty.mp4", "text.mp4", "audio.mp4", "cut.mp4"))
+    empty.touch()
+    text.write_text("This is no video. " * 100)
+    make_audio(audio)
+    cut.write_bytes(video.read_bytes()[:-2000])  # without its table of contents
+    cases = {
+        tmp_path / "none.mp4": "No such file",
+        tmp_path: "directory",
+        empty: "is empty",
+        text: "Invalid data",
+        audio: "no video stream",
+        cut: "Invalid data",
+    }
+    for path, reason in cases.items():
+        for read in (ClipReader(2).read, ClipReader(2).is_too_short):
+            with pytest.raises(UnreadableVideo, match=reason) as caught:
+                read(path)
+            assert str(path) in str(caught.value)
+
+    def refuse(path, mode):
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr(video_io, "open", refuse, raising=False)
+    with pytest.raises(UnreadableVideo, match="Permission denied"):
+        ClipReader(2).read(video)
+
+
+def test_no_frame_rate(video, monkeypatch):
+    index = dataclasses.replace(index_frames(video), fps=None)
+    monkeypatch.setattr(video_io, "index_frames", lambda path: index)
+    assert len(ClipReader(4).read(video)) == 4, "time stamps are enough"
+    with pytest.raises(UnreadableVideo, match="no frame rate"):
+        ClipReader(4, sampling="stride").read(video)
+
+
+def damage(path: Path, frame: int, offset: int, bytes_: bytes) -> None:
+    """Overwrite a part of the packet of a frame."""
+    with video_io.av.open(str(path)) as container:
+        at = offset + next(p.pos for p in container.demux(video=0) if p.pts == frame * p.duration)
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + bytes_ + data[at + len(bytes_) :])
+
+
+def test_damage_that_the_decoder_patches_over(tmp_path):
+    noise = draw(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+    path = tmp_path / "video.mp4"
+    write_video(path, noise, 8)
+    whole = ClipReader(12, sample_fps=None).read(path)
+    damage(path, 8, 1000, draw(1).bytes(200))
+    assert torch.equal(ClipReader(3, sample_fps=None).read(path, end=0.5), whole[:3])
+    with pytest.raises(UnreadableVideo, match="damaged"):
+        ClipReader(12, sample_fps=None).read(path)
+
+
+def test_damage_raises_and_spares_the_rest(tmp_path):
+    """Key frames every 10 frames: damage in one group of frames leaves the others as they were."""
+    path = make_video(tmp_path / "video.mp4")
+    reader = ClipReader(3, sample_fps=None)
+    damage(path, 20, 4, bytes(56))
+    assert numbers(reader.read(path, start=0.0, end=0.4)) == [3, 4, 5]
+    assert numbers(reader.read(path, start=1.2, end=1.6)) == [33, 34, 35]
+    with pytest.raises(UnreadableVideo, match="video.mp4"):
+        reader.read(path, start=0.8, end=1.2)
+
+
+def test_truncated_file_serves_its_whole_part_only(tmp_path):
+    path = make_video(tmp_path / "video.mkv")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    for seed in range(10):
+        assert np.diff(numbers(ClipReader(3, sample_fps=None).read(path, draw(seed)))).tolist() == [1, 1]
+    with pytest.raises(UnreadableVideo, match="too short"):
+        ClipReader(45, sample_fps=None).read(path)
+
+
+@needs_clips
+def test_corrupted_file():
+    """It claims 50 frames, 28 decode; a clip is right or refused, the same each time."""
+    path = CLIPS / "broken/corrupted.mp4"
+    reader = ClipReader(16, sample_fps=None)
+    with pytest.raises(UnreadableVideo, match="corrupted.mp4"):
+        reader.read(path)
+    good = ClipReader(28, sample_fps=None).read(path, end=2.8)
+    verdicts = []
+    for seed in range(12):
+        try:
+            clip = reader.read(path, draw(seed))
+        except UnreadableVideo:
+            verdicts.append(None)
+        else:
+            verdicts.append(next(i for i in range(13) if torch.equal(clip, good[i : i + 16])))
+    assert None in verdicts and set(verdicts) != {None}
+
+
+@needs_clips
+def test_shorter_than_a_clip():
+    with pytest.raises(UnreadableVideo, match="four_frames.mov: too short"):
+        ClipReader(16, sample_fps=None).read(CLIPS / "broken/four_frames.mov")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_frames": 0}, "num_frames=0"),
+        ({"size": 0}, "size=0"),
+        ({"sample_fps": 0.0}, "sample_fps=0.0"),
+        ({"sampling": "frames"}, "'frames' is none of time, stride"),
+        ({"crop": "centre"}, "'centre' is none of center, random"),
+        ({"decoder": "opencv"}, "'opencv' is none of pyav, decord"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        ClipReader(**{"num_frames": 16, **options})
+
+
+# resizing, cropping, writing
+
+
+def test_resize_and_crop():
+    frames = torch.zeros(2, 40, 60, 3, dtype=torch.uint8)
+    frames[:, :, 10:50] = 200  # the central square
+    assert (resize_and_crop(frames, 40) == 200).all()
+    assert resize_and_crop(frames, 20).shape == resize_and_crop(frames.transpose(1, 2), 20).shape == (2, 20, 20, 3)
+    fine = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+    fine[:, :, 1::4] = fine[:, :, 2::4] = 255
+    middle = resize_and_crop(fine, 16)[:, :, 2:-2]
+    assert ((middle.int() - 127).abs() < 8).all(), "stripes finer than a pixel turn grey"
+
+    columns = torch.arange(60, dtype=torch.uint8)[None, None, :, None].expand(2, 40, 60, 3)
+    lefts = {int(resize_and_crop(columns, 40, "random", draw(seed))[0, 0, 0, 0]) for seed in range(100)}
+    assert min(lefts) < 3 and max(lefts) > 17 and max(lefts) <= 20
+    assert torch.equal(resize_and_crop(columns, 40, "random"), resize_and_crop(columns, 40))
+
+
+def test_write_video(tmp_path):
+    frames = numbered_frames(10)
+    path = tmp_path / "new" / "video.mp4"
+    write_video(path, torch.from_numpy(frames), fps=29.97)
+    clip = ClipReader(10, sample_fps=None).read(path)
+    assert np.abs(clip.numpy().astype(int) - frames).mean() < 2
+    assert index_frames(path).fps == pytest.approx(29.97)
+    assert [p.name for p in path.parent.iterdir()] == ["video.mp4"]
+
+
+@pytest.mark.parametrize(
+    "name, shape, fps, message",
+    [
+        ("a.avi", (2, 16, 16, 3), 8, "must end in .mp4"),
+        ("a.mp4", (2, 15, 16, 3), 8, "16 wide and 15 high"),
+        ("a.mp4", (0, 16, 16, 3), 8, r"\(0, 16, 16, 3\)"),
+        ("a.mp4", (2, 3, 16, 16), 8, r"\(2, 3, 16, 16\)"),
+        ("a.mp4", (2, 16, 16, 3), 0, "fps=0"),
+    ],
+)
+def test_write_video_refuses(tmp_path, name, shape, fps, message):
+    with pytest.raises(ValueError, match=message):
+        write_video(tmp_path / name, np.zeros(shape, dtype=np.uint8), fps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_video_leaves_nothing_half_done(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_video(tmp_path / "video.mp4", numbered_frames(2), 8)
+    assert not list(tmp_path.iterdir())

@@ -43,7 +43,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                     os.fsync(opened.fileno())
         if path.exists():
             os.replace(path, former)
-        os.replace(temporary, path)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if former.exists():
+                os.replace(former, path)
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)

@@ -32,8 +32,8 @@ class VidTwinLatents:
     def __post_init__(self):
         if self.structure.ndim != 5 or self.dynamics.ndim != 4 or len(self.structure) != len(self.dynamics):
             raise ValueError(
-                "latents need a structure of shape (B, d_S, n_q, h_S, w_S) and a dynamics of shape (B, d_D, F, w_D + h_D) "
-                f"with one B, got {tuple(self.structure.shape)} and {tuple(self.dynamics.shape)}"
+                "latents need a structure of shape (B, d_S, n_q, h_S, w_S) and a dynamics of shape "
+                f"(B, d_D, F, w_D + h_D) with one B, got {tuple(self.structure.shape)} and {tuple(self.dynamics.shape)}"
             )
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "VidTwinLatents":

@@ -121,8 +121,8 @@ def _foreign_objects_message(path: Path, error: pickle.UnpicklingError) -> str:
     except (ValueError, RuntimeError):
         foreign = re.findall(r"GLOBAL (\S+)", str(error))
     return (
-        f"{path} holds objects that are not tensors ({_some(foreign)}), and reading those can run code. If you trust its "
-        "source, convert it once: python -c \"import torch, safetensors.torch as s; d = torch.load('in.ckpt', "
+        f"{path} holds objects that are not tensors ({_some(foreign)}), and reading those can run code. If you trust "
+        "its source, convert it once: python -c \"import torch, safetensors.torch as s; d = torch.load('in.ckpt', "
         "weights_only=False, map_location='cpu'); s.save_file({k: v.contiguous().clone() for k, v in "
         "d.get('state_dict', d).items()}, 'out.safetensors')\", and load out.safetensors"
     )
@@ -173,7 +173,7 @@ def read_config(state: Mapping[str, torch.Tensor], overrides: Mapping) -> dict:
 
 
 def _reshaped(path: str | Path, key: str, tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Their tensor in our shape: the patch convolution and the 1 x 1 convolution over queries are linear layers here."""
+    """Their tensor in our shape: the patch convolution and the 1 x 1 convolution over queries are linear layers."""
     expected = tuple(own.shape)
     if key == "encoder.x_embedder.proj.weight":
         side = round((own.shape[1] / 3) ** 0.5)

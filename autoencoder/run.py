@@ -1,4 +1,4 @@
-"""What every training run has, whatever its stage: its common settings, its folder, and the pointer to the last model."""
+"""What every training run has, whatever its stage: common settings, a folder, and the pointer to the last model."""
 
 import os
 import shutil
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from autoencoder.files import atomic_path
+
+LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
 
 
 @dataclass
@@ -43,7 +45,7 @@ class RunConfig:
 
 
 class RunFolder:
-    """The folder of a run: config.yaml, checkpoints/, tensorboard/ and, in the end, model/.
+    """The folder of a run: config.yaml, checkpoints/, tensorboard/ and, in the end, model/ or pipeline/.
 
     Args:
         path: the folder.
@@ -55,6 +57,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.config = self.path / "config.yaml"
         self.model = self.path / "model"
+        self.pipeline = self.path / "pipeline"
 
     @classmethod
     def choose(cls, parent: str | Path, output_dir: str | None, resume: bool) -> "RunFolder":

@@ -1,8 +1,8 @@
 """Randomness as a function of what it is for.
 
-Every random choice of training (clip, crop, flip, noise, time, dropped condition) is drawn from a generator that is seeded
-by the run's seed, the purpose and the position of the sample in the run, never from the global generator. So the same
-sample sees the same noise whatever the number of processes, workers or restarts.
+Every random choice of training (clip, crop, flip, noise, time, dropped condition) is drawn from a generator that is
+seeded by the run's seed, the purpose and the position of the sample in the run, never from the global generator. So the
+same sample sees the same noise whatever the number of processes, workers or restarts.
 """
 
 import hashlib

@@ -15,11 +15,10 @@ from autoencoder.config import TrainConfig
 from autoencoder.data.datamodule import ClipDataModule
 from autoencoder.files import atomic_folder, atomic_path
 from autoencoder.module import VidTwinModule
-from autoencoder.run import RunFolder, write_pointer
+from autoencoder.run import LAST_AUTOENCODER, RunFolder, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 RUNS = Path("outputs/autoencoder")
-POINTER = Path("outputs/last_autoencoder")
 PRESET = "tiny"
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -88,7 +87,7 @@ class StepProgressBar(TQDMProgressBar):
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, RunFolder, str]:
     """Config, model, folder, and the whole config as YAML."""
     arguments = configs.normalized(argv, "autoencoder", bare_flags=("resume",))
-    resume = "--resume=true" in arguments
+    resume = (configs.flag_value(arguments, "resume") or "false").lower() == "true"
     folder = RunFolder.choose(RUNS, configs.flag_value(arguments, "output_dir"), resume)
     if resume and folder.config.exists():
         arguments = ["--config", str(folder.config), *arguments]
@@ -153,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         temporary.write_text(text)
     trainer = train(config, model, folder)
     if trainer.is_global_zero:
-        write_pointer(POINTER, folder.model)
+        write_pointer(LAST_AUTOENCODER, folder.model)
         print(f"the model is in {folder.model}, the curves are shown by: tensorboard --logdir {folder.tensorboard}")
 
 

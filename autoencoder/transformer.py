@@ -62,11 +62,24 @@ class Attention(nn.Module, AttentionModuleMixin):
         return self.proj(x.flatten(2))  # (B, L, C)
 
 
+class TanhGELU(nn.Module):
+    """GELU, tanh approximation; where no gradient is recorded it overwrites its input.
+
+    That input is the widest activation of a transformer, so inference needs less memory; on a CPU, where a fresh tensor
+    of that size costs as much time as the function itself, it is faster too.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            return F.gelu(x, approximate="tanh")
+        return torch.ops.aten.gelu_(x, approximate="tanh")
+
+
 class FeedForward(nn.Sequential):
     """Linear, tanh-GELU, linear."""
 
     def __init__(self, dim: int, hidden_dim: int):
-        super().__init__(nn.Linear(dim, hidden_dim), nn.GELU(approximate="tanh"), nn.Linear(hidden_dim, dim))
+        super().__init__(nn.Linear(dim, hidden_dim), TanhGELU(), nn.Linear(hidden_dim, dim))
 
 
 def modulated_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import AttentionMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from autoencoder.dynamics import DynamicsDecoder, DynamicsEncoder
 from autoencoder.latents import VidTwinLatents, VidTwinPosterior
@@ -44,7 +45,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         structure_queries: queries n_q of the Q-Former, the time length of the structure latent.
         structure_channels: channels d_S of the structure latent.
         structure_downsamples: how often the structure latent halves the grid.
-        structure_conv_channels: channels after the first convolution of the structure branch; every halving doubles them.
+        structure_conv_channels: channels after the first convolution of the structure branch; a halving doubles them.
         dynamics_channels: channels d_D of the dynamics latent.
         dynamics_downsamples: how often the dynamics branch halves the grid before it averages.
         qformer_hidden_size: width of the Q-Former.
@@ -159,6 +160,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         """Latent scalars over input scalars 3 F H W."""
         return self.num_latent_scalars / torch.Size(self.video_shape).numel()
 
+    @apply_forward_hook
     def encode(self, video: torch.Tensor, return_dict: bool = True) -> EncoderOutput | tuple[VidTwinPosterior]:
         """Encode clips.
 
@@ -176,6 +178,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         posterior = VidTwinPosterior(self.structure_encoder(features), self.dynamics_encoder(features))
         return EncoderOutput(latent_dist=posterior) if return_dict else (posterior,)
 
+    @apply_forward_hook
     def decode(
         self, latents: VidTwinLatents, part: str = "both", return_dict: bool = True
     ) -> DecoderOutput | tuple[torch.Tensor]:

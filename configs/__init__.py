@@ -1,7 +1,7 @@
 """The defaults of every command, as YAML files beside this module, and how a command reads them.
 
-A command's config is a dataclass with a docstring under each field. Every field is a flag and a key of the YAML file, and an unknown
-one is an error.
+A command's config is a dataclass with a docstring under each field. Every field is a flag and a key of the YAML file,
+and an unknown one is an error.
 """
 
 import re
@@ -31,13 +31,20 @@ def preset_path(stage: str, name: str) -> Path:
     return path
 
 
-def make_parser(config_class: type, description: str, groups: dict[str, type] | None = None) -> ArgumentParser:
+def make_parser(
+    config_class: type,
+    description: str,
+    groups: dict[str, type] | None = None,
+    partial_groups: dict[str, tuple[type, set[str]]] | None = None,
+) -> ArgumentParser:
     """A parser for a config dataclass.
 
     Args:
         config_class: dataclass whose fields become flags and YAML keys.
         description: the first lines of `--help`.
         groups: further classes whose constructors become nested keys, such as `{"model": AutoencoderVidTwin}`.
+        partial_groups: the same for classes that the command builds itself, with the arguments that it finds out and
+            that are therefore no keys; their keys stay a namespace.
     """
     parser = ArgumentParser(description=description)
     parser.add_argument(
@@ -46,6 +53,8 @@ def make_parser(config_class: type, description: str, groups: dict[str, type] | 
     parser.add_class_arguments(config_class)
     for key, group in (groups or {}).items():
         parser.add_class_arguments(group, key)
+    for key, (group, found_out) in (partial_groups or {}).items():
+        parser.add_class_arguments(group, key, skip=found_out, instantiate=False)
     return parser
 
 
@@ -62,7 +71,7 @@ def normalized(argv: Sequence[str] | None, stage: str | None = None, bare_flags:
         arguments.append(argument)
     for index, argument in enumerate(arguments):
         following = arguments[index + 1] if index + 1 < len(arguments) else "--"
-        if argument.lstrip("-") in bare_flags and following.startswith("--"):
+        if argument.startswith("--") and argument[2:] in bare_flags and following.startswith("--"):
             arguments[index] = f"{argument}=true"
         if argument == "--config" and stage and not Path(following).is_file():
             arguments[index + 1] = str(preset_path(stage, following))

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder import train as train_command
-from autoencoder.data.shapes import Shapes
+from autoencoder.losses import VidTwinLoss
 
 MODEL = {
     "num_frames": 8,
@@ -131,16 +131,16 @@ def test_killed_runs_end_with_the_same_bits(unbroken, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     config, model, folder, _ = train_command.parse(arguments(tmp_path / "run", checkpoint_every=2))
-    whole_clip = Shapes.clip
-
+    sound = VidTwinLoss.forward
     calls = iter(range(1000))
 
-    def clip(self, index, rng=None):
-        if next(calls) == 5 * config.batch_size:  # the first sample of step 6
-            model.decoder.proj_out.weight.data.fill_(float("nan"))
-        return whole_clip(self, index, rng)
+    def forward(self, *batch):
+        loss, terms = sound(self, *batch)
+        if next(calls) == 5 * config.accumulate:  # the first micro-batch of step 6
+            loss = terms["loss"] = loss * float("nan")
+        return loss, terms
 
-    monkeypatch.setattr(Shapes, "clip", clip)
+    monkeypatch.setattr(VidTwinLoss, "forward", forward)
     with pytest.raises(FloatingPointError, match="step 6: the loss is nan"):
         train_command.train(config, model, folder)
     path, step = folder.newest_checkpoint()

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from torch.utils.data import DataLoader
 from video_files import cut_without_encoding, make_audio, make_video, numbered_frames, numbers, turn_quarter
 
 from autoencoder import files
-from autoencoder.data import video_io
+from autoencoder.data import frame_index, video_io
 from autoencoder.data.video_io import ClipReader, UnreadableVideo, index_frames, resize_and_crop, write_video
 
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
+needs_decord = pytest.mark.skipif(importlib.util.find_spec("decord") is None, reason="decord is not installed")
 
 
 def draw(seed: int) -> np.random.Generator:
@@ -22,8 +24,8 @@ def draw(seed: int) -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Path:
-    """50 frames, 25 per second, key frames every 10."""
-    return make_video(tmp_path_factory.mktemp("video") / "numbered.mp4")
+    """50 frames, 25 per second, key frames every 10, large enough for decord."""
+    return make_video(tmp_path_factory.mktemp("video") / "numbered.mp4", height=192, width=256)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_stride_takes_every_nth_frame(video):
 @pytest.mark.parametrize("sample_fps", [None, 25.0])
 def test_every_frame(video, sampling, sample_fps):
     clip = ClipReader(50, sample_fps=sample_fps, sampling=sampling).read(video)
-    assert clip.shape == (50, 48, 64, 3) and clip.dtype == torch.uint8
+    assert clip.shape == (50, 192, 256, 3) and clip.dtype == torch.uint8
     assert numbers(clip) == list(range(50))
 
 
@@ -130,38 +132,30 @@ def test_seeking_is_exact(tmp_path, name, codec, options):
     assert max(firsts) - min(firsts) > 20
 
 
-def test_decoders_agree(video):
-    pytest.importorskip("decord")
-    for seed in range(4):
-        one, other = (ClipReader(6, decoder=name).read(video, draw(seed)) for name in ("pyav", "decord"))
-        assert (one.int() - other.int()).abs().max() <= 2
-
-
-@needs_clips
-@pytest.mark.parametrize("name", ["bikes.mp4", "carphone.mp4", "broken/rotated_90.mov"])
-def test_decoders_agree_on_real_video(name):
-    pytest.importorskip("decord")
-    one, other = (ClipReader(3, sample_fps=None, decoder=d).read(CLIPS / name, draw(0)) for d in ("pyav", "decord"))
-    assert (one.int() - other.int()).abs().float().mean() <= 1
+def test_guessed_time_stamps_are_refused(tmp_path):
+    """AVI stores no time of display; for H.264 with B-frames the demuxer's guess is wrong."""
+    path = make_video(tmp_path / "video.avi", options={"g": "10", "bf": "3"}, height=192, width=192)
+    for seed in range(8):
+        with pytest.raises(UnreadableVideo, match="do not follow the order|do not decode"):
+            ClipReader(4, sample_fps=None).read(path, draw(seed))
 
 
 def test_cut_without_encoding_shows_what_a_player_shows(video, tmp_path):
     cut = tmp_path / "cut.mp4"
     cut_without_encoding(video, cut, key=10, first=17)
     index = index_frames(cut)
-    assert index.has_hidden and index.times[0] == 0
+    assert "not shown" in index.decord_obstacle and index.times[0] == 0
     assert numbers(ClipReader(33, sample_fps=None).read(cut)) == list(range(17, 50))
-    with pytest.raises(UnreadableVideo, match="decoder='pyav'"):
-        ClipReader(4, decoder="decord").read(cut)
 
 
-def test_rotation_flag_is_obeyed(video, tmp_path):
+@pytest.mark.parametrize("decoder", ["pyav", pytest.param("decord", marks=needs_decord)])
+def test_rotation_flag_is_obeyed(video, tmp_path, decoder):
     turned = tmp_path / "turned.mp4"
     turned.write_bytes(video.read_bytes())
     turn_quarter(turned)
-    upright = ClipReader(2).read(video)
-    expected = torch.from_numpy(np.rot90(upright.numpy(), -1, axes=(1, 2)).copy())
-    assert torch.equal(ClipReader(2).read(turned), expected)
+    reader = ClipReader(2, decoder=decoder)
+    expected = torch.from_numpy(np.rot90(reader.read(video).numpy(), -1, axes=(1, 2)).copy())
+    assert torch.equal(reader.read(turned), expected)
 
 
 @needs_clips
@@ -214,7 +208,7 @@ def test_bad_files_are_named_with_the_reason(video, tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(video_io, "open", refuse, raising=False)
+    monkeypatch.setattr(frame_index, "open", refuse, raising=False)
     with pytest.raises(UnreadableVideo, match="Permission denied"):
         ClipReader(2).read(video)
 
@@ -235,22 +229,24 @@ def damage(path: Path, frame: int, offset: int, bytes_: bytes) -> None:
     path.write_bytes(data[:at] + bytes_ + data[at + len(bytes_) :])
 
 
-def test_damage_that_the_decoder_patches_over(tmp_path):
+def test_damage_that_pyav_flags(tmp_path):
+    """Inside one whole packet, so that only decoding shows it: the case for decoder="pyav"."""
     noise = draw(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
     path = tmp_path / "video.mp4"
     write_video(path, noise, 8)
     whole = ClipReader(12, sample_fps=None).read(path)
     damage(path, 8, 1000, draw(1).bytes(200))
-    assert torch.equal(ClipReader(3, sample_fps=None).read(path, end=0.5), whole[:3])
+    assert torch.equal(ClipReader(3, sample_fps=None, decoder="pyav").read(path, end=0.5), whole[:3])
     with pytest.raises(UnreadableVideo, match="damaged"):
-        ClipReader(12, sample_fps=None).read(path)
+        ClipReader(12, sample_fps=None, decoder="pyav").read(path)
 
 
 def test_damage_raises_and_spares_the_rest(tmp_path):
     """Key frames every 10 frames: damage in one group of frames leaves the others as they were."""
-    path = make_video(tmp_path / "video.mp4")
+    path = make_video(tmp_path / "video.mp4", height=192, width=256)
     reader = ClipReader(3, sample_fps=None)
-    damage(path, 20, 4, bytes(56))
+    damage(path, 20, 0, bytes(60))
+    assert "do not add up" in index_frames(path).decord_obstacle
     assert numbers(reader.read(path, start=0.0, end=0.4)) == [3, 4, 5]
     assert numbers(reader.read(path, start=1.2, end=1.6)) == [33, 34, 35]
     with pytest.raises(UnreadableVideo, match="video.mp4"):
@@ -258,31 +254,13 @@ def test_damage_raises_and_spares_the_rest(tmp_path):
 
 
 def test_truncated_file_serves_its_whole_part_only(tmp_path):
-    path = make_video(tmp_path / "video.mkv")
+    path = make_video(tmp_path / "video.mkv", height=192, width=256)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    assert "its end is missing" in index_frames(path).decord_obstacle
     for seed in range(10):
         assert np.diff(numbers(ClipReader(3, sample_fps=None).read(path, draw(seed)))).tolist() == [1, 1]
     with pytest.raises(UnreadableVideo, match="too short"):
         ClipReader(45, sample_fps=None).read(path)
-
-
-@needs_clips
-def test_corrupted_file():
-    """It claims 50 frames, 28 decode; a clip is right or refused, the same each time."""
-    path = CLIPS / "broken/corrupted.mp4"
-    reader = ClipReader(16, sample_fps=None)
-    with pytest.raises(UnreadableVideo, match="corrupted.mp4"):
-        reader.read(path)
-    good = ClipReader(28, sample_fps=None).read(path, end=2.8)
-    verdicts = []
-    for seed in range(12):
-        try:
-            clip = reader.read(path, draw(seed))
-        except UnreadableVideo:
-            verdicts.append(None)
-        else:
-            verdicts.append(next(i for i in range(13) if torch.equal(clip, good[i : i + 16])))
-    assert None in verdicts and set(verdicts) != {None}
 
 
 @needs_clips
@@ -299,7 +277,7 @@ def test_shorter_than_a_clip():
         ({"sample_fps": 0.0}, "sample_fps=0.0"),
         ({"sampling": "frames"}, "'frames' is none of time, stride"),
         ({"crop": "centre"}, "'centre' is none of center, random"),
-        ({"decoder": "opencv"}, "'opencv' is none of pyav, decord"),
+        ({"decoder": "opencv"}, "'opencv' is none of auto, pyav, decord"),
     ],
 )
 def test_wrong_options(options, message):

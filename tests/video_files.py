@@ -13,11 +13,11 @@ UNIT_MATRIX = np.array([1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30], dtype=">i4
 QUARTER_TURN = np.array([0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30], dtype=">i4").tobytes()
 
 
-def numbered_frames(count: int) -> np.ndarray:
-    """uint8 (count, HEIGHT, WIDTH, 3), frame i of brightness 20 + 4 i but for a dark right half of the lower half."""
-    frames = np.zeros((count, HEIGHT, WIDTH, 3), dtype=np.uint8)
+def numbered_frames(count: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """uint8 (count, height, width, 3), frame i of brightness 20 + 4 i but for a dark right half of the lower half."""
+    frames = np.zeros((count, height, width, 3), dtype=np.uint8)
     frames[:] = (20 + 4 * np.arange(count, dtype=np.uint8))[:, None, None, None]
-    frames[:, HEIGHT // 2 :, WIDTH // 2 :] = 0
+    frames[:, height // 2 :, width // 2 :] = 0
     return frames
 
 
@@ -34,16 +34,18 @@ def make_video(
     milliseconds: Iterable[int] | None = None,
     codec: str = "libx264",
     options: dict[str, str] | None = None,
+    height: int = HEIGHT,
+    width: int = WIDTH,
 ) -> Path:
     """Write `numbered_frames`, at a constant rate or at the given time stamps."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {"g": "10"})
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = WIDTH, HEIGHT, "yuv420p", 4_000_000
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
         if milliseconds is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         stamps = range(count) if milliseconds is None else milliseconds
-        for picture, stamp in zip(numbered_frames(count), stamps, strict=True):
+        for picture, stamp in zip(numbered_frames(count, height, width), stamps, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = stamp
             frame.time_base = Fraction(1, fps) if milliseconds is None else Fraction(1, 1000)

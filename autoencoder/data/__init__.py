@@ -27,6 +27,9 @@ class DataConfig:
     """Choose frames by time stamps, or every round(fps / sample_fps)-th."""
     crop: Literal["center", "random"] = "random"
     """Crop of training clips; held-out clips are cropped in the centre."""
+    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    """Reader of video files; auto is decord where it is installed and the packets of the file show nothing that it gets
+    wrong, otherwise PyAV. Only PyAV flags damage inside a whole packet."""
     flip: bool = False
     """Mirror half of the training clips; only for data sets whose labels allow it."""
     ucf101_fold: int = 1
@@ -64,9 +67,9 @@ class DataConfig:
         """
         if self.dataset == "shapes":
             return Shapes(num_frames, size, split)
-        sampling = {"sample_fps": self.sample_fps, "sampling": self.sampling}
+        reading = {"sample_fps": self.sample_fps, "sampling": self.sampling, "decoder": self.decoder}
         crop = self.crop if split == "train" else "center"
         if self.dataset == "folder":
-            return VideoFolder(self.root, num_frames, size, split=split, crop=crop, **sampling)
+            return VideoFolder(self.root, num_frames, size, split=split, crop=crop, **reading)
         part = "train" if split == "train" else "test"
-        return UCF101(self.root, num_frames, size, split=part, fold=self.ucf101_fold, crop=crop, **sampling)
+        return UCF101(self.root, num_frames, size, split=part, fold=self.ucf101_fold, crop=crop, **reading)

@@ -99,7 +99,7 @@ class VideoFolder(VideoFiles):
         root: the folder or the .csv file.
         num_frames: frames of a clip.
         size: height and width of a clip in pixels.
-        sample_fps, sampling, crop: as in `ClipReader`.
+        sample_fps, sampling, crop, decoder: as in `ClipReader`.
         flip_invariant: whether a clip may be mirrored without changing its label.
         split: "train" or "val".
         val_share: share of the videos to hold out, in [0, 1]; strictly between, both splits get at least one video.
@@ -118,11 +118,12 @@ class VideoFolder(VideoFiles):
         sample_fps: float | None = 8.0,
         sampling: str = "time",
         crop: str = "center",
+        decoder: str = "auto",
         flip_invariant: bool = True,
         split: str = "train",
         val_share: float = 0.05,
     ):
-        reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop)
+        reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop, decoder=decoder)
         if split not in ("train", "val"):
             raise ValueError(f"split={split!r} is none of train, val")
         if not 0 <= val_share <= 1:

@@ -196,7 +196,7 @@ def oracle(frames: torch.Tensor | np.ndarray) -> Verdict:
 
 
 def _matte(video: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """Mixing weights (T, H, W) of foreground over background, and the foreground's colour; None where two colours do not do."""
+    """Mixing weights (T, H, W) of foreground over background, None where two colours do not do; and its colour."""
     border = np.concatenate([video[:, 0], video[:, -1], video[:, :, 0], video[:, :, -1]], axis=1)
     background = np.median(border, axis=(0, 1))
     difference = video - background

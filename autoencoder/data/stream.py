@@ -162,6 +162,6 @@ class FileReport:
         if tried >= self.min_tried and bad > self.max_bad_share * tried:
             examples = "; ".join(list(self.reasons.values())[:5])
             raise UnreadableVideo(
-                f"{bad} of the {tried} files tried so far cannot be read, more than max_bad_share={self.max_bad_share}: "
-                f"{examples}"
+                f"{bad} of the {tried} files tried so far cannot be read, more than "
+                f"max_bad_share={self.max_bad_share}: {examples}"
             )

@@ -26,7 +26,7 @@ class UCF101(VideoFiles):
         size: height and width of a clip in pixels.
         split: "train", "test" or "all".
         fold: official split 1, 2 or 3; every video is in one of its two lists.
-        sample_fps, sampling, crop: as in `ClipReader`.
+        sample_fps, sampling, crop, decoder: as in `ClipReader`.
 
     Raises:
         FileNotFoundError: if the lists, or listed videos, are not there.
@@ -44,8 +44,9 @@ class UCF101(VideoFiles):
         sample_fps: float | None = 8.0,
         sampling: str = "time",
         crop: str = "center",
+        decoder: str = "auto",
     ):
-        reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop)
+        reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop, decoder=decoder)
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is none of {', '.join(SPLITS)}")
         if fold not in (1, 2, 3):

@@ -2,12 +2,17 @@
 
 A clip is read in three steps: index the time stamps of the file without decoding anything, choose frames by them, and
 decode from the key frame before the first chosen frame to the last one. A file that cannot give exactly the chosen
-frames raises `UnreadableVideo`; no frame is repeated, shifted or made up to fill a hole. Damage that still decodes as
-valid bits, without the decoder noticing, cannot be seen here.
+frames raises `UnreadableVideo`; no frame is repeated, shifted or made up to fill a hole.
 
-PyAV is the default decoder because every frame comes with its time stamp and a damage flag, so that what it returns can
-be checked. decord gives the same pixels at the same speed on intact files, but neither stamp nor flag: of damaged files
-it hands out other or patched-up frames without an error, and whether it raises depends on the timing of its threads.
+decord reads. It gives pixels without time stamp or damage flag, it counts frames from a key frame on, and of a
+damaged file it hands out patched-up frames or raises, as the timing of its threads has it. So by default it reads the
+files where none of that matters, as far as their packets show: every packet whole and shown, none missing at the end,
+no frame stored on the other side of a key frame than it is shown, and the like (`FrameIndex.decord_obstacle`). On those
+it gives the pixels that PyAV gives. All other files, and all files where decord is not installed, go to PyAV, which
+returns every frame with its stamp and flag.
+
+Packets do not show everything. Where bytes inside a whole packet were changed, decord may not notice; PyAV notices what
+its decoder flags. `decoder="pyav"` is the stricter choice for files that may be damaged.
 """
 
 import importlib.util
@@ -16,129 +21,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, index_frames, open_video, video_length
 from autoencoder.files import atomic_path
 
 SAMPLINGS = ("time", "stride")
 CROPS = ("center", "random")
 # Containers round time stamps (Matroska to 1 ms), so a sample this close before a frame is meant to show that frame.
 STAMP_ROUNDING_S = 1.1e-3
-# A header that claims more than this beyond the last frame is a sign that the end of the file is missing.
-END_TOLERANCE_S = 0.25
-
-
-class UnreadableVideo(Exception):
-    """The file cannot give the wanted clip; the message names the file and the reason."""
-
-
-@dataclass(frozen=True)
-class FrameIndex:
-    """What the packets of a video stream say about its frames, in the order of display.
-
-    Attributes:
-        stamps: int64 (N,) time stamps of display in units of the stream's time base, strictly increasing.
-        decode_stamps: int64 (N,) those of decoding, never later than `stamps`.
-        times: float64 (N,) seconds since the first frame.
-        end: second at which the last frame stops being shown.
-        fps: average frame rate; None where the file states none.
-        is_key: bool (N,) whether decoding can start at the frame.
-        has_hidden: whether the file also holds packets that are not shown, as a cut without re-encoding leaves them.
-    """
-
-    stamps: np.ndarray
-    decode_stamps: np.ndarray
-    times: np.ndarray
-    end: float
-    fps: float | None
-    is_key: np.ndarray
-    has_hidden: bool
-
-
-def _open(path: str | Path) -> av.container.InputContainer:
-    with open(path, "rb") as file:  # OSError here says more than the demuxer's
-        if not file.read(1):
-            raise UnreadableVideo(f"{path}: the file is empty")
-    container = av.open(str(path))
-    if container.streams.best("video") is None:
-        container.close()
-        raise UnreadableVideo(f"{path}: it holds no video stream")
-    return container
-
-
-def _average_rate(stream: av.VideoStream) -> float | None:
-    return float(stream.average_rate) if stream.average_rate else None
-
-
-class _Packet(NamedTuple):
-    pts: int
-    dts: int
-    duration: int
-    is_key: bool
-
-
-def index_frames(path: str | Path) -> FrameIndex:
-    """Read the time stamps of all frames; nothing is decoded.
-
-    Raises:
-        UnreadableVideo: if the file cannot be opened or holds no frames with distinct time stamps.
-    """
-    shown: list[_Packet] = []
-    hidden = 0
-    try:
-        with _open(path) as container:
-            stream = container.streams.best("video")
-            time_base, fps = float(stream.time_base), _average_rate(stream)
-            claimed_s = (container.duration or 0) / av.time_base
-            for packet in container.demux(stream):
-                if packet.pts is None or packet.is_discard or packet.is_corrupt:
-                    hidden += packet.size > 0  # the last packet is an empty end mark
-                else:
-                    dts = packet.pts if packet.dts is None else packet.dts
-                    shown.append(_Packet(packet.pts, dts, packet.duration or 0, packet.is_keyframe))
-    except (av.FFmpegError, OSError) as error:
-        raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
-    shown.sort()
-    if shown and claimed_s > (shown[-1].pts + shown[-1].duration - shown[0].pts) * time_base + END_TOLERANCE_S:
-        # The file may be cut off; frames to be shown between the last ones may be among what is lost.
-        last_decoded = max(packet.dts for packet in shown)
-        shown = [packet for packet in shown if packet.pts <= last_decoded]
-    if not shown:
-        raise UnreadableVideo(f"{path}: it holds no whole frames with time stamps")
-    return _index(path, shown, time_base, fps, hidden > 0)
-
-
-def _index(path: str | Path, shown: list[_Packet], time_base: float, fps: float | None, has_hidden: bool) -> FrameIndex:
-    stamps, decode_stamps, durations, is_key = (np.array(column) for column in zip(*shown, strict=True))
-    if (np.diff(stamps) == 0).any():
-        raise UnreadableVideo(f"{path}: several frames carry the same time stamp")
-    times = (stamps - stamps[0]) * time_base
-    mean_gap = times[-1] / max(1, len(times) - 1)
-    end = times[-1] + (durations[-1] * time_base or mean_gap)
-    return FrameIndex(stamps, decode_stamps, times, float(end), fps, is_key, has_hidden)
-
-
-def video_length(path: str | Path) -> tuple[float, float | None]:
-    """Seconds and frames per second as the header states them, without reading the rest of the file.
-
-    Raises:
-        UnreadableVideo: if the file cannot be opened, holds no video, or states no length.
-    """
-    try:
-        with _open(path) as container:
-            stream = container.streams.best("video")
-            if stream.duration:
-                return float(stream.duration * stream.time_base), _average_rate(stream)
-            if container.duration:
-                return container.duration / av.time_base, _average_rate(stream)
-    except (av.FFmpegError, OSError) as error:
-        raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
-    raise UnreadableVideo(f"{path}: the header states no length")
 
 
 def _frames_from(container: av.container.InputContainer, index: FrameIndex, first: int) -> Iterator[av.VideoFrame]:
@@ -159,8 +54,12 @@ def _frames_from(container: av.container.InputContainer, index: FrameIndex, firs
 def _decode_with_pyav(path: str | Path, index: FrameIndex, positions: np.ndarray) -> np.ndarray:
     wanted = index.stamps[positions].tolist()
     pictures: dict[int, np.ndarray] = {}
-    with _open(path) as container:
+    latest = None
+    with open_video(path) as container:
         for frame in _frames_from(container, index, positions[0]):
+            if latest is not None and frame.pts <= latest:  # guessed stamps, as of H.264 with B-frames in AVI
+                raise UnreadableVideo(f"{path}: its time stamps do not follow the order of its frames")
+            latest = frame.pts
             if frame.is_corrupt:  # later frames are predicted from it
                 raise UnreadableVideo(f"{path}: the frame at {frame.time:.3f} s is damaged")
             if frame.pts in wanted:
@@ -178,14 +77,14 @@ def _decode_with_pyav(path: str | Path, index: FrameIndex, positions: np.ndarray
 
 def _decode_with_decord(path: str | Path, index: FrameIndex, positions: np.ndarray) -> np.ndarray:
     decord = importlib.import_module("decord")
-    if index.has_hidden or not index.is_key[0]:
-        raise UnreadableVideo(f"{path}: decord counts frames that are not shown; read it with decoder='pyav'")
+    if index.decord_obstacle:
+        raise UnreadableVideo(f"{path}: decord would not read it right, {index.decord_obstacle}; decoder='pyav' may")
     decord.logging.set_level(decord.logging.QUIET)
     try:
         # The smallest tolerance decord understands (0 means "any number"): no frame replaced by its neighbour.
         reader = decord.VideoReader(str(path), num_threads=1, fault_tol="0.000000001")
         return reader.get_batch(positions).asnumpy()
-    except (decord.DECORDError, RuntimeError) as error:
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
         raise UnreadableVideo(f"{path}: decord: {error}") from error
 
 
@@ -193,6 +92,10 @@ DECODERS: dict[str, Callable[[str | Path, FrameIndex, np.ndarray], np.ndarray]] 
     "pyav": _decode_with_pyav,
     "decord": _decode_with_decord,
 }
+
+
+def _has_decord() -> bool:
+    return importlib.util.find_spec("decord") is not None
 
 
 @dataclass(frozen=True)
@@ -214,8 +117,9 @@ class ClipReader:
     crop: str = "center"
     """ "center", or "random": drawn once per clip."""
 
-    decoder: str = "pyav"
-    """ "pyav" or "decord"."""
+    decoder: str = "auto"
+    """ "auto": decord where it is installed and the packets of the file show nothing that it gets wrong, otherwise
+    PyAV; "decord" or "pyav": that one. Only PyAV flags damage inside a whole packet."""
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
@@ -224,10 +128,10 @@ class ClipReader:
             raise ValueError(f"size={self.size}: must be at least one pixel, or None")
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
             raise ValueError(f"sample_fps={self.sample_fps}: must be positive, or None for every frame")
-        for name, choices in (("sampling", SAMPLINGS), ("crop", CROPS), ("decoder", tuple(DECODERS))):
+        for name, choices in (("sampling", SAMPLINGS), ("crop", CROPS), ("decoder", ("auto", *DECODERS))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
-        if self.decoder == "decord" and importlib.util.find_spec("decord") is None:
+        if self.decoder == "decord" and not _has_decord():
             raise ValueError("decoder='decord': decord is not installed; decoder='pyav' needs nothing else")
 
     def read(
@@ -254,7 +158,7 @@ class ClipReader:
         positions = self._choose(path, index, rng, start, end)
         unique, inverse = np.unique(positions, return_inverse=True)
         try:
-            frames = DECODERS[self.decoder](path, index, unique)
+            frames = DECODERS[self._decoder_for(index)](path, index, unique)
         except (av.FFmpegError, OSError) as error:
             raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
         clip = torch.from_numpy(frames[inverse])
@@ -271,6 +175,11 @@ class ClipReader:
         if self._by_time:
             return available <= self._span
         return round(available * self._rate(path, fps)) < (self.num_frames - 1) * self._stride(path, fps) + 1
+
+    def _decoder_for(self, index: FrameIndex) -> str:
+        if self.decoder != "auto":
+            return self.decoder
+        return "decord" if _has_decord() and index.decord_obstacle is None else "pyav"
 
     @property
     def _by_time(self) -> bool:

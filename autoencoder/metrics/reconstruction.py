@@ -35,7 +35,7 @@ class FrameMetric(Metric):
         Raises:
             ValueError: if the shapes differ or are not of that form, or values lie outside [0, 1].
         """
-        if prediction.shape != target.shape or prediction.ndim != 5:
+        if prediction.shape != target.shape or prediction.ndim != 5 or prediction.shape[1] != 3:
             raise ValueError(
                 "prediction and target must both be (B, 3, T, H, W), got "
                 f"{tuple(prediction.shape)} and {tuple(target.shape)}"

@@ -1,0 +1,177 @@
+"""What the benchmarks of both stages share: the flags, and the loop over sizes, batches, dtypes and work."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+import configs
+from autoencoder.cost import count_flops
+from benchmarks.measure import measure_in_turns, time_by_kind
+from benchmarks.report import HEADER, Result, environment, write_json
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TRAINING_FLOPS = 3  # of a forward; by convention a backward pass counts as two
+
+
+@dataclass
+class BenchmarkConfig:
+    """What is measured, and how often. Lists are separated by commas."""
+
+    sizes: str = "tiny,paper"
+    """Sizes of the model: tiny, paper."""
+    batch_size: str = "1"
+    """Batch sizes."""
+    dtype: str = "fp32,bf16"
+    """Arithmetic: fp32, bf16."""
+    rounds: int = 3
+    """Turns, after a warm-up; medians are reported."""
+    skip_training: bool = False
+    """Leave the training step out; at the paper's size and batch 1 it takes 13 GiB and on a CPU some minutes."""
+    output: str | None = None
+    """JSON file to write; by default outputs/benchmarks/<stage>.json."""
+
+    def __post_init__(self):
+        for size in self.size_list:
+            if size not in ("tiny", "paper"):
+                raise ValueError(f"sizes must be of tiny, paper, got {size!r}")
+        for dtype in self.dtype_list:
+            if dtype not in DTYPES:
+                raise ValueError(f"dtype must be of {', '.join(DTYPES)}, got {dtype!r}")
+        if not all(entry.isdecimal() and int(entry) for entry in self.batch_size.split(",")):
+            raise ValueError(f"batch_size must be positive integers, separated by commas, got {self.batch_size!r}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+
+    @property
+    def size_list(self) -> list[str]:
+        """The sizes, one by one."""
+        return self.sizes.split(",")
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes, one by one."""
+        return [int(entry) for entry in self.batch_size.split(",")]
+
+    @property
+    def dtype_list(self) -> list[str]:
+        """The names of the dtypes, one by one."""
+        return self.dtype.split(",")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as its benchmark sees it.
+
+    Attributes:
+        name: of the stage.
+        models: what builds the model of a size.
+        inputs: (model, batch size) -> arguments of a forward, fp32 on the CPU.
+        loss: (model, arguments) -> loss of a training step; it calls the model once.
+    """
+
+    name: str
+    models: dict[str, Callable[[], nn.Module]]
+    inputs: Callable[[nn.Module, int], tuple[torch.Tensor, ...]]
+    loss: Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something to time.
+
+    Attributes:
+        call: does it once, and calls the model once.
+        model: what it is done with.
+        flops: what it costs.
+    """
+
+    call: Callable[[], None]
+    model: nn.Module
+    flops: int
+
+
+def preset_model(stage: str, name: str) -> dict[str, Any]:
+    """The model's part of a preset."""
+    return yaml.safe_load(configs.preset_path(stage, name).read_text())["model"]
+
+
+def forward(stage: Stage, size: str, batch_size: int, dtype: str, device: torch.device) -> Work:
+    """A forward in evaluation mode, the weights in `dtype`."""
+    model = stage.models[size]().to(device).eval()
+    # diffusers' own `to` warns of modules kept in fp32 whenever it is given a dtype, even where there are none.
+    model = nn.Module.to(model, DTYPES[dtype])
+    inputs = [
+        tensor.to(device, DTYPES[dtype] if tensor.is_floating_point() else None)
+        for tensor in stage.inputs(model, batch_size)
+    ]
+
+    @torch.inference_mode()
+    def call() -> None:
+        model(*inputs)
+
+    return Work(call, model, count_flops(model, *inputs))
+
+
+def training_step(stage: Stage, size: str, batch_size: int, dtype: str, device: torch.device) -> Work:
+    """Forward, backward and AdamW in training mode; bf16 is autocast over fp32 weights."""
+    model = stage.models[size]().to(device).train()
+    inputs = [tensor.to(device) for tensor in stage.inputs(model, batch_size)]
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def call() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
+            loss = stage.loss(model, *inputs)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return Work(call, model, TRAINING_FLOPS * count_flops(model, *inputs))
+
+
+WORKS = {"forward": forward, "training step": training_step}
+
+
+def result(
+    stage: Stage, name: str, size: str, batch_size: int, dtype: str, device: torch.device, rounds: int
+) -> Result:
+    """Measure one kind of work; the model is gone when this returns."""
+    work = WORKS[name](stage, size, batch_size, dtype, device)
+    measurement = measure_in_turns(work.call, work.model, work.flops, DTYPES[dtype], device, rounds)
+    return Result(
+        size=size,
+        batch_size=batch_size,
+        work=name,
+        dtype=dtype,
+        time_by_kind=time_by_kind(work.call, device) if name == "forward" else None,
+        **asdict(measurement),
+    )
+
+
+def results(stage: Stage, config: BenchmarkConfig, device: torch.device) -> Iterator[Result]:
+    """Every measurement that the config asks for, one after the other."""
+    names = ["forward"] if config.skip_training else list(WORKS)
+    for case in itertools.product(names, config.size_list, config.batch_sizes, config.dtype_list):
+        yield result(stage, *case, device, config.rounds)
+
+
+def run(stage: Stage, description: str, argv: Sequence[str] | None) -> None:
+    """The command of a stage."""
+    parser = configs.make_parser(BenchmarkConfig, description)
+    namespace = parser.parse_args(configs.normalized(argv, bare_flags=("skip_training",)))
+    config = configs.build(BenchmarkConfig, namespace)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    machine = environment(device)
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), HEADER, sep="\n", flush=True)
+    measured = []
+    for row in results(stage, config, device):
+        print(row, flush=True)
+        measured.append(row)
+    output = Path(config.output or f"outputs/benchmarks/{stage.name}.json")
+    write_json(output, stage.name, machine, measured)
+    print(f"ratio: rate over that of the model's own linear layers alone, measured in turns; written to {output}")

@@ -1,0 +1,46 @@
+"""Encode a data set once, for training on its latents: python -m generator.cache_latents --help."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+import yaml
+
+import configs
+from autoencoder.data import UnreadableVideo
+from autoencoder.vidtwin import AutoencoderVidTwin
+from generator.config import CacheConfig, CacheLatentsConfig
+from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
+
+
+def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
+    """The config; its defaults are those with which `generator.train` caches the same data set."""
+    arguments = configs.normalized(argv, bare_flags=("flip",))
+    parser = configs.make_parser(CacheLatentsConfig, __doc__)
+    if configs.flag_value(arguments, "config") is None:
+        path = configs.preset_path("generator", configs.flag_value(arguments, "dataset") or CacheConfig.dataset)
+        shared = {field.name for field in fields(CacheConfig)}
+        preset = yaml.safe_load(path.read_text())
+        parser.set_defaults({name: value for name, value in preset.items() if name in shared})
+    return configs.build(CacheLatentsConfig, parser.parse_args(arguments))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    config = parse(argv)
+    model = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder))
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    folder = config.output_dir or config.cache_folder(fingerprint(model))
+    cache = build_cache(model.to(device), config, folder)
+    print(
+        f"{len(cache)} clips of {len(cache.class_names)} classes are in {folder}; "
+        f"{len(cache.unreadable)} files could not be read"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, UnreadableVideo) as error:
+        sys.exit(f"error: {error}")

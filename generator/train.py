@@ -1,0 +1,170 @@
+"""Train the diffusion transformer on the latents of a data set: python -m generator.train --help.
+
+The latents are encoded first where that has not been done. Several processes are started by `accelerate launch -m
+generator.train` or torchrun.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+import configs
+from autoencoder.data import UnreadableVideo
+from autoencoder.files import atomic_folder, atomic_path
+from autoencoder.pictures import add_moving_picture
+from autoencoder.run import RunFolder, write_pointer
+from autoencoder.vidtwin import AutoencoderVidTwin
+from generator.config import TrainConfig
+from generator.dit import VidTwinDiT
+from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
+from generator.objective import make_scheduler
+from generator.trainer import GeneratorTrainer
+from pipelines import VidTwinDiffusionPipeline
+
+RUNS = Path("outputs/generator")
+POINTER = Path("outputs/last_pipeline")
+PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+# Arguments of the transformer that follow from the autoencoder, the data and the objective.
+FOLLOWING = {"structure_shape", "dynamics_shape", "dynamics_axes", "num_classes", "id2label", "prediction_type"}
+FOLLOWING |= {"structure_mean", "structure_std", "dynamics_mean", "dynamics_std"}
+
+
+class VideoSampler:
+    """Shows videos from the moving average of the weights in TensorBoard, always of the same classes and seeds."""
+
+    def __init__(self, pipeline: VidTwinDiffusionPipeline, config: TrainConfig):
+        self.pipeline, self.config = pipeline, config
+        names = pipeline.transformer.config.id2label
+        count = min(config.sample_classes, len(names))
+        self.classes = [place * len(names) // count for place in range(count)]
+        self.tags = [f"sample: {names[str(label)]}" for label in self.classes]
+        pipeline.set_progress_bar_config(disable=True)
+
+    def __call__(self, trainer: GeneratorTrainer) -> None:
+        """Sample, if it is time to; the other processes go on to the next step and wait there."""
+        config = self.config
+        if not (trainer.writer and trainer.is_due(config.sample_every)):
+            return
+        with trainer.ema_weights():
+            videos = self.pipeline(
+                self.classes, config.sample_steps, config.sample_guidance, generator=config.seed
+            ).frames
+        for tag, video in zip(self.tags, videos, strict=True):
+            frames = (video * 255).round().astype(np.uint8)
+            add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
+
+
+def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
+    """Config, what it says of the model, folder, and the whole config as YAML."""
+    arguments = configs.normalized(argv, "generator", bare_flags=("resume", "flip"))
+    resume = "--resume=true" in arguments
+    folder = RunFolder.choose(RUNS, configs.flag_value(arguments, "output_dir"), resume)
+    if resume and folder.config.exists():
+        arguments = ["--config", str(folder.config), *arguments]
+    elif configs.flag_value(arguments, "config") is None:
+        preset = configs.preset_path("generator", configs.flag_value(arguments, "dataset") or TrainConfig.dataset)
+        arguments = ["--config", str(preset), *arguments]
+    parser = configs.make_parser(TrainConfig, __doc__, partial_groups={"model": (VidTwinDiT, FOLLOWING)})
+    namespace = parser.parse_args(arguments)
+    # Noted in the config, so that a resumed run keeps its autoencoder when another one has been trained since.
+    namespace.autoencoder = str(autoencoder_folder(namespace.autoencoder))
+    text = parser.dump(namespace)
+    built = parser.instantiate(namespace)
+    return configs.build(TrainConfig, built), vars(built.model), folder, text
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """The accelerator of a run; with several processes, it waits until all of them are there."""
+    # While the main process encodes the data set, the others wait; that may take longer than the usual 10 minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else every process of torchrun on CPUs would train by itself
+        mixed_precision=PRECISIONS[config.precision],
+        kwargs_handlers=[patience],
+    )
+
+
+def build_model(
+    settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, prediction_type: str
+) -> VidTwinDiT:
+    """The transformer for the latents of `vae` in `cache`; `settings` are its other arguments."""
+    return VidTwinDiT(
+        **settings,
+        structure_shape=vae.structure_shape,
+        dynamics_shape=vae.dynamics_shape,
+        dynamics_axes=vae.dynamics_axes,
+        num_classes=len(cache.class_names),
+        prediction_type=prediction_type,
+        id2label={str(label): name for label, name in enumerate(cache.class_names)},
+        **cache.statistics,
+    )
+
+
+def train(
+    config: TrainConfig,
+    model_settings: dict[str, Any],
+    folder: RunFolder,
+    callbacks: Sequence[Callable[[GeneratorTrainer], None]] = (),
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+) -> GeneratorTrainer:
+    """Cache the latents if need be, train to `config.max_steps` and leave the pipeline in `folder.pipeline`.
+
+    Args:
+        config: of the run.
+        model_settings: arguments of `VidTwinDiT` but those in `FOLLOWING`.
+        folder: of the run, which goes on from its newest checkpoint.
+        callbacks: called with the trainer after every step.
+        accelerator: of `make_accelerator`, which is called if none is given.
+        progress: whether to show progress bars.
+
+    Returns:
+        The trainer, whose `scalars` hold the last record.
+    """
+    accelerator = accelerator or make_accelerator(config)
+    vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
+    mark = fingerprint(vae)
+    cache_folder = config.latent_cache or config.cache_folder(mark)
+    if accelerator.is_main_process:
+        build_cache(vae, config, cache_folder, progress)
+    accelerator.wait_for_everyone()
+    cache = LatentCache(cache_folder, mark, config.settings)
+
+    torch.manual_seed(config.seed)  # the weights that the model starts from
+    model = build_model(model_settings, vae, cache, config.objective.kind)
+    trainer = GeneratorTrainer(model, cache, config, folder, accelerator)
+    pipeline = VidTwinDiffusionPipeline(vae=vae, transformer=model, scheduler=make_scheduler(config.objective.kind))
+    trainer.run([VideoSampler(pipeline, config), *callbacks], progress)
+    if accelerator.is_main_process:
+        with trainer.ema_weights(), atomic_folder(folder.pipeline) as temporary:
+            pipeline.save_pretrained(temporary)
+    return trainer
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    config, model_settings, folder, text = parse(argv)
+    accelerator = make_accelerator(config)
+    if accelerator.is_main_process:  # all processes have parsed by now, so none takes the new folder for an older run
+        with atomic_path(folder.config) as temporary:
+            temporary.write_text(text)
+    train(config, model_settings, folder, accelerator=accelerator)
+    if accelerator.is_main_process:
+        write_pointer(POINTER, folder.pipeline)
+        print(
+            f"the pipeline is in {folder.pipeline}, the curves are shown by: tensorboard --logdir {folder.tensorboard}"
+        )
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, UnreadableVideo, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,289 @@
+"""Stage two from the command line: what it leaves behind, kills, several processes, and what it refuses."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_latent_cache import make_autoencoder
+from video_files import make_ucf101
+
+import configs
+from autoencoder import AutoencoderVidTwin
+from autoencoder.data.shapes import CLASS_NAMES
+from autoencoder.run import LAST_AUTOENCODER, RunFolder, write_pointer
+from generator import VidTwinDiT
+from generator import train as train_command
+from generator.latent_cache import LatentCache, fingerprint
+from generator.trainer import GeneratorTrainer
+from pipelines import VidTwinDiffusionPipeline
+
+RUN = {
+    "max_steps": 20,
+    "batch_size": 8,
+    "max_videos": 160,
+    "shard_size": 16,
+    "checkpoint_every": 3,
+    "log_every": 1,
+    "sample_every": 8,
+    "sample_classes": 2,
+    "sample_steps": 2,
+    "model.hidden_size": 16,
+    "model.num_layers": 1,
+    "model.num_attention_heads": 2,
+    "model.structure_patch_size": "[2,1,1]",
+}
+
+LAUNCHERS = {
+    "accelerate": (
+        *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+        *("--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"),
+    ),
+    "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+}
+# The second checkpoint of this run stays half a file.
+DIE_IN_A_CHECKPOINT = """
+import os, signal, sys, torch
+from generator import train
+whole_save, paths = torch.save, []
+def save(state, path):
+    whole_save(state, path)
+    paths.append(path)
+    if len(paths) == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+train.main(sys.argv[1:])
+"""
+
+
+def arguments(folder: Path, **more) -> list[str]:
+    return [f"--{name}={value}" for name, value in (RUN | {"output_dir": folder} | more).items()]
+
+
+def start(flags: list[str], cwd: Path, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, *launcher, "-m", "generator.train", *flags]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def kill(process: subprocess.Popen, moment: Callable[[], bool], delay: float = 0.0) -> None:
+    """Send SIGKILL some seconds after the moment has come."""
+    while not moment():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.0005)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    output = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL, output
+
+
+def records(run: Path, tag: str = "train/loss") -> list[tuple[int, float]]:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate keeps the precision of a process's first run; the tests of this file and others want their own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder as stage one leaves it."""
+    root = tmp_path_factory.mktemp("workplace")
+    make_autoencoder().save_pretrained(root / "autoencoder")
+    write_pointer(root / LAST_AUTOENCODER, root / "autoencoder")
+    return root
+
+
+@pytest.fixture(scope="module")
+def unbroken(workplace) -> Path:
+    finish(start(arguments(workplace / "unbroken", accumulate=2), workplace))
+    return workplace / "unbroken"
+
+
+def test_leaves_a_pipeline_checkpoints_and_curves(workplace, unbroken):
+    assert sorted(path.name for path in (unbroken / "checkpoints").iterdir()) == ["step-00000018", "step-00000020"]
+    assert Path((workplace / "outputs/last_pipeline").read_text().strip()) == (unbroken / "pipeline").resolve()
+
+    vae = AutoencoderVidTwin.from_pretrained(workplace / "autoencoder")
+    cache = LatentCache(workplace / f"outputs/latents/shapes-{fingerprint(vae)[:12]}")
+    pipe = VidTwinDiffusionPipeline.from_pretrained(unbroken / "pipeline")
+    config = pipe.transformer.config
+    assert pipe("cross_vertical", 2, output_type="np").frames.shape == (1, 8, 32, 32, 3)
+    assert fingerprint(pipe.vae) == fingerprint(vae)
+    assert list(config.id2label.values()) == list(CLASS_NAMES) and config.prediction_type == "flow"
+    assert {name: config[name] for name in cache.statistics} == cache.statistics
+
+    state = torch.load(unbroken / "checkpoints/step-00000020", weights_only=True)
+    averages = dict(zip(dict(pipe.transformer.named_parameters()), state["ema"]["shadow_params"], strict=True))
+    for name, parameter in pipe.transformer.named_parameters():
+        assert torch.equal(parameter, averages[name]), name
+    assert any(not torch.equal(averages[name], state["model"][name]) for name in averages)
+
+    events = EventAccumulator(str(unbroken / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    assert [step for step, _ in records(unbroken)] == list(range(1, 21))
+    assert {"train/loss_structure", "train/loss_dynamics", "train/gradient_norm", "train/learning_rate"} < set(
+        events.Tags()["scalars"]
+    )
+    tags = ["sample: circle_horizontal", "sample: triangle_vertical"]
+    assert events.Tags()["images"] == tags
+    pictures = events.Images(tags[0])
+    assert [picture.step for picture in pictures] == [8, 16, 20]
+    assert (pictures[0].width, pictures[0].height) == (32, 32) and pictures[0].encoded_image_string[:3] == b"GIF"
+    assert events.Tags()["tensors"] == ["memory/peak/text_summary"]
+
+
+def test_killed_runs_end_with_the_same_bits(workplace, unbroken):
+    """Four kills: while caching, at two random moments, and in between in the middle of writing a checkpoint."""
+    run, cache = RunFolder(workplace / "killed"), workplace / "killed-latents"
+    flags = [*arguments(run.path, accumulate=2, latent_cache=cache), "--resume"]
+    chance = random.Random(time.time_ns())
+    shard, reached = cache / f"shard-{chance.randrange(3):05d}.safetensors", chance.randrange(3, 7)
+    kill(start(flags, workplace), shard.exists)
+    assert not (cache / "index.json").exists()
+    kill(start(flags, workplace), lambda: run.newest_checkpoint()[1] >= reached, chance.uniform(0, 0.05))
+
+    process = subprocess.Popen([sys.executable, "-c", DIE_IN_A_CHECKPOINT, *flags], cwd=workplace)
+    assert process.wait(timeout=300) == -signal.SIGKILL
+    assert len(list(run.checkpoints.glob(".step-*.tmp*"))) == 1
+    kill(start(flags, workplace), lambda: run.newest_checkpoint()[1] >= 12, chance.uniform(0, 0.05))
+    finish(start(flags, workplace))
+
+    expected, actual = (
+        torch.load(path / "checkpoints/step-00000020", weights_only=True) for path in (unbroken, run.path)
+    )
+    for name in ("model", "optimizer", "schedule", "ema"):
+        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=0)
+    weights = "pipeline/transformer/diffusion_pytorch_model.safetensors"
+    torch.testing.assert_close(load_file(run.path / weights), load_file(unbroken / weights), rtol=0, atol=0)
+    for tag in ("train/loss", "train/loss_dynamics", "train/gradient_norm", "train/learning_rate"):
+        assert records(run.path, tag) == records(unbroken, tag)
+    assert not list(run.checkpoints.glob(".*"))
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_two_processes_train_like_one(workplace, unbroken, name):
+    """The global batch of both is that of one process; it takes two micro-batches, they one each."""
+    finish(start(arguments(workplace / name), workplace, LAUNCHERS[name]))
+    expected, actual = records(unbroken), records(workplace / name)
+    assert [step for step, _ in actual] == [step for step, _ in expected] == list(range(1, 21))
+    for (_, one), (_, two) in zip(expected, actual, strict=True):
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_stops_and_keeps_the_last_checkpoint(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    config, model, folder, _ = train_command.parse(arguments(workplace / "nan", checkpoint_every=2))
+
+    def spoil(trainer: GeneratorTrainer) -> None:
+        if trainer.step == 5:
+            trainer.model.structure_in.weight.data.fill_(float("nan"))
+
+    with pytest.raises(FloatingPointError, match="step 6: the loss is nan"):
+        train_command.train(config, model, folder, [spoil], progress=False)
+    path, step = folder.newest_checkpoint()
+    assert step == 4
+    assert all(tensor.isfinite().all() for tensor in torch.load(path, weights_only=True)["model"].values())
+
+
+def test_refuses_what_does_not_fit(workplace, unbroken, tmp_path, monkeypatch):
+    with pytest.raises(FileExistsError, match="--resume"):
+        train_command.parse(arguments(unbroken))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="python -m autoencoder.train"):
+        train_command.parse([])
+    make_autoencoder(seed=1).save_pretrained("other")
+    with pytest.raises(FileNotFoundError, match="nowhere holds no config.json"):
+        train_command.parse(["--autoencoder", "nowhere"])
+
+    flags = arguments(unbroken, autoencoder="other", latent_cache="other-latents", accumulate=2)
+    parsed = train_command.parse([*flags, "--resume"])
+    with pytest.raises(ValueError, match="was trained on the latents of the autoencoder"):
+        train_command.train(*parsed[:3], progress=False)
+    with pytest.raises(ValueError, match="batch_size=8 cannot be split over 1 processes with 3 micro-batches"):
+        vae = AutoencoderVidTwin.from_pretrained("other")
+        config = parsed[0]
+        config.accumulate = 3
+        cache = LatentCache("other-latents")
+        model = train_command.build_model(parsed[1], vae, cache, "flow")
+        GeneratorTrainer(model, cache, config, RunFolder(tmp_path), train_command.make_accelerator(config))
+
+
+def test_a_resumed_run_keeps_its_config_and_autoencoder(workplace, unbroken, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_autoencoder(seed=1).save_pretrained("later")
+    write_pointer(LAST_AUTOENCODER, "later")
+    config, model, folder, _ = train_command.parse(["--output-dir", str(unbroken), "--resume"])
+    assert config.autoencoder == str(workplace / "autoencoder") and config.resume and config.max_steps == 20
+    assert model["structure_patch_size"] == [2, 1, 1] and folder.path == unbroken
+
+
+def test_missing_data_say_where_and_what(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    config, model, folder, _ = train_command.parse(["--dataset", "ucf101"])
+    assert config.precision == "bf16" and folder.path == Path("outputs/generator/run-001")
+    with pytest.raises(FileNotFoundError, match=r"data/ucf101[\s\S]*classInd\.txt[\s\S]*--dataset shapes"):
+        train_command.train(config, model, folder)
+    process = start(["--dataset", "folder"], workplace)
+    output = process.communicate()[0]
+    assert process.returncode == 1 and "Traceback" not in output
+    assert "error: no videos in" in output and "data/folder" in output
+
+
+def test_ucf101_with_the_recipe_of_the_paper(workplace, tmp_path, monkeypatch):
+    """In bf16, with flips, class names and the paper's conditioning; layers are few and narrow."""
+    monkeypatch.chdir(workplace)
+    videos = ["Archery/v_Archery_g08_c01.avi", "Bowling/v_Bowling_g08_c01.avi"]
+    make_ucf101(tmp_path, videos, ("Bowling", "Archery"))
+    small = {"data_root": tmp_path, "output_dir": tmp_path / "run", "num_workers": 0}
+    small |= {"max_steps": 2, "batch_size": 2, "sample_steps": 2}
+    small |= {"model.hidden_size": 16, "model.num_layers": 1, "model.num_attention_heads": 2}
+    flags = [f"--{name}={value}" for name, value in small.items()]
+    config, model, folder, _ = train_command.parse(["--config", "ucf101_paper", *flags])
+    assert (config.objective.kind, config.objective.label_dropout, config.precision) == ("sample", 0.2, "bf16")
+    trainer = train_command.train(config, model, folder, progress=False)
+    assert len(trainer.cache) == 2 * 4 * 2 and trainer.scalars["train/loss"] > 0
+    pipe = VidTwinDiffusionPipeline.from_pretrained(folder.pipeline)
+    assert pipe.transformer.dtype == torch.float32 and pipe.transformer.config.id2label == {
+        "0": "Bowling",
+        "1": "Archery",
+    }
+    assert pipe(["Archery"], 2).frames.shape == (1, 8, 32, 32, 3)
+
+
+@pytest.mark.parametrize("name", ["shapes", "ucf101", "ucf101_paper", "folder"])
+def test_presets_build_on_the_latents_of_the_default_autoencoder(workplace, monkeypatch, name):
+    """On the meta device, at full size; the tokens of the tiny autoencoder's small grids are padded where need be."""
+    monkeypatch.chdir(workplace)
+    config, settings, _, _ = train_command.parse(["--config", name])
+    preset = yaml.safe_load(configs.preset_path("autoencoder", "tiny").read_text())
+    with torch.device("meta"):
+        vae = AutoencoderVidTwin(**preset["model"])
+        model = VidTwinDiT(
+            **settings,
+            structure_shape=vae.structure_shape,
+            dynamics_shape=vae.dynamics_shape,
+            dynamics_axes=vae.dynamics_axes,
+            prediction_type=config.objective.kind,
+        )
+    assert model.config.hidden_size == settings["hidden_size"] and len(model.blocks) == settings["num_layers"]

@@ -1,0 +1,236 @@
+"""The latent cache: what it holds, that it continues bit for bit, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from video_files import make_video
+
+import configs
+from autoencoder import AutoencoderVidTwin
+from autoencoder.data import UnreadableVideo, VideoFolder, to_video
+from autoencoder.data.shapes import Shapes
+from autoencoder.run import LAST_AUTOENCODER, write_pointer
+from autoencoder.seeding import derive_seed
+from generator import cache_latents
+from generator.config import CacheConfig
+from generator.latent_cache import ENCODE_BATCH_SIZE, INDEX, LatentCache, build_cache, fingerprint
+
+MODEL = {
+    "num_frames": 8,
+    "sample_size": 32,
+    "patch_size": 8,
+    "hidden_size": 16,
+    "num_layers": 1,
+    "num_attention_heads": 2,
+    "structure_queries": 3,
+    "structure_channels": 2,
+    "structure_downsamples": 1,
+    "structure_conv_channels": 8,
+    "dynamics_channels": 3,
+    "dynamics_downsamples": 0,
+    "qformer_hidden_size": 8,
+    "qformer_num_layers": 1,
+    "qformer_num_attention_heads": 2,
+    "qformer_intermediate_size": 8,
+    "qformer_dropout": 0.5,
+}
+
+
+def make_autoencoder(seed: int = 0) -> AutoencoderVidTwin:
+    torch.manual_seed(seed)
+    return AutoencoderVidTwin(**MODEL)
+
+
+@pytest.fixture(scope="module")
+def model() -> AutoencoderVidTwin:
+    return make_autoencoder()
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    """30 unlabelled videos of 20 frames, one of which is no video."""
+    root = tmp_path_factory.mktemp("videos")
+    for number in range(5):
+        make_video(root / f"clip-{number}.mp4", count=20, fps=8)
+    data = (root / "clip-0.mp4").read_bytes()
+    for number in range(5, 29):
+        (root / f"clip-{number}.mp4").write_bytes(data)
+    (root / "clip-29.mp4").write_bytes(b"no video at all")
+    return root
+
+
+def build(model: AutoencoderVidTwin, folder: Path, **settings) -> LatentCache:
+    return build_cache(model, CacheConfig(**settings), folder, progress=False)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def sources(folder: Path) -> torch.Tensor:
+    return torch.cat([load_file(path)["sources"] for path in sorted(folder.glob("shard-*"))])
+
+
+@torch.no_grad()
+def encode(model: AutoencoderVidTwin, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = model.eval().encode(to_video(frames[None])).latent_dist.mode()
+    return mean.structure[0], mean.dynamics[0]
+
+
+def test_holds_means_labels_and_statistics(model, tmp_path):
+    cache = build(model.train(), tmp_path, max_videos=50, shard_size=20)
+    assert len(cache) == 50 and sorted(files(tmp_path)) == [INDEX, *(f"shard-0000{n}.safetensors" for n in range(3))]
+    chosen = sources(tmp_path)
+    assert len(set(chosen[:, 0].tolist())) == 50 and not chosen[:, 1:].any()
+    assert cache.labels.tolist() == [int(index) % 10 for index in chosen[:, 0]]
+    assert cache.class_names == Shapes.class_names
+
+    latents = cache.latents([49, 0, 20, 19])
+    for row, index in enumerate([49, 0, 20, 19]):
+        structure, dynamics = encode(model, Shapes(8, 32).clip(int(chosen[index, 0])))
+        torch.testing.assert_close(latents.structure[row], structure)
+        torch.testing.assert_close(latents.dynamics[row], dynamics)
+    everything = cache.latents(range(50))
+    for name, values in (("structure", everything.structure), ("dynamics", everything.dynamics)):
+        channels = values.double().transpose(0, 1).flatten(1)
+        np.testing.assert_allclose(cache.statistics[f"{name}_mean"], channels.mean(1), rtol=1e-6)
+        np.testing.assert_allclose(cache.statistics[f"{name}_std"], channels.std(1, correction=0), rtol=1e-6)
+    with pytest.raises(IndexError, match="clip 50 of a cache of 50"):
+        cache.latents([50])
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 2, 4])
+def test_continues_where_it_was_stopped(model, tmp_path, monkeypatch, stop_at):
+    """Two batches to a shard: what is in a finished shard is not encoded again, and the files are the same bytes."""
+    settings = {"max_videos": 5 * ENCODE_BATCH_SIZE, "shard_size": 2 * ENCODE_BATCH_SIZE}
+    build(model, tmp_path / "unbroken", **settings)
+    whole_encode, calls = AutoencoderVidTwin.encode, []
+
+    def stopping(self, video):
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(len(video))
+        return whole_encode(self, video)
+
+    monkeypatch.setattr(AutoencoderVidTwin, "encode", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        build(model, tmp_path / "broken", **settings)
+    with pytest.raises(FileNotFoundError, match=f"no complete latent cache: {INDEX} is missing.*cache_latents"):
+        LatentCache(tmp_path / "broken")
+    before = len(calls)
+    (tmp_path / "broken").mkdir(exist_ok=True)
+    (tmp_path / "broken" / ".shard-00001.123.tmp.safetensors").write_bytes(b"half a shard")
+
+    stop_at = 100
+    cache = build(model, tmp_path / "broken", **settings)
+    assert len(calls) - before == 5 - before // 2 * 2
+    assert files(tmp_path / "broken") == files(tmp_path / "unbroken") and len(cache) == 5 * ENCODE_BATCH_SIZE
+
+    build(model, tmp_path / "broken", **settings)
+    assert len(calls) - before == 5 - before // 2 * 2, "a complete cache is only opened"
+
+
+def test_refuses_another_autoencoder_and_other_settings(model, tmp_path):
+    build(model, tmp_path, max_videos=8, shard_size=4)
+    mark, other = fingerprint(model), make_autoencoder(seed=1)
+    both = f"autoencoder='{mark}' there and '{fingerprint(other)}' here"
+    for complete in (True, False):
+        if not complete:
+            (tmp_path / INDEX).unlink()
+        with pytest.raises(ValueError, match=both):
+            build(other, tmp_path, max_videos=8, shard_size=4)
+        with pytest.raises(ValueError, match="max_videos=8 there and 9 here, clip_seed=0 there and 1 here"):
+            build(model, tmp_path, max_videos=9, shard_size=4, clip_seed=1)
+    with pytest.raises(ValueError, match="shard_size=4 there and 8 here"):
+        build(model, tmp_path, max_videos=8, shard_size=8)
+    build(model, tmp_path, max_videos=8, shard_size=4)
+    with pytest.raises(ValueError, match="autoencoder="):
+        LatentCache(tmp_path, fingerprint(other))
+    save_file({"labels": torch.zeros(4)}, tmp_path / "shard-00001.safetensors")
+    with pytest.raises(ValueError, match="shard-00001.*is no shard of a latent cache"):
+        LatentCache(tmp_path)
+    (tmp_path / "shard-00001.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="shard-00001.*is missing"):
+        LatentCache(tmp_path)
+
+
+def test_clips_flips_and_unreadable_files_of_a_folder(model, videos, tmp_path, capsys):
+    settings = {"dataset": "folder", "data_root": str(videos), "clips_per_video": 2, "flip": True, "shard_size": 4}
+    cache = build_cache(model, CacheConfig(**settings), tmp_path / "cache")
+    data = VideoFolder(videos, 8, 32, crop="random")
+    names = [data.source(index) for index in range(len(data))]
+    bad = next(index for index, name in enumerate(names) if name.endswith("clip-29.mp4"))
+    assert len(cache) == 4 * (len(data) - 1), "one video to a shard, so one shard is empty"
+    assert cache.class_names == ("video",) and not cache.labels.any()
+    assert list(cache.unreadable) == [names[bad]]
+    assert capsys.readouterr().out.count("skipped:") == 1
+    assert json.loads((tmp_path / "cache" / INDEX).read_text())["num_unreadable"] == 1
+
+    found = [tuple(row) for row in sources(tmp_path / "cache").tolist()]
+    good = [index for index in range(len(data)) if index != bad]
+    assert sorted(found) == [(index, clip, flip) for index in good for clip in (0, 1) for flip in (0, 1)]
+    for place in (found.index(entry) for entry in ((good[3], 0, 0), (good[3], 0, 1), (good[3], 1, 0), (good[3], 1, 1))):
+        index, clip, flip = found[place]
+        rng = np.random.default_rng(derive_seed(0, "cache", index, clip)) if clip else None
+        frames = data.clip(index, rng)
+        structure, dynamics = encode(model, frames.flip(2) if flip else frames)
+        latents = cache.latents([place])
+        torch.testing.assert_close(latents.structure[0], structure)
+        torch.testing.assert_close(latents.dynamics[0], dynamics)
+
+    build(model, tmp_path / "workers", **settings, num_workers=2)
+    assert files(tmp_path / "workers") == files(tmp_path / "cache")
+
+    for name in ("shard-00001.safetensors", INDEX):
+        (tmp_path / "cache" / name).unlink()
+    again = build(model, tmp_path / "cache", **settings)
+    assert again.unreadable == cache.unreadable and files(tmp_path / "workers") == files(tmp_path / "cache")
+
+
+def test_stops_where_too_many_files_are_bad(model, videos, tmp_path):
+    with pytest.raises(UnreadableVideo, match=r"clip-29\.mp4"):
+        build(model, tmp_path, dataset="folder", data_root=str(videos), max_bad_share=0.0)
+
+
+def test_refuses_flips_of_labels_that_do_not_allow_them(model, tmp_path):
+    with pytest.raises(ValueError, match="flip=True, but Shapes does not declare its labels flip-invariant"):
+        build(model, tmp_path, flip=True)
+
+
+def test_fingerprint_follows_weights_and_config(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    mark = fingerprint(model)
+    assert fingerprint(AutoencoderVidTwin.from_pretrained(tmp_path)) == mark
+    other = AutoencoderVidTwin.from_pretrained(tmp_path)
+    other.decoder.proj_out.weight.data.flatten()[0] += 1e-3
+    assert fingerprint(other) != mark
+    other = AutoencoderVidTwin(**MODEL | {"qformer_dropout": 0.1})
+    other.load_state_dict(model.state_dict())
+    assert fingerprint(other) != mark
+
+
+def test_the_command_caches_for_training(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="python -m autoencoder.train"):
+        cache_latents.main([])
+    model.save_pretrained("model")
+    write_pointer(LAST_AUTOENCODER, "model")
+    cache_latents.main(["--max-videos", "6", "--device", "cpu"])
+    folder = tmp_path / f"outputs/latents/shapes-{fingerprint(model)[:12]}"
+    assert len(LatentCache(folder, fingerprint(model))) == 6
+    assert f"6 clips of 10 classes are in {folder.relative_to(tmp_path)}" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match=r"data/ucf101[\s\S]*classInd\.txt[\s\S]*--dataset shapes"):
+        cache_latents.main(["--dataset", "ucf101"])
+
+
+@pytest.mark.parametrize("dataset", ["shapes", "ucf101", "folder"])
+def test_the_command_has_the_defaults_of_the_training_preset(dataset):
+    preset = yaml.safe_load(configs.preset_path("generator", dataset).read_text())
+    config = cache_latents.parse(["--dataset", dataset])
+    assert config.dataset == dataset == preset["dataset"]
+    assert config.clips_per_video == preset.get("clips_per_video", 1) and config.flip == preset.get("flip", False)

@@ -1,0 +1,60 @@
+"""Optimiser and schedule."""
+
+import pytest
+import torch
+
+from autoencoder.optimization import OptimizerConfig
+
+
+def rates(config: OptimizerConfig, max_steps: int = 10) -> list[float]:
+    """The learning rate of every step."""
+    optimizer, schedule = config.build([torch.nn.Parameter(torch.zeros(1))], max_steps)
+    seen = []
+    for _ in range(max_steps + 1):
+        seen.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_cosine_after_warm_up():
+    seen = rates(OptimizerConfig(learning_rate=2.0, warmup_steps=4))
+    assert seen[:5] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
+    assert seen[7] == pytest.approx(1.0) and seen[10] == pytest.approx(0.0)
+    assert all(later < earlier for earlier, later in zip(seen[4:], seen[5:], strict=False))
+
+
+def test_constant_after_warm_up():
+    seen = rates(OptimizerConfig(learning_rate=2.0, warmup_steps=2, schedule="constant"))
+    assert seen == pytest.approx([0.0, 1.0] + [2.0] * 9)
+    assert rates(OptimizerConfig(learning_rate=2.0, schedule="constant")) == pytest.approx([2.0] * 11)
+
+
+@pytest.mark.parametrize("name, kind", [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+def test_the_optimiser_is_the_one_named(name, kind):
+    config = OptimizerConfig(name=name, learning_rate=0.1, betas=(0.5, 0.9), weight_decay=0.2, schedule="constant")
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer, _ = config.build([parameter], 10)
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (0.1, (0.5, 0.9), 0.2)
+    parameter.grad = torch.zeros(1)
+    optimizer.step()
+    # AdamW shrinks the weight by lr x decay; for Adam the decay is a gradient, which it scales to one.
+    assert parameter.item() == pytest.approx(0.98 if name == "adamw" else 0.9, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive, got nan"),
+        ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\), got \(0.9, 1.0\)"),
+        ({"weight_decay": -1.0}, "at least 0, got -1.0"),
+        ({"warmup_steps": -1}, "at least 0, got .* and -1"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be positive, got 0.0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**options)

@@ -100,6 +100,7 @@ class QFormer(nn.Module):
         num_heads: int,
         hidden_dim: int,
         dropout: float,
+        initializer_range: float,
     ):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(num_queries, dim))
@@ -112,7 +113,7 @@ class QFormer(nn.Module):
         self.gradient_checkpointing = False
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.normal_(layer.weight, std=initializer_range)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, context: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from autoencoder.dynamics import DynamicsDecoder, DynamicsEncoder
 from autoencoder.latents import VidTwinLatents, VidTwinPosterior
 from autoencoder.structure import QFormer, StructureDecoder, StructureEncoder, halved
-from autoencoder.transformer import Decoder, Encoder, initialize
+from autoencoder.transformer import Decoder, Encoder, initialize_backbone, initialize_branch
 
 PARTS = ("both", "structure", "dynamics")
 
@@ -53,6 +53,8 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         qformer_num_attention_heads: heads of the Q-Former.
         qformer_intermediate_size: hidden width of the Q-Former's feed-forward.
         qformer_dropout: dropout of the Q-Former in training, on its attention too.
+        qformer_initializer_range: standard deviation that the Q-Former's linear layers start from; a narrow model needs
+            more than the paper's 0.02 for its structure latent to see the clip at all.
 
     Raises:
         ValueError: if a size is not positive or sizes do not divide as they must.
@@ -82,6 +84,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         qformer_num_attention_heads: int = 8,
         qformer_intermediate_size: int = 768,
         qformer_dropout: float = 0.1,
+        qformer_initializer_range: float = 0.02,
     ):
         super().__init__()
         self._check_config()
@@ -89,7 +92,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         backbone = (num_frames, grid_size, patch_size, hidden_size, num_layers, num_attention_heads)
         self.encoder = Encoder(*backbone)
         self.decoder = Decoder(*backbone)
-        initialize(self)
+        initialize_backbone(self)
         qformer = QFormer(
             structure_queries,
             qformer_hidden_size,
@@ -98,6 +101,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
             qformer_num_attention_heads,
             qformer_intermediate_size,
             qformer_dropout,
+            qformer_initializer_range,
         )
         self.structure_encoder = StructureEncoder(
             qformer, grid_size, structure_channels, structure_downsamples, structure_conv_channels
@@ -115,6 +119,8 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         dynamics = (grid_size, hidden_size, dynamics_channels, dynamics_downsamples)
         self.dynamics_encoder = DynamicsEncoder(*dynamics)
         self.dynamics_decoder = DynamicsDecoder(*dynamics)
+        for branch in (self.structure_encoder, self.structure_decoder, self.dynamics_encoder, self.dynamics_decoder):
+            initialize_branch(branch)
 
     def _check_config(self) -> None:
         may_be_zero = ("structure_downsamples", "dynamics_downsamples", "qformer_dropout")

@@ -63,7 +63,7 @@ class VideoSampler:
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
     """Config, what it says of the model, folder, and the whole config as YAML."""
     arguments = configs.normalized(argv, "generator", bare_flags=("resume", "flip"))
-    resume = "--resume=true" in arguments
+    resume = (configs.flag_value(arguments, "resume") or "false").lower() == "true"
     folder = RunFolder.choose(RUNS, configs.flag_value(arguments, "output_dir"), resume)
     if resume and folder.config.exists():
         arguments = ["--config", str(folder.config), *arguments]

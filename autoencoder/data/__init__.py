@@ -21,6 +21,8 @@ class DataConfig:
     """Data set: moving shapes made on the fly, UCF-101 as it is unpacked, or a folder or CSV manifest of videos."""
     data_root: str | None = None
     """Folder (or .csv manifest) of the data set; data/<dataset> by default. `shapes` needs none."""
+    held_out_root: str | None = None
+    """Folder or manifest of the held-out videos of `folder`; null holds out a share of data_root."""
     sample_fps: float | None = 8.0
     """Frames per second of a clip; null takes every frame."""
     sampling: Literal["time", "stride"] = "time"
@@ -70,6 +72,10 @@ class DataConfig:
         reading = {"sample_fps": self.sample_fps, "sampling": self.sampling, "decoder": self.decoder}
         crop = self.crop if split == "train" else "center"
         if self.dataset == "folder":
-            return VideoFolder(self.root, num_frames, size, split=split, crop=crop, **reading)
+            root = self.root
+            if self.held_out_root is not None:  # each folder is one split as a whole
+                root = self.root if split == "train" else Path(self.held_out_root)
+                reading["val_share"] = float(split == "val")
+            return VideoFolder(root, num_frames, size, split=split, crop=crop, **reading)
         part = "train" if split == "train" else "test"
         return UCF101(self.root, num_frames, size, split=part, fold=self.ucf101_fold, crop=crop, **reading)

@@ -10,6 +10,8 @@ from autoencoder.files import atomic_path
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
 
+CHOSEN_FOLDER = "VIDTWIN_RUN_FOLDER"  # environment variable: process that has chosen, and its folder
+
 
 @dataclass
 class RunConfig:
@@ -44,6 +46,28 @@ class RunConfig:
             raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process, or the one of rank 0 by what its launcher has put into the environment."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+
+
+def _inherited_folder() -> str | None:
+    """What the process that launched this one has chosen, where Lightning starts the processes of a node."""
+    chooser, _, path = os.environ.get(CHOSEN_FOLDER, "").partition(":")
+    return path if chooser == str(os.getppid()) else None
+
+
+def _numbered_folder(parent: Path, resume: bool) -> Path:
+    """The next of run-001, run-002, ..., or the newest one there to resume; made known to processes started later."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several processes were launched: give them one --output-dir")
+    numbers = sorted(int(path.name[4:]) for path in parent.glob("run-*") if path.name[4:].isdigit())
+    number = numbers[-1] if numbers else 0
+    path = parent / f"run-{number if resume and numbers else number + 1:03d}"
+    os.environ[CHOSEN_FOLDER] = f"{os.getpid()}:{path}"
+    return path
+
+
 class RunFolder:
     """The folder of a run: config.yaml, checkpoints/, tensorboard/ and, in the end, model/ or pipeline/.
 
@@ -70,13 +94,9 @@ class RunFolder:
             ValueError: if several processes are launched without `output_dir`, which they have to agree on.
         """
         if output_dir is None:
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-                raise ValueError("several processes were launched: give them one --output-dir")
-            runs = sorted(Path(parent).glob("run-[0-9][0-9][0-9]"))
-            number = int(runs[-1].name[4:]) if runs else 0
-            return cls(runs[-1] if resume and runs else Path(parent) / f"run-{number + 1:03d}")
+            return cls(_inherited_folder() or _numbered_folder(Path(parent), resume))
         folder = cls(output_dir)
-        if folder.config.exists() and not resume:
+        if folder.config.exists() and not resume and is_first_process():
             raise FileExistsError(
                 f"{output_dir} holds a run already: go on with --resume, or give another --output-dir"
             )

@@ -15,7 +15,7 @@ from autoencoder.config import TrainConfig
 from autoencoder.data.datamodule import ClipDataModule
 from autoencoder.files import atomic_folder, atomic_path
 from autoencoder.module import VidTwinModule
-from autoencoder.run import LAST_AUTOENCODER, RunFolder, write_pointer
+from autoencoder.run import LAST_AUTOENCODER, RunFolder, is_first_process, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 RUNS = Path("outputs/autoencoder")
@@ -148,8 +148,9 @@ def train(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, cal
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     config, model, folder, text = parse(argv)
-    with atomic_path(folder.config) as temporary:
-        temporary.write_text(text)
+    if is_first_process():
+        with atomic_path(folder.config) as temporary:
+            temporary.write_text(text)
     trainer = train(config, model, folder)
     if trainer.is_global_zero:
         write_pointer(LAST_AUTOENCODER, folder.model)

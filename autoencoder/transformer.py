@@ -243,5 +243,8 @@ def initialize_branch(branch: nn.Module) -> None:
     """
     for name, layer in branch.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith("qformer."):
-            nn.init.kaiming_normal_(layer.weight)
+            if name == "queries_to_frames":  # of few weights all may be negative, and the ReLU keeps that frame dark
+                nn.init.uniform_(layer.weight, 0, 2 / layer.in_features)
+            else:
+                nn.init.kaiming_normal_(layer.weight)
             nn.init.zeros_(layer.bias)

@@ -236,14 +236,16 @@ def initialize_backbone(module: nn.Module) -> None:
 
 
 def initialize_branch(branch: nn.Module) -> None:
-    """Kaiming-normal convolutions and linears with zero bias, outside a Q-Former.
+    """Kaiming-normal convolutions and linears outside a Q-Former, averages over queries and positions, zero biases.
 
     With torch's default each of the chained layers passes on a third of the variance that it gets, and the structure
     latent starts, and stays for long, with one direction.
     """
     for name, layer in branch.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith("qformer."):
-            if name == "queries_to_frames":  # of few weights all may be negative, and the ReLU keeps that frame dark
+            if name == "queries_to_frames" or name.startswith("positions."):
+                # These read a handful of numbers that are never negative. Were all their weights below zero, the ReLU
+                # behind would keep that frame or position dark for good.
                 nn.init.uniform_(layer.weight, 0, 2 / layer.in_features)
             else:
                 nn.init.kaiming_normal_(layer.weight)

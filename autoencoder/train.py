@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import configs
 from autoencoder.config import TrainConfig
+from autoencoder.data import UnreadableVideo
 from autoencoder.data.datamodule import ClipDataModule
 from autoencoder.files import atomic_folder, atomic_path
 from autoencoder.module import VidTwinModule
@@ -160,5 +161,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, UnreadableVideo, FloatingPointError) as error:
         sys.exit(f"error: {error}")

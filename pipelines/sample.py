@@ -1,6 +1,7 @@
 """Sample videos from a pipeline folder: `python -m pipelines.sample --pipeline DIR --class NAME --out DIR`."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,4 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

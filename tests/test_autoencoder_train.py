@@ -159,3 +159,18 @@ def test_missing_data_say_where_and_what(tmp_path, monkeypatch):
     config, model, folder, _ = train_command.parse(arguments(tmp_path / "run", dataset="ucf101"))
     with pytest.raises(FileNotFoundError, match=r"data/ucf101[\s\S]*classInd\.txt[\s\S]*--dataset shapes"):
         train_command.train(config, model, folder)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    losses = []
+    for devices in (1, 2):
+        folder = tmp_path / f"devices-{devices}"
+        flags = arguments(folder, devices=devices, accelerator="cpu", accumulate=1, max_steps=6)
+        process = start([*flags, "--model.qformer_dropout=0"], tmp_path)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        losses.append([event.value for tag in ("train/loss", "val/psnr") for event in events.Scalars(tag)])
+    assert len(losses[0]) == 8
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

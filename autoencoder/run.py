@@ -2,10 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import configs
 from autoencoder.files import atomic_path
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
@@ -118,6 +120,34 @@ class RunFolder:
 
     def _all_checkpoints(self) -> list[Path]:
         return sorted(self.checkpoints.glob("step-[0-9]*"))
+
+
+def prepare(
+    argv: Sequence[str] | None,
+    stage: str,
+    parent: str | Path,
+    preset: Callable[[Sequence[str]], str],
+    bare_flags: Sequence[str] = ("resume",),
+) -> tuple[RunFolder, list[str]]:
+    """The folder of a training command, and its arguments in the parser's form with a config in front.
+
+    That config is the folder's own for a run that is resumed, else a preset unless `--config` is given.
+
+    Args:
+        argv: command-line arguments; None takes those of the process.
+        stage: folder of the presets.
+        parent: where runs without `--output-dir` lie.
+        preset: name of the default preset, by the arguments.
+        bare_flags: as `configs.normalized` takes them.
+    """
+    arguments = configs.normalized(argv, stage, bare_flags=bare_flags)
+    resume = (configs.flag_value(arguments, "resume") or "false").lower() == "true"
+    folder = RunFolder.choose(parent, configs.flag_value(arguments, "output_dir"), resume)
+    if resume and folder.config.exists():
+        arguments = ["--config", str(folder.config), *arguments]
+    elif configs.flag_value(arguments, "config") is None:
+        arguments = ["--config", str(configs.preset_path(stage, preset(arguments))), *arguments]
+    return folder, arguments
 
 
 def write_pointer(pointer: str | Path, target: str | Path) -> None:

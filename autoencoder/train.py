@@ -16,7 +16,7 @@ from autoencoder.data import UnreadableVideo
 from autoencoder.data.datamodule import ClipDataModule
 from autoencoder.files import atomic_folder, atomic_path
 from autoencoder.module import VidTwinModule
-from autoencoder.run import LAST_AUTOENCODER, RunFolder, is_first_process, write_pointer
+from autoencoder.run import LAST_AUTOENCODER, RunFolder, is_first_process, prepare, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 RUNS = Path("outputs/autoencoder")
@@ -87,13 +87,7 @@ class StepProgressBar(TQDMProgressBar):
 
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, RunFolder, str]:
     """Config, model, folder, and the whole config as YAML."""
-    arguments = configs.normalized(argv, "autoencoder", bare_flags=("resume",))
-    resume = (configs.flag_value(arguments, "resume") or "false").lower() == "true"
-    folder = RunFolder.choose(RUNS, configs.flag_value(arguments, "output_dir"), resume)
-    if resume and folder.config.exists():
-        arguments = ["--config", str(folder.config), *arguments]
-    elif configs.flag_value(arguments, "config") is None:
-        arguments = ["--config", str(configs.preset_path("autoencoder", PRESET)), *arguments]
+    folder, arguments = prepare(argv, "autoencoder", RUNS, preset=lambda _: PRESET)
     parser = configs.make_parser(TrainConfig, __doc__, {"model": AutoencoderVidTwin})
     namespace = parser.parse_args(arguments)
     text = parser.dump(namespace)

@@ -18,7 +18,7 @@ import configs
 from autoencoder.data import UnreadableVideo
 from autoencoder.files import atomic_folder, atomic_path
 from autoencoder.pictures import add_moving_picture
-from autoencoder.run import RunFolder, write_pointer
+from autoencoder.run import RunFolder, prepare, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
@@ -60,16 +60,14 @@ class VideoSampler:
             add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
 
 
+def default_preset(arguments: Sequence[str]) -> str:
+    """The preset of the data set's name."""
+    return configs.flag_value(arguments, "dataset") or TrainConfig.dataset
+
+
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
     """Config, what it says of the model, folder, and the whole config as YAML."""
-    arguments = configs.normalized(argv, "generator", bare_flags=("resume", "flip"))
-    resume = (configs.flag_value(arguments, "resume") or "false").lower() == "true"
-    folder = RunFolder.choose(RUNS, configs.flag_value(arguments, "output_dir"), resume)
-    if resume and folder.config.exists():
-        arguments = ["--config", str(folder.config), *arguments]
-    elif configs.flag_value(arguments, "config") is None:
-        preset = configs.preset_path("generator", configs.flag_value(arguments, "dataset") or TrainConfig.dataset)
-        arguments = ["--config", str(preset), *arguments]
+    folder, arguments = prepare(argv, "generator", RUNS, default_preset, bare_flags=("resume", "flip"))
     parser = configs.make_parser(TrainConfig, __doc__, partial_groups={"model": (VidTwinDiT, FOLLOWING)})
     namespace = parser.parse_args(arguments)
     # Noted in the config, so that a resumed run keeps its autoencoder when another one has been trained since.

@@ -42,7 +42,7 @@ class VidTwinModule(LightningModule):
 
     def configure_optimizers(self):
         """Optimiser and schedule of the config; the schedule steps with the optimiser."""
-        optimizer, schedule = self.config.optimizer.build(self.parameters(), self.config.max_steps)
+        optimizer, schedule = self.config.optimizer.build(self, self.config.max_steps)
         return [optimizer], [schedule]
 
     def on_train_start(self) -> None:
@@ -121,14 +121,15 @@ class VidTwinModule(LightningModule):
             self.logger.log_metrics(scalars, step=self.global_step)
 
     def validation_step(self, batch: dict, batch_index: int) -> None:
-        """PSNR and SSIM from the means of the posterior; moving pictures of the first clips."""
+        """PSNR and SSIM in fp32, from the means of the posterior; moving pictures of the first clips."""
         for reason in batch["unreadable"].values():
             print(f"skipped in validation: {reason}")
         if batch["sample"] is None:
             return
         video = to_video(batch["sample"]["video"])
-        latents = self.model.encode(video).latent_dist.mode()
-        decoded = {part: self.model.decode(latents, part).sample.float().clamp(-1, 1) for part in PARTS}
+        with torch.autocast(self.device.type, enabled=False):  # bf16 would round what is measured
+            latents = self.model.encode(video).latent_dist.mode()
+            decoded = {part: self.model.decode(latents, part).sample.clamp(-1, 1) for part in PARTS}
         images = ((decoded["both"] + 1) / 2, (video + 1) / 2)
         self.psnr.update(*images)
         self.ssim.update(*images)

@@ -1,26 +1,34 @@
 """Optimiser and learning-rate schedule, by config, for both stages."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from diffusers.optimization import get_scheduler
+from timm.optim import Muon
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+MATRIX_LAYERS = (nn.Linear, nn.Conv2d)
 
 
 @dataclass
 class OptimizerConfig:
     """The optimiser and its schedule."""
 
-    name: Literal["adamw", "adam"] = "adamw"
-    """Optimiser: AdamW, or Adam, whose weight decay is an L2 penalty."""
+    name: Literal["adamw", "adam", "muon"] = "adamw"
+    """Optimiser: AdamW; Adam, whose weight decay is an L2 penalty; or Muon for the weights of linears and convolutions,
+    with NAdamW for all other parameters."""
     learning_rate: float = 1e-4
     """Highest learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the two moments."""
+    momentum: float = 0.95
+    """Nesterov momentum of Muon."""
+    newton_schulz_steps: int = 5
+    """Iterations that Muon takes to orthogonalise an update."""
+    fallback_lr_scale: float = 1.0
+    """Learning rate of the parameters that Muon leaves to NAdamW, over `learning_rate`."""
     weight_decay: float = 1e-4
     """Weight decay."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -35,6 +43,12 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
+        if self.newton_schulz_steps < 1:
+            raise ValueError(f"optimizer.newton_schulz_steps must be at least 1, got {self.newton_schulz_steps}")
+        if not self.fallback_lr_scale > 0:
+            raise ValueError(f"optimizer.fallback_lr_scale must be positive, got {self.fallback_lr_scale}")
         if self.weight_decay < 0 or self.warmup_steps < 0:
             raise ValueError(
                 "optimizer.weight_decay and optimizer.warmup_steps must be at least 0, got "
@@ -43,12 +57,30 @@ class OptimizerConfig:
         if not self.max_grad_norm > 0:
             raise ValueError(f"optimizer.max_grad_norm must be positive, got {self.max_grad_norm}")
 
-    def build(self, parameters: Iterable[torch.nn.Parameter], max_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """The optimiser, and a schedule to be stepped once per optimiser step."""
-        optimizer = OPTIMIZERS[self.name](
-            parameters, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay
-        )
+    def build(self, module: nn.Module, max_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """The optimiser of a module's parameters, and a schedule to be stepped once per optimiser step."""
+        optimizer = self._optimizer(module)
         name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
         return optimizer, get_scheduler(
             name, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=max_steps
+        )
+
+    def _optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        common = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": self.weight_decay}
+        if self.name == "adamw":
+            return torch.optim.AdamW(module.parameters(), **common)
+        if self.name == "adam":
+            return torch.optim.Adam(module.parameters(), **common)
+        matrices = [layer.weight for layer in module.modules() if isinstance(layer, MATRIX_LAYERS)]
+        taken = {id(weight) for weight in matrices}
+        others = [parameter for parameter in module.parameters() if id(parameter) not in taken]
+        groups = [{"params": matrices, "use_muon": True}, {"params": others, "use_fallback": True}]
+        groups = [group for group in groups if group["params"]]
+        return Muon(
+            groups,
+            **common,
+            momentum=self.momentum,
+            nesterov=True,
+            ns_steps=self.newton_schulz_steps,
+            fallback_lr_scale=self.fallback_lr_scale,
         )

@@ -33,6 +33,9 @@ class RunConfig:
     """Micro-batches into which every process splits its share of a batch."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the matrix products; bf16 is autocast, weights stay fp32."""
+    attention_backend: str | None = None
+    """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
+    null lets torch choose."""
     log_every: int = 10
     """Steps between two records of the scalars."""
     checkpoint_every: int = 500

@@ -106,6 +106,8 @@ def train(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, cal
     data = ClipDataModule(
         config, model.config.num_frames, model.config.sample_size, config.batch_size, config.num_held_out, config.seed
     )
+    if config.attention_backend:
+        model.set_attention_backend(config.attention_backend)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     module = VidTwinModule(model, config, len(data.train))

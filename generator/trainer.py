@@ -58,7 +58,9 @@ class GeneratorTrainer:
             )
         self.cache, self.config, self.folder, self.accelerator = cache, config, folder, accelerator
         self.flops_per_step = 3 * _forward_flops(model) * config.batch_size
-        optimizer, self.schedule = config.optimizer.build(model.parameters(), config.max_steps)
+        optimizer, self.schedule = config.optimizer.build(model, config.max_steps)
+        if config.attention_backend:
+            model.set_attention_backend(config.attention_backend)
         if config.gradient_checkpointing:
             model.enable_gradient_checkpointing()
         # The schedule stays outside: accelerate would step it once per process.

@@ -8,7 +8,7 @@ from autoencoder.optimization import OptimizerConfig
 
 def rates(config: OptimizerConfig, max_steps: int = 10) -> list[float]:
     """The learning rate of every step."""
-    optimizer, schedule = config.build([torch.nn.Parameter(torch.zeros(1))], max_steps)
+    optimizer, schedule = config.build(torch.nn.Linear(1, 1), max_steps)
     seen = []
     for _ in range(max_steps + 1):
         seen.append(schedule.get_last_lr()[0])
@@ -34,7 +34,7 @@ def test_constant_after_warm_up():
 def test_the_optimiser_is_the_one_named(name, kind):
     config = OptimizerConfig(name=name, learning_rate=0.1, betas=(0.5, 0.9), weight_decay=0.2, schedule="constant")
     parameter = torch.nn.Parameter(torch.ones(1))
-    optimizer, _ = config.build([parameter], 10)
+    optimizer, _ = config.build(torch.nn.ParameterList([parameter]), 10)
     assert type(optimizer) is kind
     group = optimizer.param_groups[0]
     assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (0.1, (0.5, 0.9), 0.2)
@@ -42,6 +42,22 @@ def test_the_optimiser_is_the_one_named(name, kind):
     optimizer.step()
     # AdamW shrinks the weight by lr x decay; for Adam the decay is a gradient, which it scales to one.
     assert parameter.item() == pytest.approx(0.98 if name == "adamw" else 0.9, abs=1e-5)
+
+
+def test_muon_moves_matrices_along_every_direction_alike_and_leaves_the_rest_to_adam():
+    layers = torch.nn.ModuleDict({"linear": torch.nn.Linear(16, 16), "table": torch.nn.Embedding(16, 16)})
+    config = OptimizerConfig("muon", learning_rate=0.1, fallback_lr_scale=0.1, weight_decay=0.0, schedule="constant")
+    optimizer, _ = config.build(layers, 10)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 3
+    before = {name: value.detach().clone() for name, value in layers.named_parameters()}
+    for parameter in layers.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    layers["linear"].weight.grad = torch.diag(torch.tensor([100.0] + 15 * [1.0]))
+    optimizer.step()
+    moved = {name: before[name] - value.detach() for name, value in layers.named_parameters()}
+    strengths = torch.linalg.svdvals(moved["linear.weight"])
+    assert strengths[-1] > strengths[0] / 4  # the gradient's own ratio is 100
+    assert moved["table.weight"].abs().max() < 0.03 and moved["linear.bias"].abs().max() < 0.03  # about 0.1 x 0.1
 
 
 @pytest.mark.parametrize(
@@ -52,6 +68,9 @@ def test_the_optimiser_is_the_one_named(name, kind):
         ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\), got \(0.9, 1.0\)"),
         ({"weight_decay": -1.0}, "at least 0, got -1.0"),
         ({"warmup_steps": -1}, "at least 0, got .* and -1"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"newton_schulz_steps": 0}, "newton_schulz_steps must be at least 1, got 0"),
+        ({"fallback_lr_scale": 0.0}, "fallback_lr_scale must be positive, got 0.0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive, got 0.0"),
     ],
 )

@@ -7,6 +7,10 @@ from autoencoder.optimization import OptimizerConfig
 from autoencoder.run import RunConfig
 
 
+def _discriminator_optimizer() -> OptimizerConfig:
+    return OptimizerConfig(name="adam", learning_rate=8e-5)
+
+
 @dataclass
 class TrainConfig(RunConfig, DataConfig):
     """Everything a stage-one run is a function of, but the model."""
@@ -15,6 +19,25 @@ class TrainConfig(RunConfig, DataConfig):
     """Optimiser and schedule."""
     kl_weight: float = 1e-3
     """Weight of the KL divergence."""
+    lpips_weight: float = 0.0
+    """Weight of LPIPS beside L1; the paper takes 0.05."""
+    lpips_weights: str | None = None
+    """File of torchvision's VGG-16 weights (vgg16-397923af.pth) for LPIPS, or "download" to let torchvision get it."""
+    gan: bool = False
+    """Train against a discriminator as well, from `gan_start` on."""
+    gan_start: int = 10_000
+    """Steps of the autoencoder before the GAN is switched on."""
+    gan_warmup_steps: int = 0
+    """Steps, from `gan_start` on, over which the weight of the GAN rises linearly; the discriminator trains in full."""
+    gan_weight: float = 0.05
+    """Weight of the GAN's gradient at the decoder's last layer, over that of the rest of the loss."""
+    discriminator_optimizer: OptimizerConfig = field(default_factory=_discriminator_optimizer)
+    """Optimiser of the discriminator; its schedule begins at `gan_start`."""
+    latent_noise: float = 0.0
+    """In training both latents, whose scale is about 1, get noise of a level drawn per clip, uniform from 0 to this."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights, which is validated and exported; step n takes at most
+    (1 + n) / (10 + n). 0 does without."""
     validate_every: int = 500
     """Steps between two validations; the last step is always validated."""
     num_held_out: int = 64
@@ -27,6 +50,8 @@ class TrainConfig(RunConfig, DataConfig):
     """Nodes."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, which saves memory."""
+    compile: bool = False
+    """Compile the blocks of the backbone with torch.compile, which needs a C++ compiler."""
 
     def __post_init__(self):
         RunConfig.__post_init__(self)
@@ -34,8 +59,13 @@ class TrainConfig(RunConfig, DataConfig):
         for name in ("validate_every", "num_held_out", "devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.kl_weight < 0:
-            raise ValueError(f"kl_weight must be at least 0, got {self.kl_weight}")
+        for name in ("kl_weight", "lpips_weight", "gan_start", "gan_warmup_steps", "gan_weight", "latent_noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.gan and self.gan_start >= self.max_steps:
+            raise ValueError(f"gan_start={self.gan_start} is never reached in max_steps={self.max_steps}")
         per_process, rest = divmod(self.batch_size, self.devices * self.num_nodes)
         if rest or per_process % self.accumulate:
             raise ValueError(

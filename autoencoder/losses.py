@@ -1,41 +1,109 @@
 """The training loss of the autoencoder (PAPER.md, Autoencoder 6)."""
 
+from collections.abc import Callable
+
 import torch
+from einops import rearrange
 from torch import nn
+from torch.nn import functional as F
 
 from autoencoder.latents import VidTwinPosterior
 
+MAX_GRADIENT_RATIO = 1e4
+
 
 class VidTwinLoss(nn.Module):
-    """L1 under a learned scale, and the KL divergence of the latents.
+    """L1 and LPIPS under a learned scale, and the KL divergence of the latents.
 
     Args:
         kl_weight: weight of the KL divergence.
+        lpips_weight: weight of LPIPS beside L1.
+        lpips: frozen network from two batches of images (N, 3, H, W) in [-1, 1] to (N,). It moves with this module but
+            is not registered in it: no checkpoint, optimiser or DDP sees its weights.
+
+    Raises:
+        ValueError: if there is a weight but no network, or a network that would train.
     """
 
-    def __init__(self, kl_weight: float = 1e-3):
+    def __init__(self, kl_weight: float = 1e-3, lpips_weight: float = 0.0, lpips: nn.Module | None = None):
         super().__init__()
-        self.kl_weight = kl_weight
+        if lpips_weight and lpips is None:
+            raise ValueError(f"lpips_weight={lpips_weight} needs an LPIPS network, got lpips=None")
+        if lpips is not None and (lpips.training or any(weight.requires_grad for weight in lpips.parameters())):
+            raise ValueError("the LPIPS network must be frozen and in eval mode")
+        self.kl_weight, self.lpips_weight = kl_weight, lpips_weight
         self.logvar = nn.Parameter(torch.zeros(()))
+        self._lpips = (lpips,)  # nn.Module registers no module that is inside a tuple
+
+    def _apply(self, function, recurse=True):
+        """What `to`, `cuda` and `double` go through."""
+        if self._lpips[0] is not None:
+            self._lpips[0]._apply(function, recurse)
+        return super()._apply(function, recurse)
 
     def forward(
         self, reconstruction: torch.Tensor, video: torch.Tensor, posterior: VidTwinPosterior
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of a batch.
+        """The loss of a batch, without the GAN.
 
         Args:
             reconstruction, video: (B, 3, F, H, W).
             posterior: of the batch.
 
         Returns:
-            The loss: |x - x_hat| / exp(logvar) + logvar summed over all elements, per frame, plus the weighted KL
-            divergence per clip; and its terms, detached, by name: `l1` is the mean over elements, `nll` the first part
-            of the loss, `kl` unweighted.
+            The loss: (|x - x_hat| + w LPIPS) / exp(logvar) + logvar summed over all elements, per frame, where the one
+            LPIPS of a frame counts for each of its elements, plus the weighted KL divergence per clip; and its terms,
+            detached, by name: `l1` is the mean over elements, `lpips` (if it has a weight) that over frames, `nll` the
+            first part of the loss, `kl` unweighted.
         """
-        error = (reconstruction.float() - video.float()).abs()
+        precise = torch.promote_types(reconstruction.dtype, torch.float32)  # bf16 cannot hold such sums
+        difference = (reconstruction.to(precise) - video.to(precise)).abs()
+        terms = {"l1": difference.mean()}
+        error = difference
+        if self.lpips_weight:
+            lpips = self._frame_lpips(reconstruction, video).to(precise)
+            terms["lpips"] = lpips.mean()
+            error = difference + self.lpips_weight * lpips
         num_frames = error.shape[0] * error.shape[2]
         nll = (error / self.logvar.exp() + self.logvar).sum() / num_frames
         kl = posterior.kl().mean()
         loss = nll + self.kl_weight * kl
-        terms = {"loss": loss, "l1": error.mean(), "nll": nll, "kl": kl, "logvar": self.logvar}
+        terms |= {"loss": loss, "nll": nll, "kl": kl, "logvar": self.logvar}
         return loss, {name: term.detach().clone() for name, term in terms.items()}
+
+    def _frame_lpips(self, reconstruction: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
+        """(B, 3, F, H, W) twice -> (B, 1, F, 1, 1)."""
+        images = (rearrange(clips, "b c f h w -> (b f) c h w") for clips in (reconstruction, video))
+        distances = self._lpips[0](*images)  # (B F)
+        return rearrange(distances, "(b f) -> b 1 f 1 1", b=len(video))
+
+
+def generator_hinge(logits_fake: torch.Tensor) -> torch.Tensor:
+    """What the autoencoder minimises: -mean D(x_hat)."""
+    return -logits_fake.mean()
+
+
+def discriminator_hinge(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
+    """What the discriminator minimises: (mean relu(1 - D(x)) + mean relu(1 + D(x_hat))) / 2."""
+    return 0.5 * (F.relu(1 - logits_real).mean() + F.relu(1 + logits_fake).mean())
+
+
+def adaptive_weight(
+    loss: torch.Tensor,
+    gan_loss: torch.Tensor,
+    last_layer: torch.Tensor,
+    average: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient,
+) -> torch.Tensor:
+    """The factor that gives the GAN as much gradient at the decoder's last layer as the rest of the loss has there.
+
+    Args:
+        loss: the reconstruction loss, () (the KL divergence may be in it: it does not depend on the last layer).
+        gan_loss: `generator_hinge`, ().
+        last_layer: weight of the last layer; both losses must depend on it.
+        average: averages a gradient over the processes of a run, so that all of them get the same factor.
+
+    Returns:
+        clamp(|grad loss| / (|grad gan_loss| + 1e-4), 0, 1e4), detached, ().
+    """
+    norms = [average(torch.autograd.grad(value, last_layer, retain_graph=True)[0]).norm() for value in (loss, gan_loss)]
+    return (norms[0] / (norms[1] + 1e-4)).clamp(max=MAX_GRADIENT_RATIO).detach()

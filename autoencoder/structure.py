@@ -103,6 +103,7 @@ class QFormer(nn.Module):
         initializer_range: float,
     ):
         super().__init__()
+        self.dim = dim
         self.queries = nn.Parameter(torch.randn(num_queries, dim))
         self.norm = nn.LayerNorm(dim, eps=QFORMER_NORM_EPS)
         self.dropout = nn.Dropout(dropout)
@@ -127,17 +128,36 @@ class QFormer(nn.Module):
                 x = layer(x, context)
         return x
 
+    def read_places(self, features: torch.Tensor) -> torch.Tensor:
+        """Read every place over time by itself: (B, F, N, c) -> (B N, n_q, d)."""
+        return self(rearrange(features, "b f n c -> (b n) f c"))
+
 
 class StructureEncoder(nn.Module):
-    """F_S: backbone features to the moments of the structure latent."""
+    """F_S: backbone features to the moments of the structure latent.
+
+    Args:
+        qformer: what reads the frames of every place: a `QFormer`, or an ablation's stand-in.
+        qformer_dim: width of what it returns.
+        grid_size: places along a side.
+        latent_channels: d_S.
+        num_downsamples: how often the grid is halved.
+        conv_channels: channels after the first convolution.
+    """
 
     def __init__(
-        self, qformer: QFormer, grid_size: int, latent_channels: int, num_downsamples: int, conv_channels: int
+        self,
+        qformer: nn.Module,
+        qformer_dim: int,
+        grid_size: int,
+        latent_channels: int,
+        num_downsamples: int,
+        conv_channels: int,
     ):
         super().__init__()
         self.grid_size = grid_size
         self.qformer = qformer
-        self.conv_in = nn.Conv2d(qformer.queries.shape[1], conv_channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(qformer_dim, conv_channels, 3, padding=1)
         widths = [conv_channels * 2**level for level in range(num_downsamples + 1)]
         self.downsamples = nn.ModuleList(
             nn.Conv2d(narrow, wide, 3, stride=2, padding=1) for narrow, wide in zip(widths, widths[1:], strict=False)
@@ -147,7 +167,7 @@ class StructureEncoder(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, F, h w, c) -> (B, 2 d_S, n_q, h_S, w_S)."""
         batch = len(features)
-        x = self.qformer(rearrange(features, "b f n c -> (b n) f c"))  # (B h w, n_q, d)
+        x = self.qformer.read_places(features)  # (B h w, n_q, d)
         x = rearrange(x, "(b h w) q d -> (b q) d h w", b=batch, h=self.grid_size)
         x = self.conv_in(x)  # (B n_q, conv_channels, h, w)
         for downsample in self.downsamples:

@@ -9,18 +9,22 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import nn
 
 import configs
 from autoencoder.config import TrainConfig
 from autoencoder.data import UnreadableVideo
 from autoencoder.data.datamodule import ClipDataModule
 from autoencoder.files import atomic_folder, atomic_path
+from autoencoder.metrics.lpips import lpips_network
 from autoencoder.module import VidTwinModule
 from autoencoder.run import LAST_AUTOENCODER, RunFolder, is_first_process, prepare, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 RUNS = Path("outputs/autoencoder")
 PRESET = "tiny"
+DOWNLOAD = "download"
+BARE_FLAGS = ("resume", "gan", "gradient_checkpointing", "compile")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -87,7 +91,7 @@ class StepProgressBar(TQDMProgressBar):
 
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, RunFolder, str]:
     """Config, model, folder, and the whole config as YAML."""
-    folder, arguments = prepare(argv, "autoencoder", RUNS, preset=lambda _: PRESET)
+    folder, arguments = prepare(argv, "autoencoder", RUNS, preset=lambda _: PRESET, bare_flags=BARE_FLAGS)
     parser = configs.make_parser(TrainConfig, __doc__, {"model": AutoencoderVidTwin})
     namespace = parser.parse_args(arguments)
     text = parser.dump(namespace)
@@ -96,8 +100,45 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, 
     return configs.build(TrainConfig, built), built.model, folder, text
 
 
-def train(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, callbacks: Sequence[Callback] = ()):
+def load_lpips(config: TrainConfig) -> nn.Module | None:
+    """The LPIPS network that the config asks for.
+
+    Raises:
+        ValueError: if it asks for LPIPS and does not say where the weights are.
+    """
+    if not config.lpips_weight:
+        return None
+    if config.lpips_weights is None:
+        raise ValueError(
+            f"lpips_weight={config.lpips_weight} needs the weights of VGG-16: give the path of torchvision's "
+            f"vgg16-397923af.pth as --lpips-weights, let torchvision get it by --lpips-weights {DOWNLOAD}, or train "
+            "without LPIPS by --lpips-weight 0"
+        )
+    return lpips_network(None if config.lpips_weights == DOWNLOAD else config.lpips_weights)
+
+
+def make_strategy(config: TrainConfig) -> str:
+    """Lightning's strategy: with a GAN, each of the two backward passes leaves the weights of one side unused."""
+    if config.devices * config.num_nodes == 1:
+        return "auto"
+    return "ddp_find_unused_parameters_true" if config.gan else "ddp"
+
+
+def train(
+    config: TrainConfig,
+    model: AutoencoderVidTwin,
+    folder: RunFolder,
+    callbacks: Sequence[Callback] = (),
+    lpips: nn.Module | None = None,
+) -> Trainer:
     """Train to `config.max_steps` and leave the model in `folder.model`.
+
+    Args:
+        config: of the run.
+        model: the autoencoder; its weights are those that the run starts from.
+        folder: of the run; the newest checkpoint in it is loaded.
+        callbacks: further callbacks of the trainer.
+        lpips: what `load_lpips` returns.
 
     Returns:
         The trainer, whose `callback_metrics` hold the last validation.
@@ -110,12 +151,16 @@ def train(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, cal
         model.set_attention_backend(config.attention_backend)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    module = VidTwinModule(model, config, len(data.train))
+    if config.compile:
+        # The last layer stays outside of compiled code: the adaptive weight takes gradients there alone.
+        model.compile_repeated_blocks()
+    module = VidTwinModule(model, config, len(data.train), lpips)
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
+        strategy=make_strategy(config),
+        sync_batchnorm=config.accelerator != "cpu" and torch.cuda.is_available(),
         precision=PRECISIONS[config.precision],
         max_steps=config.max_steps,
         max_epochs=-1,
@@ -137,7 +182,7 @@ def train(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, cal
     )
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
-        with atomic_folder(folder.model) as temporary:
+        with atomic_folder(folder.model) as temporary, module.ema_weights():
             model.save_pretrained(temporary)
     return trainer
 
@@ -145,10 +190,11 @@ def train(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, cal
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     config, model, folder, text = parse(argv)
+    lpips = load_lpips(config)
     if is_first_process():
         with atomic_path(folder.config) as temporary:
             temporary.write_text(text)
-    trainer = train(config, model, folder)
+    trainer = train(config, model, folder, lpips=lpips)
     if trainer.is_global_zero:
         write_pointer(LAST_AUTOENCODER, folder.model)
         print(f"the model is in {folder.model}, the curves are shown by: tensorboard --logdir {folder.tensorboard}")

@@ -235,14 +235,19 @@ def initialize_backbone(module: nn.Module) -> None:
             nn.init.zeros_(layer.proj_out.weight)
 
 
-def initialize_branch(branch: nn.Module) -> None:
-    """Kaiming-normal convolutions and linears outside a Q-Former, averages over queries and positions, zero biases.
+def initialize_branch(branch: nn.Module, but: type[nn.Module]) -> None:
+    """Kaiming-normal convolutions and linears, averages over queries and positions, zero biases.
 
     With torch's default each of the chained layers passes on a third of the variance that it gets, and the structure
     latent starts, and stays for long, with one direction.
+
+    Args:
+        branch: the branch.
+        but: a class whose modules within the branch are left as they are.
     """
+    kept = {id(part) for module in branch.modules() if isinstance(module, but) for part in module.modules()}
     for name, layer in branch.named_modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and not name.startswith("qformer."):
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and id(layer) not in kept:
             if name == "queries_to_frames" or name.startswith("positions."):
                 # These read a handful of numbers that are never negative. Were all their weights below zero, the ReLU
                 # behind would keep that frame or position dark for good.

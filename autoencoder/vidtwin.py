@@ -9,13 +9,19 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import AttentionMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import nn
 
+from autoencoder.ablations import PLACE_CHANNELS, DynamicsQFormerEncoder, SpaceInHidden, TemporalConvolution
 from autoencoder.dynamics import DynamicsDecoder, DynamicsEncoder
 from autoencoder.latents import VidTwinLatents, VidTwinPosterior
 from autoencoder.structure import QFormer, StructureDecoder, StructureEncoder, halved
 from autoencoder.transformer import Decoder, Encoder, initialize_backbone, initialize_branch
 
 PARTS = ("both", "structure", "dynamics")
+READERS = {
+    "structure_reader": ("qformer", "convolution", "space_in_hidden"),
+    "dynamics_reader": ("average", "qformer"),
+}
 
 
 @dataclass
@@ -46,7 +52,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         structure_channels: channels d_S of the structure latent.
         structure_downsamples: how often the structure latent halves the grid.
         structure_conv_channels: channels after the first convolution of the structure branch; a halving doubles them.
-        dynamics_channels: channels d_D of the dynamics latent.
+        dynamics_channels: channels d_D of the dynamics latent; 0 leaves it out (the paper's ablation (a)).
         dynamics_downsamples: how often the dynamics branch halves the grid before it averages.
         qformer_hidden_size: width of the Q-Former.
         qformer_num_layers: layers of the Q-Former.
@@ -55,6 +61,8 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         qformer_dropout: dropout of the Q-Former in training, on its attention too.
         qformer_initializer_range: standard deviation that the Q-Former's linear layers start from; a narrow model needs
             more than the paper's 0.02 for its structure latent to see the clip at all.
+        structure_reader: "qformer", or for the paper's ablations "convolution" (c) or "space_in_hidden" (d).
+        dynamics_reader: "average", or for the paper's ablation (b) "qformer".
 
     Raises:
         ValueError: if a size is not positive or sizes do not divide as they must.
@@ -85,6 +93,8 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         qformer_intermediate_size: int = 768,
         qformer_dropout: float = 0.1,
         qformer_initializer_range: float = 0.02,
+        structure_reader: str = "qformer",
+        dynamics_reader: str = "average",
     ):
         super().__init__()
         self._check_config()
@@ -93,18 +103,14 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         self.encoder = Encoder(*backbone)
         self.decoder = Decoder(*backbone)
         initialize_backbone(self)
-        qformer = QFormer(
-            structure_queries,
-            qformer_hidden_size,
-            hidden_size,
-            qformer_num_layers,
-            qformer_num_attention_heads,
-            qformer_intermediate_size,
-            qformer_dropout,
-            qformer_initializer_range,
-        )
+        places = (hidden_size, grid_size)
         self.structure_encoder = StructureEncoder(
-            qformer, grid_size, structure_channels, structure_downsamples, structure_conv_channels
+            self._structure_reader(*places),
+            qformer_hidden_size,
+            grid_size,
+            structure_channels,
+            structure_downsamples,
+            structure_conv_channels,
         )
         self.structure_decoder = StructureDecoder(
             num_frames,
@@ -116,16 +122,52 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
             structure_conv_channels,
             qformer_hidden_size,
         )
-        dynamics = (grid_size, hidden_size, dynamics_channels, dynamics_downsamples)
-        self.dynamics_encoder = DynamicsEncoder(*dynamics)
-        self.dynamics_decoder = DynamicsDecoder(*dynamics)
-        for branch in (self.structure_encoder, self.structure_decoder, self.dynamics_encoder, self.dynamics_decoder):
-            initialize_branch(branch)
+        branches = [self.structure_encoder, self.structure_decoder]
+        if dynamics_channels:
+            self.dynamics_encoder = self._dynamics_encoder(*places)
+            self.dynamics_decoder = DynamicsDecoder(grid_size, hidden_size, dynamics_channels, dynamics_downsamples)
+            branches += [self.dynamics_encoder, self.dynamics_decoder]
+        for branch in branches:
+            initialize_branch(branch, but=QFormer)
+
+    def _structure_reader(self, dim: int, grid_size: int) -> nn.Module:
+        config = self.config
+        if config.structure_reader == "convolution":
+            width = config.qformer_hidden_size
+            return TemporalConvolution(config.num_frames, config.structure_queries, dim, width)
+        if config.structure_reader == "space_in_hidden":
+            qformer = self._qformer(config.structure_queries, PLACE_CHANNELS * grid_size**2)
+            return SpaceInHidden(qformer, grid_size**2, dim)
+        return self._qformer(config.structure_queries, dim)
+
+    def _dynamics_encoder(self, dim: int, grid_size: int) -> nn.Module:
+        config = self.config
+        if config.dynamics_reader == "qformer":
+            return DynamicsQFormerEncoder(self._qformer(sum(self.dynamics_axes), dim), config.dynamics_channels)
+        return DynamicsEncoder(grid_size, dim, config.dynamics_channels, config.dynamics_downsamples)
+
+    def _qformer(self, num_queries: int, context_dim: int) -> QFormer:
+        config = self.config
+        return QFormer(
+            num_queries,
+            config.qformer_hidden_size,
+            context_dim,
+            config.qformer_num_layers,
+            config.qformer_num_attention_heads,
+            config.qformer_intermediate_size,
+            config.qformer_dropout,
+            config.qformer_initializer_range,
+        )
 
     def _check_config(self) -> None:
-        may_be_zero = ("structure_downsamples", "dynamics_downsamples", "qformer_dropout")
+        for name, choices in READERS.items():
+            if self.config[name] not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
+        may_be_zero = ("structure_downsamples", "dynamics_channels", "dynamics_downsamples", "qformer_dropout")
         for name, value in self.config.items():
-            if not name.startswith("_") and (value < 0 or (value == 0 and name not in may_be_zero)):
+            if not (name.startswith("_") or name in READERS) and (
+                value < 0 or (value == 0 and name not in may_be_zero)
+            ):
                 raise ValueError(f"{name} must be {'at least 0' if name in may_be_zero else 'positive'}, got {value}")
         if self.config.qformer_dropout >= 1:
             raise ValueError(f"qformer_dropout must be below 1, got {self.config.qformer_dropout}")
@@ -138,6 +180,11 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
     def video_shape(self) -> tuple[int, int, int, int]:
         """(3, F, H, W) of a clip."""
         return 3, self.config.num_frames, self.config.sample_size, self.config.sample_size
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What `decode` can be asked for, of `PARTS`."""
+        return PARTS if self.config.dynamics_channels else PARTS[:2]
 
     @property
     def structure_shape(self) -> tuple[int, int, int, int]:
@@ -181,8 +228,14 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         """
         _check_shape("video", video, ("B", *self.video_shape))
         features = self.encoder(video)  # (B, F, h w, C)
-        posterior = VidTwinPosterior(self.structure_encoder(features), self.dynamics_encoder(features))
+        posterior = VidTwinPosterior(self.structure_encoder(features), self._dynamics_moments(features))
         return EncoderOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def _dynamics_moments(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, F, h w, C) -> (B, 2 d_D, F, w_D + h_D)."""
+        if not self.config.dynamics_channels:
+            return features.new_empty(len(features), *self.dynamics_shape)
+        return self.dynamics_encoder(features)
 
     @apply_forward_hook
     def decode(
@@ -204,10 +257,12 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
             raise ValueError(f"part={part!r} is none of {', '.join(PARTS)}")
         _check_shape("latents.structure", latents.structure, ("B", *self.structure_shape))
         _check_shape("latents.dynamics", latents.dynamics, ("B", *self.dynamics_shape))
+        if part == "dynamics" and not self.config.dynamics_channels:
+            raise ValueError("part='dynamics': this model has no dynamics latent")
         features = 0  # (B, F, h w, C)
         if part != "dynamics":
             features = features + self.structure_decoder(latents.structure)
-        if part != "structure":
+        if part != "structure" and self.config.dynamics_channels:
             features = features + self.dynamics_decoder(latents.dynamics)
         video = self.decoder(features)
         return DecoderOutput(sample=video) if return_dict else (video,)

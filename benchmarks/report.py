@@ -66,8 +66,8 @@ def environment(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def write_json(path: str | Path, benchmark: str, environment: dict[str, str | int], results: Sequence[Result]) -> None:
-    """Write everything that was measured, atomically."""
+def write_json(path: str | Path, benchmark: str, environment: dict[str, str | int], results: Sequence) -> None:
+    """Write everything that was measured, a sequence of dataclasses, atomically."""
     report = {"benchmark": benchmark, **environment, "results": [asdict(result) for result in results]}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")

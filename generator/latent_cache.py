@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from autoencoder.data import ClipDataset, UnreadableVideo, to_video
 from autoencoder.data.stream import FileReport, collate
 from autoencoder.files import atomic_path, save_safetensors
+from autoencoder.fingerprint import fingerprint
 from autoencoder.latents import VidTwinLatents
 from autoencoder.run import LAST_AUTOENCODER, read_pointer
 from autoencoder.seeding import derive_seed
@@ -47,16 +48,6 @@ def autoencoder_folder(folder: str | Path | None) -> Path:
             "one with --autoencoder DIR"
         )
     return path
-
-
-def fingerprint(model: AutoencoderVidTwin) -> str:
-    """SHA-256, in hexadecimal, over the config and all weights of a model."""
-    config = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 class LatentCache:

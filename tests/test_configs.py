@@ -46,7 +46,7 @@ def test_normalized_reads_the_command_line(monkeypatch):
 
 @pytest.mark.parametrize("arguments", [["--config", "tinny"], ["--config=tinny"]])
 def test_an_unknown_preset_names_those_there_are(arguments):
-    with pytest.raises(ValueError, match="no preset 'tinny' for the autoencoder: there are base, large,.*tiny"):
+    with pytest.raises(ValueError, match="no preset 'tinny' for the autoencoder: there are base, convolution,.*tiny"):
         configs.normalized(arguments, "autoencoder")
 
 

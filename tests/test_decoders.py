@@ -65,7 +65,8 @@ def test_decoders_agree_on_real_video(name, monkeypatch):
         ("closed.mkv", "libx264", {"g": "10", "bf": "3"}, 192, None),
         ("plain.avi", "mpeg4", {"g": "10"}, 192, None),
         ("plain.webm", "libvpx", {"g": "10"}, 192, None),
-        ("narrow.mp4", "libx264", {"g": "10"}, 48, "a side below 192"),
+        ("small.mp4", "libx264", {"g": "10"}, 176, None),
+        ("narrow.mp4", "libx264", {"g": "10"}, 48, "a fourth colour"),
         ("b_frames.avi", "mpeg4", {"bf": "2", "g": "12", "flags": "+cgop", "sc_threshold": "1000000000"}, 192, "AVI"),
         ("open_gop.avi", "mpeg4", {"bf": "2", "g": "12"}, 192, "after a key frame are shown before"),
         (

@@ -28,6 +28,9 @@ from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 
 RUN = {
+    "precision": "fp32",
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 0.001,
     "max_steps": 20,
     "batch_size": 8,
     "max_videos": 160,
@@ -130,7 +133,7 @@ def test_leaves_a_pipeline_checkpoints_and_curves(workplace, unbroken):
     config = pipe.transformer.config
     assert pipe("cross_vertical", 2, output_type="np").frames.shape == (1, 8, 32, 32, 3)
     assert fingerprint(pipe.vae) == fingerprint(vae)
-    assert list(config.id2label.values()) == list(CLASS_NAMES) and config.prediction_type == "flow"
+    assert list(config.id2label.values()) == list(CLASS_NAMES) and config.prediction_type == "sample"
     assert {name: config[name] for name in cache.statistics} == cache.statistics
 
     state = torch.load(unbroken / "checkpoints/step-00000020", weights_only=True)

@@ -51,7 +51,22 @@ def test_sizes_train_as_the_paper_does(name):
     assert (optimizer.name, optimizer.betas, optimizer.learning_rate) == ("adam", (0.9, 0.99), 1.6e-4)
     assert (optimizer.warmup_steps, optimizer.schedule, optimizer.weight_decay) == (5000, "cosine", 1e-4)
     assert config.batch_size // (config.devices * config.num_nodes) == 6 and config.devices == 4
-    assert (config.dataset, config.sample_fps, config.precision, config.kl_weight) == ("folder", 8.0, "bf16", 1e-3)
+    assert (config.dataset, config.sample_fps, config.precision) == ("folder", 8.0, "bf16")
+    assert (config.kl_weight, config.lpips_weight) == (1e-3, 0.05)
+    assert (config.gan, config.gan_start, config.gan_weight) == (True, 10_000, 0.05)
+
+
+def test_the_released_config_replaces_both_optimisers():
+    config, _ = parsed("base", "released")
+    roles = ((config.optimizer, 3e-5), (config.discriminator_optimizer, 1.5e-5))
+    for optimizer, learning_rate in roles:
+        assert (optimizer.name, optimizer.betas, optimizer.learning_rate) == ("adamw", (0.0, 0.9), learning_rate)
+    assert (config.gan, config.lpips_weight, config.optimizer.warmup_steps) == (True, 0.05, 5000)
+
+
+def test_without_flags_nothing_needs_weights():
+    config, _ = parsed()
+    assert config.lpips_weight == 0 and not config.gan
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -60,7 +75,9 @@ def test_every_preset_parses(name):
     given = yaml.safe_load((configs.ROOT / "autoencoder" / f"{name}.yaml").read_text())
     for key, value in given.pop("model").items():
         assert model.config[key] == value, key
-    given.pop("optimizer", None)
+    for role in ("optimizer", "discriminator_optimizer"):
+        for key, value in given.pop(role, {}).items():
+            assert getattr(getattr(config, role), key) == (tuple(value) if isinstance(value, list) else value), key
     assert {key: getattr(config, key) for key in given} == given
 
 

@@ -1,25 +1,23 @@
 """Videos in a folder tree or a CSV manifest, as a data set of clips."""
 
-import csv
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from autoencoder.data.listing import VIDEO_ENDINGS, PathTable, read_manifest, scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
 from autoencoder.seeding import derive_seed
-
-VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-MANIFEST_COLUMNS = ("path", "label", "start", "end")
 
 
 class VideoFiles:
     """Clips of listed video files, as `autoencoder.data.ClipDataset` says.
 
-    The list is kept in arrays, not in Python objects: a million videos stay cheap, and forked workers share them.
+    The list is kept in arrays, not in Python objects: a million videos stay cheap, and forked workers share them. No
+    file is looked for before it is read.
 
     Args:
         root: folder that the paths are relative to.
@@ -44,20 +42,20 @@ class VideoFiles:
     ):
         self.root, self.reader = root, reader
         self.class_names, self.flip_invariant = tuple(class_names), flip_invariant
-        self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
-        self._labels = np.full(len(paths), -1) if labels is None else np.asarray(labels, dtype=np.int64)
-        self._windows = np.tile([0.0, math.inf], (len(paths), 1)) if windows is None else windows
+        self._paths = paths if isinstance(paths, PathTable) else PathTable(paths)
+        self._labels = None if labels is None else np.asarray(labels, dtype=np.int32)
+        self._windows = windows
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def label(self, index: int) -> int:
         """Index into `class_names`; -1 when unlabelled."""
-        return int(self._labels[index])
+        return -1 if self._labels is None else int(self._labels[index])
 
     def source(self, index: int) -> str:
         """Path of the video."""
-        return str(self.root / os.fsdecode(self._paths[index]))
+        return str(self.root / self._paths[index])
 
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:
         """One clip of video `index`.
@@ -72,19 +70,21 @@ class VideoFiles:
         Raises:
             UnreadableVideo: if the file is unreadable, damaged where the clip lies, or too short.
         """
-        start, end = self._windows[index]
-        return self.reader.read(self.source(index), rng, start=float(start), end=float(end))
+        start, end = self._window(index)
+        return self.reader.read(self.source(index), rng, start=start, end=end)
 
     def too_short(self) -> list[str]:
         """Paths of the videos too short for one clip, by their headers alone; unreadable headers are not counted."""
         return [self.source(index) for index in range(len(self)) if self._is_too_short(index)]
 
     def _is_too_short(self, index: int) -> bool:
-        start, end = self._windows[index]
         try:
-            return self.reader.is_too_short(self.source(index), float(start), float(end))
+            return self.reader.is_too_short(self.source(index), *self._window(index))
         except UnreadableVideo:
             return False
+
+    def _window(self, index: int) -> tuple[float, float]:
+        return (0.0, math.inf) if self._windows is None else tuple(self._windows[index].tolist())
 
 
 class VideoFolder(VideoFiles):
@@ -132,22 +132,21 @@ class VideoFolder(VideoFiles):
         is_manifest = root.suffix.lower() == ".csv"
         if not (root.is_file() if is_manifest else root.is_dir()):
             raise FileNotFoundError(_nothing_there(root, "there is no such " + ("file" if is_manifest else "folder")))
-        paths, names, windows = _read_manifest(root) if is_manifest else _scan(root)
-        if not paths:
+        listing = read_manifest(root) if is_manifest else scan_folder(root)
+        if not listing.paths:
             raise FileNotFoundError(_nothing_there(root, "it lists no video" if is_manifest else "it holds no video"))
 
-        chosen = np.flatnonzero(_held_out(paths, val_share) == (split == "val"))
-        if not len(chosen):
-            raise ValueError(f"{root}: no video falls into split={split!r} with val_share={val_share} of {len(paths)}")
-        class_names = sorted(set(names)) if names else []
-        class_of = {name: index for index, name in enumerate(class_names)}
+        chosen = listing.select(_held_out(listing.paths, val_share) == (split == "val"))
+        if not chosen.paths:
+            total = len(listing.paths)
+            raise ValueError(f"{root}: no video falls into split={split!r} with val_share={val_share} of {total}")
         super().__init__(
             root.parent if is_manifest else root,
-            [paths[i] for i in chosen],
+            chosen.paths,
             reader,
-            labels=[class_of[names[i]] for i in chosen] if names else None,
-            class_names=class_names,
-            windows=None if windows is None else windows[chosen],
+            labels=chosen.labels,
+            class_names=chosen.class_names,
+            windows=chosen.windows,
             flip_invariant=flip_invariant,
         )
 
@@ -160,60 +159,17 @@ def _nothing_there(root: Path, problem: str) -> str:
     )
 
 
-def _scan(root: Path) -> tuple[list[str], list[str], None]:
-    """Paths below `root`, sorted, and their classes; no classes unless every video lies in a sub-folder."""
-    paths = sorted(_video_paths(root))
-    labelled = all("/" in path for path in paths)
-    return paths, [path.split("/", 1)[0] for path in paths] if labelled else [], None
-
-
-def _video_paths(root: Path) -> Iterator[str]:
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith("."):
-                yield Path(folder, name).relative_to(root).as_posix()
-
-
-def _held_out(paths: Sequence[str], share: float) -> np.ndarray:
+def _held_out(paths: PathTable, share: float) -> np.ndarray:
     """Whether each path is held out, bool (N,)."""
-    draws = np.array([derive_seed("held out", path) / 2**63 for path in paths])
-    if 0 < share < 1 and len(set(draws)) >= 2:
+    if share in (0, 1):
+        return np.full(len(paths), share == 1)
+    draws = np.fromiter((_draw(path) for path in paths), dtype=np.float64, count=len(paths))
+    if draws.min() < draws.max():
         # Moving the share, not single videos, keeps all windows of a file together.
         share = min(max(share, np.nextafter(draws.min(), 1)), draws.max())
     return draws < share
 
 
-def _read_manifest(manifest: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Paths, labels (empty without that column) and windows (N, 2) of a manifest."""
-    with open(manifest, newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file)
-        columns = [name.strip() for name in next(lines, [])]
-        if "path" not in columns or len(set(columns)) < len(columns) or not set(columns) <= set(MANIFEST_COLUMNS):
-            header = ",".join(columns)
-            raise ValueError(f"{manifest}, line 1: the header must be path[,label][,start][,end], got {header!r}")
-        paths, labels, windows = [], [], []
-        for cells in lines:
-            if not any(cells):
-                continue
-            where = f"{manifest}, line {lines.line_num}"
-            if len(cells) != len(columns):
-                raise ValueError(f"{where}: {len(cells)} values for the {len(columns)} columns {','.join(columns)}")
-            row = dict(zip(columns, (cell.strip() for cell in cells), strict=True))
-            for column in {"path", "label"} & row.keys():
-                if not row[column]:
-                    raise ValueError(f"{where}: no {column} given")
-            paths.append(Path(row["path"]).as_posix())
-            labels += [row["label"]] if "label" in row else []
-            windows.append(_window(row.get("start", ""), row.get("end", ""), where))
-    return paths, labels, np.array(windows, dtype=np.float64).reshape(-1, 2)
-
-
-def _window(start: str, end: str, where: str) -> tuple[float, float]:
-    try:
-        window = float(start or 0), float(end or math.inf)
-    except ValueError as error:
-        raise ValueError(f"{where}: start={start!r} and end={end!r} must be seconds or empty") from error
-    if not 0 <= window[0] < window[1]:
-        raise ValueError(f"{where}: start={start!r} and end={end!r} must be 0 <= start < end, in seconds")
-    return window
+def _draw(path: str) -> float:
+    """A number in [0, 1) for a path, also for one that is no UTF-8."""
+    return derive_seed("held out", os.fsencode(path).decode(errors="backslashreplace")) / 2**63

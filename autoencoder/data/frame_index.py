@@ -1,5 +1,8 @@
-"""What the packets of a video file say about its frames; nothing is decoded here."""
+"""What the packets of a video file say about its frames; they are not decoded for it."""
 
+import math
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +13,10 @@ import numpy as np
 
 # A header that claims more than this beyond the last frame is a sign that the end of the file is missing.
 END_TOLERANCE_S = 0.25
-# decord 0.6 takes the padding at the end of a row for a fourth colour at some widths below this (48, 72, 144, ...).
-MIN_DECORD_SIDE = 192
+# A file whose clock has 0 ticks per second is read as if it had one; its frames then last for minutes.
+MAX_MEAN_FRAME_S = 60.0
+# Rows of a picture are padded to a whole number of this many pixels, or less where the processor asks for less.
+ROW_PIXELS = 64
 
 
 class UnreadableVideo(Exception):
@@ -53,32 +58,38 @@ def open_video(path: str | Path) -> av.container.InputContainer:
     """Open a file that holds a video stream.
 
     Raises:
-        UnreadableVideo: if it is empty or holds no video stream.
+        UnreadableVideo: if it is no file, empty, or holds no video stream that can be decoded.
         OSError, av.FFmpegError: if it cannot be opened.
     """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for its other end
+        raise UnreadableVideo(f"{path}: it is neither a file nor a link to one")
     with open(path, "rb") as file:  # OSError here says more than the demuxer's
         if not file.read(1):
             raise UnreadableVideo(f"{path}: the file is empty")
-    container = av.open(str(path))
-    if container.streams.best("video") is None:
+    container = av.open(str(path), metadata_errors="replace")
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
         container.close()
-        raise UnreadableVideo(f"{path}: it holds no video stream")
+        problem = "it holds no video stream" if stream is None else "there is no decoder for its video stream"
+        raise UnreadableVideo(f"{path}: {problem}")
     return container
 
 
 def index_frames(path: str | Path) -> FrameIndex:
-    """Read the time stamps of all frames; nothing is decoded.
+    """Read the time stamps of all frames from their packets.
 
     Raises:
-        UnreadableVideo: if the file cannot be opened or holds no frames with distinct time stamps.
+        UnreadableVideo: if the file cannot be opened, or holds no frames with distinct and plausible time stamps.
     """
     try:
         with open_video(path) as container:
             stream = container.streams.best("video")
             time_base, fps = float(stream.time_base), _average_rate(stream)
             claimed_s = (container.duration or 0) / av.time_base
-            is_avi, side = "avi" in container.format.name, min(stream.codec_context.width, stream.codec_context.height)
+            is_avi = "avi" in container.format.name
             shown, has_hidden, has_torn = _read_packets(container, stream)
+            has_wide_padding = _has_wide_padding(container, stream)
     except (av.FFmpegError, OSError) as error:
         raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
     shown.sort()
@@ -92,7 +103,8 @@ def index_frames(path: str | Path) -> FrameIndex:
         "it holds packets that are damaged or not shown": has_hidden,
         "the parts of a packet do not add up to it": has_torn,
         "its end is missing": is_cut,
-        f"the picture has a side below {MIN_DECORD_SIDE} pixels": side < MIN_DECORD_SIDE,
+        "the rows of the picture are so short that their padding may look like a fourth colour": has_wide_padding,
+        "its name is no UTF-8": not _is_utf8(path),
     } | _misleading_order(shown, is_avi)
     return _index(path, shown, time_base, fps, next((reason for reason, holds in obstacles.items() if holds), None))
 
@@ -124,6 +136,35 @@ def _misleading_order(shown: Sequence[_Packet], is_avi: bool) -> dict[str, bool]
     }
 
 
+def _has_wide_padding(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether decord 0.6 may take the padding at the end of a row for a fourth colour."""
+
+    def may_be_wide(width: int) -> bool:
+        return 3 * math.ceil(width / ROW_PIXELS) * ROW_PIXELS >= 4 * width
+
+    size = stream.codec_context
+    return may_be_wide(size.width) or (may_be_wide(size.height) and _may_be_turned(container, stream))
+
+
+def _may_be_turned(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether width and height change places when the picture is shown; that takes decoding a frame to know."""
+    stream.thread_type = "NONE"
+    try:
+        container.seek(stream.start_time or 0, stream=stream)
+        frame = next(container.decode(stream), None)
+    except av.FFmpegError:
+        return True
+    return frame is None or round(frame.rotation / 90) % 2 == 1
+
+
+def _is_utf8(path: str | Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _unit_length_bytes(codec: av.VideoCodecContext) -> int:
     """Bytes of the length before each unit (NAL) of an H.264 or H.265 packet; 0 where units carry no length."""
     place = {"h264": 4, "hevc": 21}.get(codec.name)
@@ -150,6 +191,8 @@ def _index(
     times = (stamps - stamps[0]) * time_base
     mean_gap = times[-1] / max(1, len(times) - 1)
     end = times[-1] + (durations[-1] * time_base or mean_gap)
+    if end > MAX_MEAN_FRAME_S * len(times):
+        raise UnreadableVideo(f"{path}: no plausible frame rate, {len(times)} frames take {end:.0f} s")
     return FrameIndex(stamps, decode_stamps, times, float(end), fps, is_key, decord_obstacle)
 
 

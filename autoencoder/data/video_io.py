@@ -39,7 +39,6 @@ STAMP_ROUNDING_S = 1.1e-3
 def _frames_from(container: av.container.InputContainer, index: FrameIndex, first: int) -> Iterator[av.VideoFrame]:
     """Decode from the key frame before frame `first` on."""
     stream = container.streams.best("video")
-    stream.thread_type = "NONE"
     key = max(np.flatnonzero(index.is_key[: first + 1]), default=0)
     # A container that seeks by the time of decoding (AVI) may land on a later key frame when given that of display.
     for target in (index.stamps[key], index.decode_stamps[key]):
@@ -51,22 +50,41 @@ def _frames_from(container: av.container.InputContainer, index: FrameIndex, firs
             return
 
 
+def _runs(index: FrameIndex, positions: np.ndarray) -> list[np.ndarray]:
+    """Split ascending positions where seeking to a key frame spares decoding what lies between two of them."""
+    keys = np.flatnonzero(index.is_key)
+    latest_key = np.append(-1, keys)[np.searchsorted(keys, positions, side="right")]
+    return np.split(positions, np.flatnonzero(latest_key[1:] > positions[:-1] + 1) + 1)
+
+
+def _decode_run(
+    container: av.container.InputContainer, path: str | Path, index: FrameIndex, positions: np.ndarray
+) -> dict[int, np.ndarray]:
+    """Pictures by time stamp, decoding from the key frame before the first position to the last."""
+    wanted = set(index.stamps[positions].tolist())
+    pictures: dict[int, np.ndarray] = {}
+    latest = None
+    for frame in _frames_from(container, index, positions[0]):
+        if latest is not None and frame.pts <= latest:  # guessed stamps, as of H.264 with B-frames in AVI
+            raise UnreadableVideo(f"{path}: its time stamps do not follow the order of its frames")
+        latest = frame.pts
+        if frame.is_corrupt:  # later frames are predicted from it
+            raise UnreadableVideo(f"{path}: the frame at {frame.time:.3f} s is damaged")
+        if frame.pts in wanted:
+            # The picture comes as stored; the flag says by how much to turn it anticlockwise.
+            pictures[frame.pts] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        if frame.pts >= index.stamps[positions[-1]]:
+            break
+    return pictures
+
+
 def _decode_with_pyav(path: str | Path, index: FrameIndex, positions: np.ndarray) -> np.ndarray:
     wanted = index.stamps[positions].tolist()
     pictures: dict[int, np.ndarray] = {}
-    latest = None
     with open_video(path) as container:
-        for frame in _frames_from(container, index, positions[0]):
-            if latest is not None and frame.pts <= latest:  # guessed stamps, as of H.264 with B-frames in AVI
-                raise UnreadableVideo(f"{path}: its time stamps do not follow the order of its frames")
-            latest = frame.pts
-            if frame.is_corrupt:  # later frames are predicted from it
-                raise UnreadableVideo(f"{path}: the frame at {frame.time:.3f} s is damaged")
-            if frame.pts in wanted:
-                # The picture comes as stored; the flag says by how much to turn it anticlockwise.
-                pictures[frame.pts] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-            if frame.pts >= wanted[-1]:
-                break
+        container.streams.best("video").thread_type = "NONE"
+        for run in _runs(index, positions):
+            pictures |= _decode_run(container, path, index, run)
     lost = sum(stamp not in pictures for stamp in wanted)
     if lost:
         raise UnreadableVideo(f"{path}: {lost} of the {len(wanted)} frames wanted for the clip do not decode")
@@ -155,53 +173,33 @@ class ClipReader:
             UnreadableVideo: if the file is unreadable, damaged where the clip lies, or too short.
         """
         index = index_frames(path)
-        positions = self._choose(path, index, rng, start, end)
+        positions = self.choose(path, index, rng, start, end)
         unique, inverse = np.unique(positions, return_inverse=True)
         try:
-            frames = DECODERS[self._decoder_for(index)](path, index, unique)
+            frames = DECODERS[self.decoder_for(index)](path, index, unique)
         except (av.FFmpegError, OSError) as error:
             raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
-        clip = torch.from_numpy(frames[inverse])
-        return clip if self.size is None else resize_and_crop(clip, self.size, self.crop, rng)
+        clip = torch.from_numpy(frames)
+        if self.size is not None:
+            clip = resize_and_crop(clip, self.size, self.crop, rng)
+        return clip[inverse] if len(unique) < len(positions) else clip
 
-    def is_too_short(self, path: str | Path, start: float = 0.0, end: float = float("inf")) -> bool:
-        """Whether the video, by its header alone, lacks the length for one clip between `start` and `end` seconds.
+    def choose(
+        self,
+        path: str | Path,
+        index: FrameIndex,
+        rng: np.random.Generator | None = None,
+        start: float = 0.0,
+        end: float = float("inf"),
+    ) -> np.ndarray:
+        """Choose the frames of a clip; the arguments are those of `read`.
+
+        Returns:
+            int64 (T,) positions in the index, ascending; a position comes twice where a frame is shown that long.
 
         Raises:
-            UnreadableVideo: if the header cannot be read, or states no frame rate where one is needed.
+            UnreadableVideo: if the video is too short, or states no frame rate where one is needed.
         """
-        seconds, fps = video_length(path)
-        available = min(seconds, end) - start
-        if self._by_time:
-            return available <= self._span
-        return round(available * self._rate(path, fps)) < (self.num_frames - 1) * self._stride(path, fps) + 1
-
-    def _decoder_for(self, index: FrameIndex) -> str:
-        if self.decoder != "auto":
-            return self.decoder
-        return "decord" if _has_decord() and index.decord_obstacle is None else "pyav"
-
-    @property
-    def _by_time(self) -> bool:
-        return self.sampling == "time" and self.sample_fps is not None
-
-    @property
-    def _span(self) -> float:
-        """Seconds from the first to the last sample."""
-        return (self.num_frames - 1) / self.sample_fps
-
-    def _rate(self, path: str | Path, fps: float | None) -> float:
-        if fps is None:
-            raise UnreadableVideo(f"{path}: it states no frame rate, which sampling='stride' needs")
-        return fps
-
-    def _stride(self, path: str | Path, fps: float | None) -> int:
-        return 1 if self.sample_fps is None else max(1, round(self._rate(path, fps) / self.sample_fps))
-
-    def _choose(
-        self, path: str | Path, index: FrameIndex, rng: np.random.Generator | None, start: float, end: float
-    ) -> np.ndarray:
-        """Positions (T,) of the clip's frames in the index, ascending."""
         end = min(end, index.end)
         # Never so much that it reaches over a whole frame.
         slack = min(STAMP_ROUNDING_S, index.end / len(index.times) / 4)
@@ -222,6 +220,41 @@ class ClipReader:
             return first + stride * np.arange(self.num_frames)
         samples = index.times[first] + np.arange(self.num_frames) / self.sample_fps
         return np.searchsorted(index.times, samples + slack, side="right") - 1
+
+    def is_too_short(self, path: str | Path, start: float = 0.0, end: float = float("inf")) -> bool:
+        """Whether the video, by its header alone, lacks the length for one clip between `start` and `end` seconds.
+
+        Raises:
+            UnreadableVideo: if the header cannot be read, or states no frame rate where one is needed.
+        """
+        seconds, fps = video_length(path)
+        available = min(seconds, end) - start
+        if self._by_time:
+            return available <= self._span
+        return round(available * self._rate(path, fps)) < (self.num_frames - 1) * self._stride(path, fps) + 1
+
+    def decoder_for(self, index: FrameIndex) -> str:
+        """Which of `DECODERS` reads a file with this index."""
+        if self.decoder != "auto":
+            return self.decoder
+        return "decord" if _has_decord() and index.decord_obstacle is None else "pyav"
+
+    @property
+    def _by_time(self) -> bool:
+        return self.sampling == "time" and self.sample_fps is not None
+
+    @property
+    def _span(self) -> float:
+        """Seconds from the first to the last sample."""
+        return (self.num_frames - 1) / self.sample_fps
+
+    def _rate(self, path: str | Path, fps: float | None) -> float:
+        if fps is None:
+            raise UnreadableVideo(f"{path}: it states no frame rate, which sampling='stride' needs")
+        return fps
+
+    def _stride(self, path: str | Path, fps: float | None) -> int:
+        return 1 if self.sample_fps is None else max(1, round(self._rate(path, fps) / self.sample_fps))
 
 
 def resize_and_crop(

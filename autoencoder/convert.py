@@ -1,0 +1,52 @@
+"""Make a published checkpoint one of this project: python -m autoencoder.convert checkpoint.ckpt out_dir.
+
+The folder is read by `AutoencoderVidTwin.from_pretrained`, and by the --checkpoint of every command.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import configs
+from autoencoder.files import atomic_folder
+from autoencoder.fingerprint import fingerprint
+from autoencoder.vidtwin import AutoencoderVidTwin
+
+
+@dataclass
+class ConvertConfig:
+    """What the tensors of the checkpoint do not tell."""
+
+    num_attention_heads: int | None = None
+    """Heads of the backbone; null is what the published model of that width has."""
+    qformer_num_attention_heads: int | None = None
+    """Heads of the Q-Former; null is what the published models have."""
+
+    @property
+    def overrides(self) -> dict[str, int]:
+        """The fields that are given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = configs.make_parser(ConvertConfig, __doc__)
+    parser.add_argument("checkpoint", type=Path, help="the reference's .ckpt or .safetensors file")
+    parser.add_argument("output", type=Path, help="new folder")
+    namespace = parser.parse_args(configs.normalized(argv))
+    if namespace.output.exists():
+        raise FileExistsError(f"{namespace.output} exists already: give the name of a new folder")
+    overrides = configs.build(ConvertConfig, namespace).overrides
+    model = AutoencoderVidTwin.from_original(namespace.checkpoint, **overrides)
+    with atomic_folder(namespace.output) as temporary:
+        model.save_pretrained(temporary)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"wrote {count:,} parameters to {namespace.output}, fingerprint {fingerprint(model)[:12]}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,167 @@
+"""Lists of videos: a folder tree or a CSV manifest, kept in arrays.
+
+A list of a million Python strings takes over 100 MB, and every worker process that looks at them ends up with a copy of
+its own, because looking changes their reference counts. Arrays of plain bytes stay shared.
+"""
+
+import csv
+import math
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+MANIFEST_COLUMNS = ("path", "label", "start", "end")
+# What `Path` changes in a path; asking first makes a long manifest start in half the time.
+UNTIDY = re.compile(r"//|/$|\\|(^|/)\.(/|$)")
+
+
+class PathTable(Sequence[str]):
+    """An immutable sequence of paths in two buffers: 8 bytes per path beside its text.
+
+    Args:
+        paths: taken one by one, so that a generator need never hold them all.
+    """
+
+    def __init__(self, paths: Iterable[str] = ()):
+        text, bounds = bytearray(), array("q", [0])
+        for path in paths:
+            text += os.fsencode(path)
+            bounds.append(len(text))
+        self._text, self._bounds = np.array(text, dtype=np.uint8), np.array(bounds, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        return os.fsdecode(self._text[self._bounds[index] : self._bounds[index + 1]].tobytes())
+
+    def select(self, mask: np.ndarray) -> "PathTable":
+        """The paths where `mask`, bool (N,), is true."""
+        lengths = np.diff(self._bounds)
+        chosen = PathTable()
+        chosen._text = self._text[np.repeat(mask, lengths)]
+        chosen._bounds = np.concatenate([[0], np.cumsum(lengths[mask])])
+        return chosen
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Videos and what is known of each.
+
+    Attributes:
+        paths: relative to the folder, or to that of the manifest; parts are joined by "/".
+        labels: int32 (N,) indices into `class_names`; None when unlabelled.
+        class_names: sorted.
+        windows: float64 (N, 2) first and last second of clips, 0 and infinity where not given; None where none is.
+    """
+
+    paths: PathTable
+    labels: np.ndarray | None
+    class_names: tuple[str, ...]
+    windows: np.ndarray | None
+
+    def select(self, mask: np.ndarray) -> "Listing":
+        """The videos where `mask`, bool (N,), is true; the classes stay those of all."""
+        if mask.all():
+            return self
+        labels, windows = (None if column is None else column[mask] for column in (self.labels, self.windows))
+        return Listing(self.paths.select(mask), labels, self.class_names, windows)
+
+
+def scan_folder(root: Path) -> Listing:
+    """Videos below `root`, sorted; their first-level folders are the classes if every video lies in one.
+
+    An empty folder with the name of a video is listed too: it may be what is left of one, and reading will say so.
+    """
+    paths = sorted(_video_paths(root))
+    if not all("/" in path for path in paths):
+        return Listing(PathTable(paths), None, (), None)
+    known: dict[str, int] = {}
+    labels = array("i", (known.setdefault(path.split("/", 1)[0], len(known)) for path in paths))
+    return Listing(PathTable(paths), *_sorted_classes(labels, known), None)
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_ENDINGS) and not name.startswith(".")
+
+
+def _video_paths(root: Path) -> Iterator[str]:
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        here = Path(folder)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        if not files and not subfolders and here != root and _is_video(here.name):
+            yield here.relative_to(root).as_posix()
+        yield from (Path(here, name).relative_to(root).as_posix() for name in files if _is_video(name))
+
+
+def _sorted_classes(labels: array, known: dict[str, int]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels that count the classes in order of appearance, turned into those that count them in sorted order."""
+    class_names = sorted(known)
+    rank = np.empty(len(known), dtype=np.int32)
+    rank[[known[name] for name in class_names]] = np.arange(len(known))
+    return rank[np.array(labels)], tuple(class_names)
+
+
+def read_manifest(manifest: Path) -> Listing:
+    """Videos of a CSV file; none of them is looked for.
+
+    Raises:
+        ValueError: naming the first line that does not fit.
+    """
+    # Bytes that are no UTF-8 are kept, as they are in names of files.
+    with open(manifest, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        lines = csv.reader(file)
+        try:
+            return _read_lines(lines)
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{manifest}, line {max(1, lines.line_num)}: {error}") from error
+
+
+def _read_lines(lines: Iterator[list[str]]) -> Listing:
+    columns = [name.strip() for name in next(lines, [])]
+    if "path" not in columns or len(set(columns)) < len(columns) or not set(columns) <= set(MANIFEST_COLUMNS):
+        raise ValueError(f"the header must be path[,label][,start][,end], got {','.join(columns)!r}")
+    path_at, label_at, start_at, end_at = (columns.index(c) if c in columns else None for c in MANIFEST_COLUMNS)
+    has_windows = start_at is not None or end_at is not None
+    labels, known, bounds = array("i"), {}, array("d")
+
+    def paths() -> Iterator[str]:
+        for cells in filter(any, lines):
+            if len(cells) != len(columns):
+                raise ValueError(f"{len(cells)} values for the {len(columns)} columns {','.join(columns)}")
+            if label_at is not None:
+                label = _given("label", cells[label_at])
+                labels.append(known.setdefault(label, len(known)))
+            if has_windows:
+                bounds.extend(_window(*("" if at is None else cells[at].strip() for at in (start_at, end_at))))
+            path = _given("path", cells[path_at])
+            yield Path(path).as_posix() if UNTIDY.search(path) else path
+
+    table = PathTable(paths())
+    windows = np.array(bounds).reshape(-1, 2) if has_windows else None
+    if label_at is None:
+        return Listing(table, None, (), windows)
+    return Listing(table, *_sorted_classes(labels, known), windows)
+
+
+def _given(column: str, cell: str) -> str:
+    if not (value := cell.strip()):
+        raise ValueError(f"no {column} given")
+    return value
+
+
+def _window(start: str, end: str) -> tuple[float, float]:
+    try:
+        window = float(start or 0), float(end or math.inf)
+    except ValueError as error:
+        raise ValueError(f"start={start!r} and end={end!r} must be seconds or empty") from error
+    if not 0 <= window[0] < window[1]:
+        raise ValueError(f"start={start!r} and end={end!r} must be 0 <= start < end, in seconds")
+    return window

@@ -1,0 +1,57 @@
+"""Decode a video file: python -m autoencoder.decode in.safetensors out.mp4 --checkpoint DIR.
+
+The input is a file that `python -m autoencoder.encode` wrote with the same autoencoder. The frames are those that
+`python -m autoencoder.reconstruct` makes, bit for bit before they are compressed.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from tqdm.auto import tqdm
+
+import configs
+from autoencoder.data.video_file import check_output, open_writer
+from autoencoder.encoded_video import EncodedVideo, decode_video
+from autoencoder.whole_video import load_autoencoder
+
+
+@dataclass
+class DecodeConfig:
+    """How to decode."""
+
+    checkpoint: Path
+    """Folder of the autoencoder that encoded the video."""
+    part: Literal["both", "structure", "dynamics"] = "both"
+    """Latent to decode from; the other one is left out."""
+    audio_of: Path | None = None
+    """Video file whose audio is copied, such as the one that was encoded; null makes a silent video."""
+    device: str = "auto"
+    """Where to run, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = configs.make_parser(DecodeConfig, __doc__)
+    parser.add_argument("input", type=Path, help="file that `python -m autoencoder.encode` wrote")
+    parser.add_argument("output", type=Path, help="video file")
+    namespace = parser.parse_args(configs.normalized(argv))
+    config = configs.build(DecodeConfig, namespace)
+    check_output(namespace.output, *filter(None, [config.audio_of]))
+    encoded = EncodedVideo.load(namespace.input)
+    frames = decode_video(load_autoencoder(config.checkpoint, config.device), encoded, config.part)
+    width, height = encoded.fit.output_size
+    form = replace(encoded.format, width=width, height=height)
+    with open_writer(namespace.output, form, config.audio_of) as writer:
+        for frame in tqdm(frames, "decoding", len(encoded.times), unit="frame"):
+            writer.write(*frame)
+    print(f"wrote {len(encoded.times)} frames to {namespace.output}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

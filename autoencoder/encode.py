@@ -1,0 +1,58 @@
+"""Encode a video file: python -m autoencoder.encode in.mp4 out.safetensors --checkpoint DIR.
+
+The file holds the latents of the whole video and what `python -m autoencoder.decode` needs to make a video of them,
+except for the audio.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm.auto import tqdm
+
+import configs
+from autoencoder.data import UnreadableVideo
+from autoencoder.data.video_file import open_file
+from autoencoder.encoded_video import encode_video
+from autoencoder.whole_video import chosen_overlap, load_autoencoder
+
+
+@dataclass
+class EncodeConfig:
+    """How to encode."""
+
+    checkpoint: Path
+    """Folder of the autoencoder, as `python -m autoencoder.train` leaves it in model/."""
+    fit: Literal["pad", "crop"] = "pad"
+    """pad: the whole picture, its edges drawn out to a square; crop: the centre square."""
+    overlap: int | None = None
+    """Frames that neighbouring clips share and that decoding cross-fades; null is three eighths of a clip."""
+    device: str = "auto"
+    """Where to run, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = configs.make_parser(EncodeConfig, __doc__)
+    parser.add_argument("input", type=Path, help="video file")
+    parser.add_argument("output", type=Path, help="file for the latents; its name ends in .safetensors")
+    namespace = parser.parse_args(configs.normalized(argv))
+    config = configs.build(EncodeConfig, namespace)
+    if namespace.output.suffix != ".safetensors":
+        raise ValueError(f"{namespace.output}: the name of the file must end in .safetensors")
+    model = load_autoencoder(config.checkpoint, config.device)
+    overlap = chosen_overlap(config.overlap, model.config.num_frames)
+    video = open_file(namespace.input)
+    with tqdm(desc="encoding", total=video.num_frames, unit="frame") as bar:
+        encoded = encode_video(model, video, config.fit, overlap, bar.update)
+    encoded.save(namespace.output)
+    print(f"wrote {len(encoded.latents)} clips of {len(encoded.times)} frames to {namespace.output}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, UnreadableVideo) as error:
+        sys.exit(f"error: {error}")

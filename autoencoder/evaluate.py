@@ -1,0 +1,270 @@
+"""Measure how well an autoencoder reconstructs videos: python -m autoencoder.evaluate --checkpoint DIR --videos DIR.
+
+The protocol is that of VidTok's published evaluation (`autoencoder.evaluation`). Several processes share the videos
+under `torchrun --nproc-per-node N -m autoencoder.evaluate ...`; the numbers do not depend on how many.
+"""
+
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import distributed
+from tqdm.auto import tqdm
+
+import configs
+from autoencoder.cost import count_flops, format_bytes, format_flops
+from autoencoder.data import UnreadableVideo
+from autoencoder.evaluation import (
+    Evaluation,
+    ListedVideo,
+    Protocol,
+    VideoScore,
+    best_median_worst,
+    list_videos,
+    mean_metrics,
+    reconstruction,
+)
+from autoencoder.files import atomic_path
+from autoencoder.fingerprint import fingerprint
+from autoencoder.latents import VidTwinLatents
+from autoencoder.metrics import VideoLPIPS, VideoPSNR, VideoSSIM
+from autoencoder.metrics.lpips import vgg16_file, vgg16_identity
+from autoencoder.metrics.reconstruction import FrameMetric
+from autoencoder.pictures import save_png, sheet, to_uint8
+from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.whole_video import load_autoencoder
+
+NOT_MEASURED = "not measured"
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "av")
+LONGEST_WAIT = timedelta(days=7)  # of a process that is done for the others
+
+
+@dataclass
+class EvaluateConfig:
+    """What to measure, and how; the defaults are the published protocol."""
+
+    checkpoint: Path
+    """Folder of the autoencoder, as `python -m autoencoder.train` leaves it in model/."""
+    videos: Path
+    """Folder of videos, or a .csv manifest with the header path[,label][,start][,end]."""
+    output_dir: Path = Path("outputs/evaluation")
+    """Folder for evaluation.json, videos.csv and clips.png; what it holds of them is replaced."""
+    part: Literal["both", "structure", "dynamics"] = "both"
+    """Latent to decode from; the other one is left out."""
+    sample_fps: float | None = 25.0
+    """Every round(fps / sample_fps)-th frame is taken; null takes all."""
+    lpips: str = "download"
+    """Weights of LPIPS: the path of torchvision's vgg16-397923af.pth; "download" to let torchvision get it; "none" to
+    leave LPIPS out."""
+    batch_size: int = 1
+    """Clips that go through the model at a time; peak memory and speed are those of such a batch."""
+    device: str = "auto"
+    """Where to run, such as "cpu" or "cuda"; "auto" takes CUDA where there is one."""
+
+    def __post_init__(self):
+        if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
+            raise ValueError(f"sample_fps must be positive, or null for every frame, got {self.sample_fps}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """Join the processes of a torchrun, if there are several; gives the rank of this one and their number.
+
+    All that they exchange is a few numbers in the end, so gloo serves on every device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield 0, 1
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+    try:
+        yield distributed.get_rank(), distributed.get_world_size()
+    finally:
+        distributed.destroy_process_group()
+
+
+def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetric], str]:
+    """The metrics by name, and what the weights of LPIPS are.
+
+    Raises:
+        FileNotFoundError, ValueError: if the weights are asked for and cannot be had.
+    """
+    metrics = {"psnr": VideoPSNR(sync_on_compute=False), "ssim": VideoSSIM(sync_on_compute=False)}
+    weights = NOT_MEASURED
+    if lpips != "none":
+        try:
+            path = vgg16_file(None if lpips == "download" else lpips)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error} (--lpips PATH), or leave LPIPS out by --lpips none") from error
+        metrics["lpips"] = VideoLPIPS(path, sync_on_compute=False)
+        weights = vgg16_identity(path)
+    return {name: metric.to(device) for name, metric in metrics.items()}, weights
+
+
+def prepare(config: EvaluateConfig) -> tuple[Evaluation, str]:
+    """An evaluation that has seen nothing yet, and what the weights of LPIPS are."""
+    model = load_autoencoder(config.checkpoint, config.device)
+    metrics, lpips_weights = make_metrics(config.lpips, model.device)
+    size = {"num_frames": model.config.num_frames, "size": model.config.sample_size}
+    protocol = Protocol(config.sample_fps, part=config.part, batch_size=config.batch_size, **size)
+    if (
+        model.device.type == "cuda"
+    ):  # the first clips on a GPU are slower, and every machine is to give the same numbers
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        reconstruction(model, torch.zeros(config.batch_size, *model.video_shape, device=model.device))
+    return Evaluation(model, protocol, metrics), lpips_weights
+
+
+def describe_protocol(
+    config: EvaluateConfig, evaluation: Evaluation, lpips_weights: str, world_size: int
+) -> dict[str, Any]:
+    """Everything that the numbers depend on."""
+    model = evaluation.model
+    on_cuda = model.device.type == "cuda"
+    return {
+        "checkpoint": str(config.checkpoint),
+        "checkpoint_sha256": fingerprint(model),
+        "videos": str(config.videos),
+        **asdict(evaluation.protocol),
+        "sampling": "stride: every round(fps / sample_fps)-th frame, from the first",
+        "clips": "consecutive, over the whole video",
+        "tail": "filled by repeating the last frame; repeats are scored",
+        "resize": "short side, bilinear, antialiased, on floats; then centre crop",
+        "latents": "posterior means",
+        "reconstruction": "clamped to [-1, 1], not rounded to whole levels",
+        "aggregation": "plain mean over all frames",
+        "psnr": "per frame, -10 log10(MSE + 1e-8)",
+        "ssim": "per frame, 11 x 11 Gaussian window of sigma 1.5, inside the frame, mean over RGB",
+        "lpips": "per frame, VGG-16" if lpips_weights != NOT_MEASURED else NOT_MEASURED,
+        "lpips_weights": lpips_weights,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "tf32": False,
+        "device": torch.cuda.get_device_name(model.device) if on_cuda else "CPU",
+        "processes": world_size,
+        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in LIBRARIES},
+    }
+
+
+def cost_of_clip(model: AutoencoderVidTwin, part: str) -> tuple[float, dict[str, int]]:
+    """Compression rate of what is decoded from, and FLOPs of encoding and of decoding a clip."""
+    shapes = {"structure": model.structure_shape, "dynamics": model.dynamics_shape}
+    used = sum(math.prod(shape) for name, shape in shapes.items() if part in ("both", name))
+    latents = VidTwinLatents(**{name: torch.empty(1, *shape) for name, shape in shapes.items()})
+    flops = {
+        "encode": count_flops(model.encode, torch.empty(1, *model.video_shape)),
+        "decode": count_flops(model.decode, latents, part=part),
+    }
+    return used / math.prod(model.video_shape), flops
+
+
+def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol: dict[str, Any]) -> dict[str, Any]:
+    """The content of evaluation.json.
+
+    Raises:
+        ValueError: if no video could be read.
+    """
+    scores, work = evaluation.scores, evaluation.work
+    if not scores:
+        raise ValueError(
+            f"none of the {len(videos)} videos at {protocol['videos']} can be read: {evaluation.unreadable[0][1]}"
+        )
+    compression_rate, flops = cost_of_clip(evaluation.model, evaluation.protocol.part)
+    return {
+        "metrics": {"psnr": None, "ssim": None, "lpips": None} | mean_metrics(scores),
+        "videos": len(scores),
+        "clips": sum(len(score.clip_psnr) for score in scores),
+        "frames": sum(score.frames for score in scores),
+        "unreadable": [{"video": videos[index].name, "reason": reason} for index, reason in evaluation.unreadable],
+        "compression_rate": compression_rate,
+        "flops_per_clip": flops,
+        "peak_memory_bytes": work.peak_memory_bytes,
+        "frames_per_second": work.frames / work.seconds,
+        "protocol": protocol,
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for a person."""
+    metrics, memory, protocol = report["metrics"], report["peak_memory_bytes"], report["protocol"]
+    flops = ", ".join(f"{name} {format_flops(count)}" for name, count in report["flops_per_clip"].items())
+    rows = {
+        "PSNR": f"{metrics['psnr']:.3f} dB",
+        "SSIM": f"{metrics['ssim']:.4f}",
+        "LPIPS": NOT_MEASURED if metrics["lpips"] is None else f"{metrics['lpips']:.4f} ({protocol['lpips_weights']})",
+        "compression rate": f"{report['compression_rate']:.4%}",
+        "FLOPs of a clip": flops,
+        "peak memory": NOT_MEASURED if memory is None else format_bytes(memory),
+        "frames per second": f"{report['frames_per_second']:.1f} per process on {protocol['device']}, without reading",
+        "latents": protocol["part"],
+        "measured on": f"{report['videos']} videos, {report['clips']} clips, {report['frames']} frames",
+        "unreadable": str(len(report["unreadable"])),
+    }
+    lines = [f"{name:18} {value}" for name, value in rows.items()]
+    return "\n".join(lines + [f"  {entry['reason']}" for entry in report["unreadable"]])
+
+
+def write_rows(path: Path, scores: Sequence[VideoScore]) -> None:
+    """One line per video."""
+    names = list(scores[0].metrics)
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        lines = csv.writer(file)
+        lines.writerow(["video", "start", "end", "fps", "stride", "frames", *names])
+        for score in scores:
+            end = "" if math.isinf(score.end) else score.end
+            shares = (score.metrics[name] for name in names)
+            lines.writerow([score.video, score.start, end, score.fps, score.stride, score.frames, *shares])
+
+
+def write_sheet(path: Path, evaluation: Evaluation, videos: Sequence[ListedVideo]) -> None:
+    """The best, the median and the worst clip, the original above the reconstruction."""
+    rows = []
+    for name, score, number in best_median_worst(evaluation.scores):
+        clips = evaluation.clip(videos[score.index], number)
+        caption = f"{name}: {score.clip_psnr[number]:.2f} dB, {score.video}, clip {number + 1}"
+        rows.append((caption, [to_uint8(2 * clip - 1) for clip in clips]))
+    save_png(sheet(rows), path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = configs.make_parser(EvaluateConfig, __doc__)
+    config = configs.build(EvaluateConfig, parser.parse_args(configs.normalized(argv)))
+    with process_group() as (rank, world_size):
+        videos = list_videos(config.videos)
+        evaluation, lpips_weights = prepare(config)
+        share = list(enumerate(videos))[rank::world_size]
+        evaluation.add(tqdm(share, "evaluating", unit="video", disable=rank > 0))
+        evaluation.gather()
+        if rank > 0:
+            return
+        protocol = describe_protocol(config, evaluation, lpips_weights, world_size)
+        report = make_report(evaluation, videos, protocol)
+        write_sheet(config.output_dir / "clips.png", evaluation, videos)
+        write_rows(config.output_dir / "videos.csv", evaluation.scores)
+        with atomic_path(config.output_dir / "evaluation.json") as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report))
+    print(f"wrote evaluation.json, videos.csv and clips.png to {config.output_dir}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, UnreadableVideo) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,295 @@
+"""How well an autoencoder reconstructs whole videos, after the VidTok evaluation protocol.
+
+Every round(fps / sample_fps)-th frame of a video, from its first, is cut into consecutive clips; the last clip is
+filled by repeating the last frame, and the repeats count. Frames are resized (short side, bilinear, antialiased) and
+cropped in the centre as floats, reconstructions are clamped to [-1, 1], and every metric is the plain mean over all
+frames.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import distributed
+from torchvision.transforms.v2 import functional as F
+
+from autoencoder.cost import measure
+from autoencoder.data.frame_index import UnreadableVideo
+from autoencoder.data.listing import VIDEO_ENDINGS, read_manifest, scan_folder
+from autoencoder.data.video_file import VideoFile, open_file
+from autoencoder.metrics.reconstruction import FrameMetric
+from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.whole_video import cut
+
+
+@dataclass(frozen=True)
+class ListedVideo:
+    """A file, and the seconds of it to look at.
+
+    Attributes:
+        name: path as it was listed, for reports.
+        path: where the file is.
+        start, end: seconds since the first frame, between which frames are shown.
+    """
+
+    name: str
+    path: Path
+    start: float = 0.0
+    end: float = math.inf
+
+
+@dataclass(frozen=True)
+class VideoScore:
+    """The mean of every metric over the frames of one video.
+
+    Attributes:
+        index: place of the video in the list.
+        video, start, end: as listed.
+        fps: frames per second of the file.
+        stride: every how many-th frame was taken.
+        frames: that were scored, repeats included.
+        metrics: by name, mean over these frames.
+        clip_psnr: dB, mean over the frames of each clip.
+    """
+
+    index: int
+    video: str
+    start: float
+    end: float
+    fps: float
+    stride: int
+    frames: int
+    metrics: dict[str, float]
+    clip_psnr: list[float]
+
+
+@dataclass
+class Work:
+    """What the model's work took on one process; reading, resizing and scoring are left out.
+
+    Attributes:
+        frames: reconstructed frames.
+        seconds: wall-clock time of encoding and decoding them.
+        peak_memory_bytes: most memory of any batch, the resident weights included; None where it was not measured.
+    """
+
+    frames: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+
+    def __add__(self, other: "Work") -> "Work":
+        peaks = [work.peak_memory_bytes for work in (self, other) if work.peak_memory_bytes is not None]
+        return Work(self.frames + other.frames, self.seconds + other.seconds, max(peaks, default=None))
+
+
+def list_videos(root: str | Path) -> list[ListedVideo]:
+    """The videos of a folder tree, or of a manifest with the header path[,label][,start][,end].
+
+    Raises:
+        FileNotFoundError: if there is no such folder or manifest, or no video in it.
+        ValueError: naming the first line of the manifest that does not fit.
+    """
+    root = Path(root)
+    is_manifest = root.suffix.lower() == ".csv" and not root.is_dir()
+    if not (root.is_file() if is_manifest else root.is_dir()):
+        raise FileNotFoundError(f"no videos at {root}: it must be a folder, or a .csv file with the column path")
+    listing = read_manifest(root) if is_manifest else scan_folder(root)
+    if not len(listing.paths):
+        raise FileNotFoundError(f"{root} lists no video: files ending in {', '.join(VIDEO_ENDINGS)} are taken")
+    folder = root.parent if is_manifest else root
+    windows = [(0.0, math.inf)] * len(listing.paths) if listing.windows is None else listing.windows.tolist()
+    return [
+        ListedVideo(name, folder / name, start, end) for name, (start, end) in zip(listing.paths, windows, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is taken from a video, and what is done with it."""
+
+    sample_fps: float | None
+    """Every round(fps / sample_fps)-th frame is taken; None takes all."""
+    num_frames: int
+    """Frames of a clip."""
+    size: int
+    """Height and width of a clip, in pixels."""
+    part: str = "both"
+    """Latent to decode from: "both", "structure" or "dynamics"."""
+    batch_size: int = 1
+    """Clips of one video that go through the model at a time."""
+
+    def stride(self, fps: float) -> int:
+        """Every how many-th frame is taken."""
+        return 1 if self.sample_fps is None else max(1, round(fps / self.sample_fps))
+
+    def clips(self, video: ListedVideo, file: VideoFile) -> Iterator[torch.Tensor]:
+        """Consecutive clips of a video, from `start` on, uint8 (F, H, W, 3) each; frames are read as they are needed.
+
+        Raises:
+            UnreadableVideo: if the file is damaged, or shows no frame between start and end.
+        """
+        frames = islice(_frames_within(video, file), 0, None, self.stride(float(file.format.rate)))
+        empty = True
+        for clip in cut(frames, self.num_frames, overlap=0):
+            empty = False
+            yield clip
+        if empty:
+            raise UnreadableVideo(f"{video.path}: no frame of it is shown from {video.start} to {video.end} s")
+
+    def batches(self, video: ListedVideo, file: VideoFile, device: torch.device) -> Iterator[torch.Tensor]:
+        """The clips in batches, float (B, 3, F, S, S) in [0, 1]."""
+        clips = self.clips(video, file)
+        while batch := [fitted(clip.to(device), self.size) for clip in islice(clips, self.batch_size)]:
+            yield torch.stack(batch)
+
+
+def _frames_within(video: ListedVideo, file: VideoFile) -> Iterator[torch.Tensor]:
+    """Frames uint8 (H, W, 3) that appear from `start` to before `end`.
+
+    A file read to its end must have given all frames that its packets promise.
+    """
+    first, count = None, 0
+    for pixels, stamp, _ in file.frames():
+        first = stamp if first is None else first
+        seconds = float((stamp - first) * file.format.time_base)
+        if seconds >= video.end:
+            return
+        count += 1
+        if seconds >= video.start:
+            yield pixels
+    if count < file.num_frames:
+        raise UnreadableVideo(f"{video.path}: only {count} of its {file.num_frames} frames decode")
+
+
+def fitted(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize the short side to `size` (bilinear, antialiased) and crop the centre, without rounding to whole levels.
+
+    Args:
+        frames: uint8 (F, H, W, 3).
+        size: height and width of the result.
+
+    Returns:
+        float (3, F, S, S) in [0, 1].
+    """
+    video = rearrange(frames, "f h w c -> f c h w").float() / 255
+    video = F.center_crop(F.resize(video, [size], antialias=True), [size, size])  # (F, 3, S, S)
+    return rearrange(video, "f c h w -> c f h w").clamp(0, 1)
+
+
+@torch.no_grad()
+def reconstruction(model: AutoencoderVidTwin, video: torch.Tensor, part: str = "both") -> torch.Tensor:
+    """Encode and decode by the posterior's means.
+
+    Args:
+        model: in eval mode.
+        video: float (B, 3, F, S, S) in [0, 1].
+        part: latent to decode from.
+
+    Returns:
+        float32 of the same shape, clamped to [0, 1].
+    """
+    latents = model.encode((2 * video - 1).to(model.dtype)).latent_dist.mode()
+    sample = model.decode(latents, part=part).sample.float()
+    return (sample.clamp(-1, 1) + 1) / 2
+
+
+@dataclass
+class Evaluation:
+    """The state of an evaluation on one process.
+
+    Attributes:
+        model: in eval mode.
+        protocol: of the evaluation.
+        metrics: by name, on the device of the model, with `sync_on_compute=False`, for they are reset for every video;
+            "psnr" is among them.
+        scores: of the videos that were read to their end.
+        unreadable: place in the list, and why.
+        work: of the model.
+    """
+
+    model: AutoencoderVidTwin
+    protocol: Protocol
+    metrics: dict[str, FrameMetric]
+    scores: list[VideoScore] = field(default_factory=list)
+    unreadable: list[tuple[int, str]] = field(default_factory=list)
+    work: Work = field(default_factory=Work)
+
+    def add(self, videos: Iterable[tuple[int, ListedVideo]]) -> None:
+        """Score videos, given with their places in the list; one that cannot be read to its end counts for nothing."""
+        for index, video in videos:
+            try:
+                self.scores.append(self._score(index, video))
+            except UnreadableVideo as error:
+                self.unreadable.append((index, str(error)))
+
+    def _score(self, index: int, video: ListedVideo) -> VideoScore:
+        for metric in self.metrics.values():
+            metric.reset()
+        file = open_file(video.path)
+        clip_psnr = []
+        for target in self.protocol.batches(video, file, self.model.device):
+            with measure(self.model.device) as cost:
+                prediction = reconstruction(self.model, target, self.protocol.part)
+            self.work += Work(len(target) * self.protocol.num_frames, cost.seconds, cost.peak_memory_bytes)
+            for clip in zip(prediction.split(1), target.split(1), strict=True):
+                values = {name: metric(*clip) for name, metric in self.metrics.items()}
+                clip_psnr.append(values["psnr"].item())
+        fps = float(file.format.rate)
+        return VideoScore(
+            index=index,
+            video=video.name,
+            start=video.start,
+            end=video.end,
+            fps=fps,
+            stride=self.protocol.stride(fps),
+            frames=len(clip_psnr) * self.protocol.num_frames,
+            metrics={name: metric.compute().item() for name, metric in self.metrics.items()},
+            clip_psnr=clip_psnr,
+        )
+
+    def gather(self) -> None:
+        """Where there are several processes, bring what all of them found to process 0, in the order of the list."""
+        if not distributed.is_initialized():
+            return
+        rank, world_size = distributed.get_rank(), distributed.get_world_size()
+        found = [None] * world_size if rank == 0 else None
+        distributed.gather_object((self.scores, self.unreadable, self.work), found)
+        if rank == 0:
+            scores, unreadable, work = zip(*found, strict=True)
+            self.scores = sorted(chain(*scores), key=lambda score: score.index)
+            self.unreadable = sorted(chain(*unreadable))
+            self.work = sum(work, Work())
+
+    def clip(self, video: ListedVideo, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Original and reconstruction of one clip of a video, float (3, F, S, S) in [0, 1]; the file is read again."""
+        protocol = self.protocol
+        place = number // protocol.batch_size
+        batches = protocol.batches(video, open_file(video.path), self.model.device)
+        target = next(islice(batches, place, None))
+        prediction = reconstruction(self.model, target, protocol.part)
+        return target[number % protocol.batch_size], prediction[number % protocol.batch_size]
+
+
+def mean_metrics(scores: Sequence[VideoScore]) -> dict[str, float]:
+    """The plain mean of every metric over all frames of all videos, to the bit the same for any number of processes."""
+    frames = sum(score.frames for score in scores)
+    names = scores[0].metrics
+    return {name: math.fsum(score.metrics[name] * score.frames for score in scores) / frames for name in names}
+
+
+def best_median_worst(scores: Sequence[VideoScore]) -> list[tuple[str, VideoScore, int]]:
+    """The clips of highest, middle and lowest PSNR: what they are, the video, and the number of the clip in it.
+
+    Where there are fewer than three clips, one of them is several of that.
+    """
+    clips = [(-psnr, score.index, number) for score in scores for number, psnr in enumerate(score.clip_psnr)]
+    clips.sort()
+    by_index = {score.index: score for score in scores}
+    names: dict[int, list[str]] = {}
+    for name, place in (("best", 0), ("median", len(clips) // 2), ("worst", len(clips) - 1)):
+        names.setdefault(place, []).append(name)
+    return [(" and ".join(name), by_index[clips[place][1]], clips[place][2]) for place, name in names.items()]

@@ -1,0 +1,165 @@
+"""LPIPS: a perceptual distance of frames, from the features of a VGG-16 that was trained on ImageNet.
+
+torchmetrics has the network and the weights of its five linear layers; the VGG's own weights are a file of torchvision.
+None of them is ever left at random.
+"""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+import torchmetrics.functional.image.lpips as torchmetrics_lpips
+import torchvision
+from torch import nn
+
+from autoencoder.metrics.reconstruction import FrameMetric
+
+VGG16_WEIGHTS = torchvision.models.VGG16_Weights.IMAGENET1K_V1
+VGG16_FILE = Path(VGG16_WEIGHTS.url).name  # torchvision puts the first digits of the SHA-256 into the name
+VGG16_SHA256_PREFIX = VGG16_FILE.removesuffix(".pth").rpartition("-")[2]
+SLICE_ENDS = (4, 9, 16, 23, 30)  # layers of the VGG after which the features are compared
+MIN_SIDE = 16  # the VGG halves the frame four times
+FRAMES_AT_A_TIME = 16  # 16 frames of 224 x 224 take about 1 GB in the VGG
+
+
+class Lpips(torchmetrics_lpips._NoTrainLpips):
+    """LPIPS with VGG-16, frozen and always in eval mode, one number per image; made by `lpips_network`."""
+
+    def __init__(self):
+        super().__init__(pretrained=False, net="vgg", pnet_rand=True)
+
+    def train(self, mode: bool = True) -> "Lpips":
+        return super().train(mode)
+
+    def forward(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Compare images pairwise; gradients flow to both.
+
+        Args:
+            images, others: float (N, 3, H, W) in [-1, 1], H and W at least 16.
+
+        Returns:
+            (N,), 0 for equal images.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        if images.shape != others.shape or images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIDE:
+            raise ValueError(
+                f"LPIPS compares two (N, 3, H, W) with H and W at least {MIN_SIDE}, got {tuple(images.shape)} and "
+                f"{tuple(others.shape)}"
+            )
+        return super().forward(images, others).flatten()  # (N, 1, 1, 1) -> (N,)
+
+
+def lpips_network(vgg: nn.Module | str | Path | None = None) -> Lpips:
+    """The LPIPS network, frozen: it has no gradients of its own but passes those of the images on.
+
+    Args:
+        vgg: a VGG-16 as torchvision makes it, of which `features` are taken; or what `load_vgg16` takes.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_vgg16`.
+    """
+    features = (vgg if isinstance(vgg, nn.Module) else load_vgg16(vgg)).features.state_dict()
+    linear = torch.load(_linear_file(), map_location="cpu", weights_only=True)
+    weights = {f"net.slice{_slice_of(name)}.{name}": tensor for name, tensor in features.items()} | linear
+    # torchmetrics lists its linear layers a second time.
+    weights |= {name.replace("lin", "lins.", 1): tensor for name, tensor in linear.items()}
+    with torch.device("meta"):  # draws nothing and allocates nothing
+        network = Lpips()
+    network.load_state_dict(weights, assign=True)
+    return network
+
+
+def load_vgg16(path: str | Path | None = None) -> nn.Module:
+    """torchvision's VGG-16 with the weights of a file; the classifier, which nothing here needs, is left out.
+
+    Args:
+        path: file of a state dict like torchvision's vgg16-397923af.pth; None takes the one in torch's cache, which
+            torchvision fills by downloading it.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or it cannot be downloaded; the message says what to do.
+        ValueError: if the file holds something else.
+    """
+    path = vgg16_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        features = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+        with torch.device("meta"):
+            vgg = torchvision.models.vgg16()
+        vgg.classifier = nn.Identity()
+        vgg.load_state_dict(features, assign=True)
+    except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+        raise ValueError(f"{path} does not hold the weights of VGG-16 ({VGG16_FILE} does): {reason}") from error
+    return vgg
+
+
+def vgg16_file(path: str | Path | None = None) -> Path:
+    """The file that `load_vgg16` reads.
+
+    Raises:
+        FileNotFoundError: as there.
+    """
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no VGG-16 weights for LPIPS at {path}: give the path of {_how_to_get()}")
+        return Path(path)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
+    if not cached.is_file():
+        try:
+            VGG16_WEIGHTS.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:  # no network; not the promised file
+            raise FileNotFoundError(
+                f"no VGG-16 weights for LPIPS: {cached} is not there, and downloading {VGG16_WEIGHTS.url} failed "
+                f"({error}). Put the file there, or give its path instead of a download"
+            ) from error
+    return cached
+
+
+def vgg16_identity(path: Path) -> str:
+    """What to note in a protocol: the SHA-256 of a file of weights, and whether it is torchvision's."""
+    sha256 = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            sha256.update(block)
+    digest = sha256.hexdigest()
+    return f"sha256 {digest}" + ("" if digest.startswith(VGG16_SHA256_PREFIX) else f", not torchvision's {VGG16_FILE}")
+
+
+def _how_to_get() -> str:
+    return f"torchvision's {VGG16_FILE}, which lies at {VGG16_WEIGHTS.url}"
+
+
+def _linear_file() -> Path:
+    return Path(torchmetrics_lpips.__file__).parent / "lpips_models" / "vgg.pth"
+
+
+def _slice_of(name: str) -> int:
+    """Number, from 1, of torchmetrics' slice that holds the layer of a name such as "7.weight"."""
+    layer = int(name.partition(".")[0])
+    return 1 + sum(layer >= end for end in SLICE_ENDS)
+
+
+class VideoLPIPS(FrameMetric):
+    """LPIPS (VGG-16) per frame, as in the VidTok evaluation protocol; 0 for equal frames, lower is better.
+
+    The network follows the videos from device to device and is not part of the metric's state.
+
+    Args:
+        vgg: as `lpips_network` takes it.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, vgg: nn.Module | str | Path | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self._network = (lpips_network(vgg),)  # nn.Module registers no module that is inside a tuple
+
+    def per_frame(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        network = self._network[0].to(prediction.device)
+        pairs = zip(prediction.split(FRAMES_AT_A_TIME), target.split(FRAMES_AT_A_TIME), strict=True)
+        with torch.autocast(prediction.device.type, enabled=False):
+            return torch.cat([network(2 * frames - 1, 2 * others - 1) for frames, others in pairs])  # (N,)

@@ -1,0 +1,168 @@
+"""Reconstruct a video file: python -m autoencoder.reconstruct in.mp4 out.mp4 --checkpoint DIR.
+
+The output has the frames, time stamps (so a variable frame rate is kept), size and audio of the input; subtitles are
+left out. With `--structure a.mp4 --dynamics b.mp4 out.mp4` the structure of one video meets the dynamics of another:
+frames go together by their number, the shorter video ends it, and size, time stamps and audio are those of a.mp4.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+import configs
+from autoencoder.data import UnreadableVideo
+from autoencoder.data.video_file import TimedFrame, VideoFile, check_output, open_file, open_writer
+from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.whole_video import Fit, chosen_overlap, decode_frames, encode_frames, load_autoencoder, swap_dynamics
+
+
+@dataclass
+class ReconstructConfig:
+    """What to reconstruct, and how."""
+
+    checkpoint: Path
+    """Folder of the autoencoder, as `python -m autoencoder.train` leaves it in model/."""
+    structure: Path | None = None
+    """Video whose structure latent is taken, instead of an input."""
+    dynamics: Path | None = None
+    """Video whose dynamics latent is taken, with `structure`."""
+    part: Literal["both", "structure", "dynamics"] = "both"
+    """Latent to decode from; the other one is left out."""
+    fit: Literal["pad", "crop"] = "pad"
+    """pad: the whole picture, its edges drawn out to a square and cut off again, back at the input's size; crop: the
+    centre square, at the model's size."""
+    overlap: int | None = None
+    """Frames that neighbouring clips share and that are cross-faded; null is three eighths of a clip."""
+    beside: bool = False
+    """Put the original on the left of the reconstruction."""
+    audio: bool = True
+    """Copy the audio, without encoding it anew."""
+    device: str = "auto"
+    """Where to run, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
+
+    def __post_init__(self):
+        if (self.structure is None) != (self.dynamics is None):
+            raise ValueError("--structure and --dynamics go together: give both, or an input instead")
+
+    def split(self, paths: Sequence[Path]) -> tuple[Path, Path, Path]:
+        """The video of the structure, that of the dynamics, and the output.
+
+        Raises:
+            ValueError: if the number of paths does not fit.
+        """
+        expected = 2 if self.structure is None else 1
+        if len(paths) != expected:
+            names = "an input and an output" if expected == 2 else "the output alone, beside --structure and --dynamics"
+            raise ValueError(f"expected {names}, got {len(paths)} paths: {', '.join(map(str, paths))}")
+        return self.structure or paths[0], self.dynamics or paths[0], paths[-1]
+
+
+class Waiting(NamedTuple):
+    """A frame of the input that has gone into the model and not come out yet.
+
+    Attributes:
+        original: uint8 (H, W, 3), what to put beside the result; None if nothing.
+        stamp, duration: as of `TimedFrame`.
+    """
+
+    original: torch.Tensor | None
+    stamp: int
+    duration: int
+
+
+def reconstructed(
+    model: AutoencoderVidTwin, structure: VideoFile, dynamics: VideoFile, config: ReconstructConfig
+) -> Iterator[TimedFrame]:
+    """Reconstruct a video, a frame at a time; no more than two clips of it are in memory.
+
+    Args:
+        model: in eval mode.
+        structure: video of the structure latent, whose size and time stamps the result has.
+        dynamics: video of the dynamics latent; the same object for a plain reconstruction.
+        config: how.
+
+    Yields:
+        Frames uint8 (H, W, 3), beside the original where asked for.
+    """
+    overlap = chosen_overlap(config.overlap, model.config.num_frames)
+    fit = _fit(model, structure, config)
+    waiting: deque[Waiting] = deque()
+    queues = [waiting]
+    latents = encode_frames(model, _squares(structure, fit, waiting, config.beside), overlap)
+    if dynamics is not structure:
+        queues.append(deque())
+        other = _squares(dynamics, _fit(model, dynamics, config), queues[1])
+        latents = swap_dynamics(latents, encode_frames(model, other, overlap))
+    for square in decode_frames(model, latents, overlap, config.part):
+        if not all(queues):  # a video has ended; what comes are the repeats of its last frame
+            return
+        original, stamp, duration = [queue.popleft() for queue in queues][0]
+        pixels = fit.back(square)
+        if original is not None:
+            pixels = torch.cat([original, pixels], dim=1)  # (H, 2 W, 3)
+        yield TimedFrame(pixels, stamp, duration)
+
+
+def _squares(video: VideoFile, fit: Fit, waiting: deque[Waiting], keep: bool = False) -> Iterator[torch.Tensor]:
+    """The frames as the model sees them, uint8 (S, S, 3); `keep` keeps what they were."""
+    for pixels, stamp, duration in video.frames():
+        square = fit.into(pixels)
+        original = square if fit.mode == "crop" else pixels
+        waiting.append(Waiting(original if keep else None, stamp, duration))
+        yield square
+
+
+def _fit(model: AutoencoderVidTwin, video: VideoFile, config: ReconstructConfig) -> Fit:
+    return Fit(config.fit, video.format.width, video.format.height, model.config.sample_size)
+
+
+def reconstruct(
+    model: AutoencoderVidTwin, structure: VideoFile, dynamics: VideoFile, output: Path, config: ReconstructConfig
+) -> int:
+    """Write the reconstruction of `reconstructed` to a file, with a progress bar.
+
+    Returns:
+        Number of frames written.
+    """
+    total = min(structure.num_frames, dynamics.num_frames)
+    width, height = _fit(model, structure, config).output_size
+    form = replace(structure.format, width=width * (1 + config.beside), height=height)
+    audio_of = structure.path if config.audio else None
+    count = 0
+    with open_writer(output, form, audio_of, whole_audio=total == structure.num_frames) as writer:
+        frames = reconstructed(model, structure, dynamics, config)
+        for frame in tqdm(frames, "reconstructing", total, unit="frame"):
+            writer.write(*frame)
+            count += 1
+    return count
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = configs.make_parser(ReconstructConfig, __doc__)
+    parser.add_argument("paths", nargs="+", type=Path, help="input and output; with --structure the output alone")
+    namespace = parser.parse_args(configs.normalized(argv, bare_flags=("beside",)))
+    config = configs.build(ReconstructConfig, namespace)
+    source, dynamics_source, output = config.split(namespace.paths)
+    check_output(output, source, dynamics_source)
+    model = load_autoencoder(config.checkpoint, config.device)
+    chosen_overlap(config.overlap, model.config.num_frames)
+    structure = open_file(source)
+    dynamics = structure if dynamics_source == source else open_file(dynamics_source)
+    count = reconstruct(model, structure, dynamics, output, config)
+    listed = min(structure.num_frames, dynamics.num_frames)
+    missing = f" ({listed} are listed, the others do not decode)" if count < listed else ""
+    print(f"wrote {count} frames to {output}{missing}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, UnreadableVideo) as error:
+        sys.exit(f"error: {error}")

@@ -43,6 +43,7 @@ RUN = {
     "validate_every": 5,
     "num_held_out": 3,
     "log_every": 1,
+    "precision": "fp32",
 }
 
 
@@ -165,12 +166,14 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     losses = []
     for devices in (1, 2):
         folder = tmp_path / f"devices-{devices}"
-        flags = arguments(folder, devices=devices, accelerator="cpu", accumulate=1, max_steps=6)
-        process = start([*flags, "--model.qformer_dropout=0"], tmp_path)
+        flags = arguments(folder, devices=devices, accelerator="cpu", accumulate=1, max_steps=20)
+        # Not Muon, which rounds to bf16 whatever the precision.
+        flags += ["--model.qformer_dropout=0", "--optimizer.name=adamw", "--optimizer.learning_rate=0.001"]
+        process = start(flags, tmp_path)
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         events = EventAccumulator(str(folder / "tensorboard"))
         events.Reload()
         losses.append([event.value for tag in ("train/loss", "val/psnr") for event in events.Scalars(tag)])
-    assert len(losses[0]) == 8
+    assert len(losses[0]) > 20  # every loss, and the validations
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -35,6 +35,14 @@ def test_other_protocols_would_be_noticed():
     assert abs(float(VideoSSIM()(prediction, target)) - float(expected["ssim_tm_default"])) > 0.01
 
 
+@pytest.mark.parametrize("metric", [VideoPSNR, VideoSSIM])
+def test_autocast_changes_nothing(metric):
+    prediction, target, _ = fixture("small")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = metric()(prediction, target)
+    assert float(value) == float(metric()(prediction, target))
+
+
 def test_identical_frames():
     video = torch.rand(1, 3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     assert float(VideoPSNR()(video, video)) == pytest.approx(80.0, abs=1e-4)

@@ -161,5 +161,4 @@ class VideoLPIPS(FrameMetric):
     def per_frame(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         network = self._network[0].to(prediction.device)
         pairs = zip(prediction.split(FRAMES_AT_A_TIME), target.split(FRAMES_AT_A_TIME), strict=True)
-        with torch.autocast(prediction.device.type, enabled=False):
-            return torch.cat([network(2 * frames - 1, 2 * others - 1) for frames, others in pairs])  # (N,)
+        return torch.cat([network(2 * frames - 1, 2 * others - 1) for frames, others in pairs])  # (N,)

@@ -12,7 +12,7 @@ SSIM_REFERENCE_SIDE = 256
 
 
 class FrameMetric(Metric):
-    """Mean over frames of a value per frame; exact when summed over processes with unequal shares.
+    """Mean over frames of a value per frame, in fp32 whatever the autocast; exact when summed over unequal shares.
 
     Subclasses define `per_frame`.
     """
@@ -45,7 +45,8 @@ class FrameMetric(Metric):
             if not (low >= 0 and high <= 1):
                 raise ValueError(f"{name} must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
         frames = (rearrange(video, "b c t h w -> (b t) c h w").float() for video in (prediction, target))
-        values = self.per_frame(*frames)  # (B T,)
+        with torch.autocast(prediction.device.type, enabled=False):  # a variance in bf16 would be rounding noise
+            values = self.per_frame(*frames)  # (B T,)
         self.total += values.double().sum()
         self.num_frames += values.numel()
 

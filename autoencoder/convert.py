@@ -3,7 +3,6 @@
 The folder is read by `AutoencoderVidTwin.from_pretrained`, and by the --checkpoint of every command.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main)

@@ -4,7 +4,6 @@ The input is a file that `python -m autoencoder.encode` wrote with the same auto
 `python -m autoencoder.reconstruct` makes, bit for bit before they are compressed.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +50,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main)

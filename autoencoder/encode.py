@@ -4,7 +4,6 @@ The file holds the latents of the whole video and what `python -m autoencoder.de
 except for the audio.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, UnreadableVideo) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main, UnreadableVideo)

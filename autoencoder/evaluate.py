@@ -264,7 +264,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, UnreadableVideo) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main, UnreadableVideo)

@@ -5,7 +5,6 @@ left out. With `--structure a.mp4 --dynamics b.mp4 out.mp4` the structure of one
 frames go together by their number, the shorter video ends it, and size, time stamps and audio are those of a.mp4.
 """
 
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -162,7 +161,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, UnreadableVideo) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main, UnreadableVideo)

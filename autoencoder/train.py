@@ -1,6 +1,5 @@
 """Train the autoencoder: python -m autoencoder.train --help."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -201,7 +200,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, UnreadableVideo, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main, UnreadableVideo, FloatingPointError)

@@ -1,10 +1,10 @@
 """Speed of the autoencoder beside its own matrix products: python -m benchmarks.autoencoder --help."""
 
-import sys
 from collections.abc import Sequence
 
 import torch
 
+import configs
 from autoencoder import AutoencoderVidTwin
 from autoencoder.losses import VidTwinLoss
 from autoencoder.seeding import generators
@@ -40,7 +40,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main)

@@ -6,7 +6,6 @@ first of the next alone, so an overlap of n frames has n + 1. The same ratio of 
 what is due to the video itself.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import tee
@@ -144,7 +143,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, UnreadableVideo) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main, UnreadableVideo)

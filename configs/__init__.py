@@ -6,7 +6,7 @@ and an unknown one is an error.
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -93,3 +93,16 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
 def build(config_class: type, namespace: Any) -> Any:
     """The config dataclass from a parsed and instantiated namespace."""
     return config_class(**{field.name: namespace[field.name] for field in fields(config_class)})
+
+
+def run_command(main: Callable[[], None], *errors: type[Exception]) -> None:
+    """Run a command; what its user can mend ends it with one line instead of a traceback.
+
+    Args:
+        main: the command.
+        errors: further exceptions of that kind, beside ValueError and OSError.
+    """
+    try:
+        main()
+    except (ValueError, OSError, *errors) as error:
+        sys.exit(f"error: {error}")

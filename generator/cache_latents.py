@@ -1,15 +1,13 @@
 """Encode a data set once, for training on its latents: python -m generator.cache_latents --help."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-import torch
 import yaml
 
 import configs
 from autoencoder.data import UnreadableVideo
-from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.whole_video import load_autoencoder
 from generator.config import CacheConfig, CacheLatentsConfig
 from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
 
@@ -29,10 +27,9 @@ def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     config = parse(argv)
-    model = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder))
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+    model = load_autoencoder(autoencoder_folder(config.autoencoder), config.device)
     folder = config.output_dir or config.cache_folder(fingerprint(model))
-    cache = build_cache(model.to(device), config, folder)
+    cache = build_cache(model, config, folder)
     print(
         f"{len(cache)} clips of {len(cache.class_names)} classes are in {folder}; "
         f"{len(cache.unreadable)} files could not be read"
@@ -40,7 +37,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, UnreadableVideo) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main, UnreadableVideo)

@@ -4,7 +4,6 @@ The latents are encoded first where that has not been done. Several processes ar
 generator.train` or torchrun.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -162,7 +161,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, UnreadableVideo, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    configs.run_command(main, UnreadableVideo, FloatingPointError)

@@ -1,7 +1,6 @@
 """Sample videos from a pipeline folder: `python -m pipelines.sample --pipeline DIR --class NAME --out DIR`."""
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from autoencoder.data.video_io import write_video
 from autoencoder.pictures import save_png, sheet
-from configs import build, make_parser, normalized
+from configs import build, make_parser, normalized, run_command
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.schedulers import convert_scheduler
 
@@ -126,7 +125,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-import configs
 from autoencoder import AutoencoderVidTwin
 from autoencoder.ablations import SpaceInHidden, TemporalConvolution
 from autoencoder.structure import QFormer
 from autoencoder.train import parse
-from benchmarks.ablations import PAPER, channels_of_one_latent, main, summarize, table
+from benchmarks.ablations import PAPER, channels_of_one_latent, main, table
+from benchmarks.comparison import summarize
 
 TINY = {
     "num_frames": 8,
@@ -117,22 +117,20 @@ def test_differences_inside_the_spread_are_ties():
             "one_latent": results(19.0, 20.0, 21.0),
             "convolution": results(18.0, 18.1, 18.2),
             "space_in_hidden": results(30.0),
-        }
+        },
+        decisive="psnr",
     )
     assert [row.get("verdict") for row in rows] == [None, "tie", "worse", "not measured: one seed"]
     assert (rows[0]["psnr"], rows[0]["psnr_std"], rows[2]["difference"]) == pytest.approx((21.0, 1.0, -2.9))
     assert all(f"{PAPER[row['variant']][0]:.2f}" in table(rows) for row in rows)
+    assert "21.00 ± 1.00" in table(rows)
 
 
 def test_the_command_trains_and_compares(tmp_path, capfd):
-    preset = configs.preset_path("autoencoder", "tiny")
-    main(
-        [
-            *("--preset", str(preset), "--max-steps", "2", "--seeds", "1"),
-            *("--variants", "full,one_latent", "--output-dir", str(tmp_path)),
-        ]
-    )
+    main(["--max-steps", "2", "--seeds", "1", "--variants", "full,one_latent", "--output-dir", str(tmp_path)])
     out = capfd.readouterr().out
     assert "one_latent" in out.split("to first")[1] and (tmp_path / "ablations.json").is_file()
     with pytest.raises(ValueError, match="variants must be of .*, got lstm"):
         main(["--variants", "full,lstm"])
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        main(["--seeds", "0"])

@@ -1,0 +1,95 @@
+"""Variants trained for equal steps with several seeds, and which of their differences are more than noise."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from autoencoder.files import atomic_path
+
+Runs = Mapping[str, Sequence[Mapping[str, float]]]  # by variant, the scores of each seed's run by name
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError unless all are at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
+    """Names separated by commas.
+
+    Raises:
+        ValueError: for one that is not known.
+    """
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"variants must be of {', '.join(known)}, got {', '.join(unknown)}")
+    return names
+
+
+def train(module: str, arguments: Sequence[str], folder: Path) -> None:
+    """Run a training command into a folder, in place of what was there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", module, *arguments, "--output-dir", str(folder)]
+    print(f"\n$ python {' '.join(command[1:])}", flush=True)
+    subprocess.run(command, check=True)
+
+
+def last_scalars(folder: Path, tags: Sequence[str]) -> dict[str, float]:
+    """The last records of a run, by their names without the part before the slash."""
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag.split("/")[1]: events.Scalars(tag)[-1].value for tag in tags}
+
+
+def summarize(runs: Runs, decisive: str) -> list[dict]:
+    """Mean and standard deviation over the seeds, and how each variant compares with the first.
+
+    Args:
+        runs: what was measured.
+        decisive: the score that variants are compared by, the higher the better. A difference that is not larger than
+            the two standard deviations together is a tie.
+
+    Returns:
+        A row per variant: `variant`, `seeds`, every score with `<score>_std` (None for one seed) and, but for the
+        first, `difference` and `verdict`.
+    """
+    rows = []
+    for name, results in runs.items():
+        row = {"variant": name, "seeds": len(results)}
+        for score in results[0]:
+            values = [result[score] for result in results]
+            row[score] = float(np.mean(values))
+            row[f"{score}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        rows.append(row)
+    first = rows[0]
+    for row in rows[1:]:
+        row["difference"] = row[decisive] - first[decisive]
+        spreads = (row[f"{decisive}_std"], first[f"{decisive}_std"])
+        if None in spreads:
+            row["verdict"] = "not measured: one seed"
+        elif abs(row["difference"]) <= sum(spreads):
+            row["verdict"] = "tie"
+        else:
+            row["verdict"] = "better" if row["difference"] > 0 else "worse"
+    return rows
+
+
+def with_spread(row: Mapping, score: str, digits: int, scale: float = 1.0) -> str:
+    """A score as "mean ± standard deviation"."""
+    spread = row[f"{score}_std"]
+    mean = f"{scale * row[score]:.{digits}f}"
+    return mean if spread is None else f"{mean} ± {scale * spread:.{digits}f}"
+
+
+def write_report(path: Path, settings: Mapping, rows: Sequence[Mapping], runs: Runs) -> None:
+    """Everything that was measured, as JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({**settings, "rows": rows, "runs": runs}, indent=2) + "\n")

@@ -12,9 +12,9 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 import configs
+from autoencoder.checkpoint import load_autoencoder
 from autoencoder.data.video_file import check_output, open_writer
 from autoencoder.encoded_video import EncodedVideo, decode_video
-from autoencoder.whole_video import load_autoencoder
 
 
 @dataclass

@@ -12,10 +12,11 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 import configs
+from autoencoder.checkpoint import load_autoencoder
 from autoencoder.data import UnreadableVideo
 from autoencoder.data.video_file import open_file
 from autoencoder.encoded_video import encode_video
-from autoencoder.whole_video import chosen_overlap, load_autoencoder
+from autoencoder.whole_video import chosen_overlap
 
 
 @dataclass

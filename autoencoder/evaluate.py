@@ -7,21 +7,18 @@ under `torchrun --nproc-per-node N -m autoencoder.evaluate ...`; the numbers do 
 import csv
 import json
 import math
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import distributed
 from tqdm.auto import tqdm
 
 import configs
+from autoencoder.checkpoint import load_autoencoder
 from autoencoder.cost import count_flops, format_bytes, format_flops
 from autoencoder.data import UnreadableVideo
 from autoencoder.evaluation import (
@@ -37,16 +34,16 @@ from autoencoder.evaluation import (
 from autoencoder.files import atomic_path
 from autoencoder.fingerprint import fingerprint
 from autoencoder.latents import VidTwinLatents
-from autoencoder.metrics import VideoLPIPS, VideoPSNR, VideoSSIM
+from autoencoder.metrics import I3D, FrechetVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
+from autoencoder.metrics.i3d_network import SIDE
 from autoencoder.metrics.lpips import vgg16_file, vgg16_identity
 from autoencoder.metrics.reconstruction import FrameMetric
 from autoencoder.pictures import save_png, sheet, to_uint8
+from autoencoder.processes import process_group
 from autoencoder.vidtwin import AutoencoderVidTwin
-from autoencoder.whole_video import load_autoencoder
 
 NOT_MEASURED = "not measured"
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "av")
-LONGEST_WAIT = timedelta(days=7)  # of a process that is done for the others
 
 
 @dataclass
@@ -66,6 +63,11 @@ class EvaluateConfig:
     lpips: str = "download"
     """Weights of LPIPS: the path of torchvision's vgg16-397923af.pth; "download" to let torchvision get it; "none" to
     leave LPIPS out."""
+    i3d: Path | None = None
+    """Weights of I3D, i3d_torchscript.pt or i3d_pretrained_400.pt, for rFVD; without them it is not measured."""
+    allow_unknown_i3d: bool = False
+    """Take a file of I3D that is neither of these; the distance is not called rFVD then. A TorchScript archive is a
+    program: allow only one that you trust."""
     batch_size: int = 1
     """Clips that go through the model at a time; peak memory and speed are those of such a batch."""
     device: str = "auto"
@@ -76,24 +78,6 @@ class EvaluateConfig:
             raise ValueError(f"sample_fps must be positive, or null for every frame, got {self.sample_fps}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-
-
-@contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
-    """Join the processes of a torchrun, if there are several; gives the rank of this one and their number.
-
-    All that they exchange is a few numbers in the end, so gloo serves on every device.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield 0, 1
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
-    try:
-        yield distributed.get_rank(), distributed.get_world_size()
-    finally:
-        distributed.destroy_process_group()
 
 
 def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetric], str]:
@@ -114,9 +98,27 @@ def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetri
     return {name: metric.to(device) for name, metric in metrics.items()}, weights
 
 
+def make_distance(config: EvaluateConfig, model: AutoencoderVidTwin) -> FrechetVideoDistance | None:
+    """What compares the set of the clips with that of their reconstructions; None where no weights are given.
+
+    Raises:
+        FileNotFoundError: if the weights are not there.
+        ValueError: if they are unknown and not allowed, or the model's clips are too short for I3D.
+    """
+    if config.i3d is None:
+        return None
+    frames = model.config.num_frames
+    if frames < I3D.min_frames:
+        raise ValueError(f"--i3d needs clips of at least {I3D.min_frames} frames, {config.checkpoint} takes {frames}")
+    i3d = I3D.from_file(config.i3d, config.allow_unknown_i3d)
+    # Process 0 puts the shares of all together, in the order of the list.
+    return FrechetVideoDistance(i3d, sync_on_compute=False).to(model.device)
+
+
 def prepare(config: EvaluateConfig) -> tuple[Evaluation, str]:
     """An evaluation that has seen nothing yet, and what the weights of LPIPS are."""
     model = load_autoencoder(config.checkpoint, config.device)
+    distance = make_distance(config, model)
     metrics, lpips_weights = make_metrics(config.lpips, model.device)
     size = {"num_frames": model.config.num_frames, "size": model.config.sample_size}
     protocol = Protocol(config.sample_fps, part=config.part, batch_size=config.batch_size, **size)
@@ -125,7 +127,7 @@ def prepare(config: EvaluateConfig) -> tuple[Evaluation, str]:
     ):  # the first clips on a GPU are slower, and every machine is to give the same numbers
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         reconstruction(model, torch.zeros(config.batch_size, *model.video_shape, device=model.device))
-    return Evaluation(model, protocol, metrics), lpips_weights
+    return Evaluation(model, protocol, metrics, distance), lpips_weights
 
 
 def describe_protocol(
@@ -150,12 +152,31 @@ def describe_protocol(
         "ssim": "per frame, 11 x 11 Gaussian window of sigma 1.5, inside the frame, mean over RGB",
         "lpips": "per frame, VGG-16" if lpips_weights != NOT_MEASURED else NOT_MEASURED,
         "lpips_weights": lpips_weights,
+        "distance": describe_distance(evaluation.distance),
         "dtype": str(model.dtype).removeprefix("torch."),
         "tf32": False,
         "device": torch.cuda.get_device_name(model.device) if on_cuda else "CPU",
         "processes": world_size,
         "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in LIBRARIES},
     }
+
+
+def describe_distance(distance: FrechetVideoDistance | None) -> dict[str, Any] | str:
+    """What the distance between the sets depends on."""
+    if distance is None:
+        return NOT_MEASURED
+    return {
+        "extractor": distance.identity,
+        "clips": "all that the other metrics see, filled tails included",
+        "quantise": "both sides rounded to 256 levels",
+        "resize": f"bilinear, half-pixel centres, not antialiased, to {SIDE}",
+        "ddof": int(distance.unbiased),
+    }
+
+
+def name_of_distance(distance: FrechetVideoDistance | None) -> str:
+    """rFVD, but only where the weights of I3D are known or there are none."""
+    return "rFVD" if distance is None or distance.title == "FVD" else distance.title
 
 
 def cost_of_clip(model: AutoencoderVidTwin, part: str) -> tuple[float, dict[str, int]]:
@@ -184,6 +205,7 @@ def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol:
     compression_rate, flops = cost_of_clip(evaluation.model, evaluation.protocol.part)
     return {
         "metrics": {"psnr": None, "ssim": None, "lpips": None} | mean_metrics(scores),
+        "distance": {"name": name_of_distance(evaluation.distance), "value": evaluation.distance_of_sets()},
         "videos": len(scores),
         "clips": sum(len(score.clip_psnr) for score in scores),
         "frames": sum(score.frames for score in scores),
@@ -199,11 +221,13 @@ def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol:
 def table(report: dict[str, Any]) -> str:
     """The report for a person."""
     metrics, memory, protocol = report["metrics"], report["peak_memory_bytes"], report["protocol"]
+    distance = report["distance"]
     flops = ", ".join(f"{name} {format_flops(count)}" for name, count in report["flops_per_clip"].items())
     rows = {
         "PSNR": f"{metrics['psnr']:.3f} dB",
         "SSIM": f"{metrics['ssim']:.4f}",
         "LPIPS": NOT_MEASURED if metrics["lpips"] is None else f"{metrics['lpips']:.4f} ({protocol['lpips_weights']})",
+        distance["name"]: NOT_MEASURED if distance["value"] is None else f"{distance['value']:.2f}",
         "compression rate": f"{report['compression_rate']:.4%}",
         "FLOPs of a clip": flops,
         "peak memory": NOT_MEASURED if memory is None else format_bytes(memory),
@@ -244,7 +268,8 @@ def write_sheet(path: Path, evaluation: Evaluation, videos: Sequence[ListedVideo
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = configs.make_parser(EvaluateConfig, __doc__)
-    config = configs.build(EvaluateConfig, parser.parse_args(configs.normalized(argv)))
+    arguments = configs.normalized(argv, bare_flags=("allow_unknown_i3d",))
+    config = configs.build(EvaluateConfig, parser.parse_args(arguments))
     with process_group() as (rank, world_size):
         videos = list_videos(config.videos)
         evaluation, lpips_weights = prepare(config)

@@ -21,6 +21,7 @@ from autoencoder.cost import measure
 from autoencoder.data.frame_index import UnreadableVideo
 from autoencoder.data.listing import VIDEO_ENDINGS, read_manifest, scan_folder
 from autoencoder.data.video_file import VideoFile, open_file
+from autoencoder.metrics import FrechetVideoDistance
 from autoencoder.metrics.reconstruction import FrameMetric
 from autoencoder.vidtwin import AutoencoderVidTwin
 from autoencoder.whole_video import cut
@@ -197,6 +198,11 @@ def reconstruction(model: AutoencoderVidTwin, video: torch.Tensor, part: str = "
     return (sample.clamp(-1, 1) + 1) / 2
 
 
+def to_levels(video: torch.Tensor) -> torch.Tensor:
+    """Round float [0, 1] to the 256 levels of a file, uint8: what a distance between sets of videos compares."""
+    return (255 * video).round().to(torch.uint8)
+
+
 @dataclass
 class Evaluation:
     """The state of an evaluation on one process.
@@ -207,15 +213,20 @@ class Evaluation:
         metrics: by name, on the device of the model, with `sync_on_compute=False`, for they are reset for every video;
             "psnr" is among them.
         scores: of the videos that were read to their end.
+        distance: between the videos and their reconstructions, on the device of the model; None leaves it out. It only
+            takes features out of clips here, and sees them all in `distance_of_sets`.
         unreadable: place in the list, and why.
+        features: by place in the list, of the clips of a video and of their reconstructions, (clips, D) each.
         work: of the model.
     """
 
     model: AutoencoderVidTwin
     protocol: Protocol
     metrics: dict[str, FrameMetric]
+    distance: FrechetVideoDistance | None = None
     scores: list[VideoScore] = field(default_factory=list)
     unreadable: list[tuple[int, str]] = field(default_factory=list)
+    features: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
 
     def add(self, videos: Iterable[tuple[int, ListedVideo]]) -> None:
@@ -230,14 +241,18 @@ class Evaluation:
         for metric in self.metrics.values():
             metric.reset()
         file = open_file(video.path)
-        clip_psnr = []
+        clip_psnr, features = [], []
         for target in self.protocol.batches(video, file, self.model.device):
             with measure(self.model.device) as cost:
                 prediction = reconstruction(self.model, target, self.protocol.part)
             self.work += Work(len(target) * self.protocol.num_frames, cost.seconds, cost.peak_memory_bytes)
-            for clip in zip(prediction.split(1), target.split(1), strict=True):
-                values = {name: metric(*clip) for name, metric in self.metrics.items()}
+            for original, clip in zip(target.split(1), prediction.split(1), strict=True):
+                values = {name: metric(clip, original) for name, metric in self.metrics.items()}
                 clip_psnr.append(values["psnr"].item())
+                if self.distance is not None:
+                    features.append([self.distance.extract(to_levels(one)).cpu() for one in (original, clip)])
+        if features:
+            self.features[index] = tuple(torch.cat(side) for side in zip(*features, strict=True))
         fps = float(file.format.rate)
         return VideoScore(
             index=index,
@@ -257,12 +272,29 @@ class Evaluation:
             return
         rank, world_size = distributed.get_rank(), distributed.get_world_size()
         found = [None] * world_size if rank == 0 else None
-        distributed.gather_object((self.scores, self.unreadable, self.work), found)
+        distributed.gather_object((self.scores, self.unreadable, self.features, self.work), found)
         if rank == 0:
-            scores, unreadable, work = zip(*found, strict=True)
+            scores, unreadable, features, work = zip(*found, strict=True)
             self.scores = sorted(chain(*scores), key=lambda score: score.index)
             self.unreadable = sorted(chain(*unreadable))
+            self.features = dict(sorted(chain(*(share.items() for share in features)), key=lambda item: item[0]))
             self.work = sum(work, Work())
+
+    def distance_of_sets(self) -> float | None:
+        """The distance between all clips and their reconstructions, after `gather`, on process 0.
+
+        The features are added up in the order of the list: to the bit the same for any number of processes.
+
+        Returns:
+            None if it was left out, or there are fewer than two clips.
+        """
+        if self.distance is None or sum(len(real) for real, _ in self.features.values()) < 2:
+            return None
+        self.distance.reset()
+        for real, reconstructed in self.features.values():
+            self.distance.update_features(real, real=True)
+            self.distance.update_features(reconstructed, real=False)
+        return self.distance.compute().item()
 
     def clip(self, video: ListedVideo, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Original and reconstruction of one clip of a video, float (3, F, S, S) in [0, 1]; the file is read again."""

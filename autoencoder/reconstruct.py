@@ -15,10 +15,11 @@ import torch
 from tqdm.auto import tqdm
 
 import configs
+from autoencoder.checkpoint import load_autoencoder
 from autoencoder.data import UnreadableVideo
 from autoencoder.data.video_file import TimedFrame, VideoFile, check_output, open_file, open_writer
 from autoencoder.vidtwin import AutoencoderVidTwin
-from autoencoder.whole_video import Fit, chosen_overlap, decode_frames, encode_frames, load_autoencoder, swap_dynamics
+from autoencoder.whole_video import Fit, chosen_overlap, decode_frames, encode_frames, swap_dynamics
 
 
 @dataclass

@@ -7,7 +7,6 @@ of a result may depend on the batch around it: whether the latents are kept in a
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -20,26 +19,6 @@ from autoencoder.pictures import to_uint8
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 FITS = ("pad", "crop")
-
-
-def load_autoencoder(folder: str | Path, device: str = "auto") -> AutoencoderVidTwin:
-    """Read an autoencoder for inference.
-
-    Args:
-        folder: as `save_pretrained` left it.
-        device: such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one.
-
-    Raises:
-        FileNotFoundError: if the folder holds none.
-    """
-    if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} is no folder of an autoencoder: it holds no config.json. `python -m autoencoder.train` leaves "
-            "one in the folder model/ of its run"
-        )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoencoderVidTwin.from_pretrained(folder).eval().to(device)
 
 
 def chosen_overlap(overlap: int | None, num_frames: int) -> int:

@@ -12,6 +12,7 @@ import torch
 
 import configs
 from autoencoder import AutoencoderVidTwin
+from autoencoder.device import resolve_device
 from benchmarks.comparison import (
     check_counts,
     chosen_variants,
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = configs.build(AblationConfig, parser.parse_args(configs.normalized(argv)))
     runs = {name: [run(config, name, seed) for seed in range(config.seeds)] for name in config.names}
     rows = summarize(runs, decisive="psnr")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device("auto")
     settings = {"preset": config.preset, "max_steps": config.max_steps, **environment(device)}
     write_report(config.output_dir / "ablations.json", settings, rows, runs)
     print(f"\n{table(rows)}\n\nwritten to {config.output_dir / 'ablations.json'}")

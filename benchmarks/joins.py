@@ -15,11 +15,12 @@ import numpy as np
 import torch
 
 import configs
+from autoencoder.checkpoint import load_autoencoder
 from autoencoder.data import UnreadableVideo
 from autoencoder.data.clips import to_video
 from autoencoder.data.video_file import open_file
 from autoencoder.vidtwin import AutoencoderVidTwin
-from autoencoder.whole_video import Fit, chosen_overlap, decode_frames, encode_frames, load_autoencoder
+from autoencoder.whole_video import Fit, chosen_overlap, decode_frames, encode_frames
 from benchmarks.report import environment, write_json
 
 HEADER = f"{'video':20} {'overlap':>7} {'borders':>7} {'inside':>7} {'mean':>6} {'p95':>6} {'original':>9} {'p95':>6}"

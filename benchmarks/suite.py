@@ -12,6 +12,7 @@ from torch import nn
 
 import configs
 from autoencoder.cost import count_flops
+from autoencoder.device import resolve_device
 from benchmarks.measure import measure_in_turns, time_by_kind
 from benchmarks.report import HEADER, Result, environment, write_json
 
@@ -165,7 +166,7 @@ def run(stage: Stage, description: str, argv: Sequence[str] | None) -> None:
     parser = configs.make_parser(BenchmarkConfig, description)
     namespace = parser.parse_args(configs.normalized(argv, bare_flags=("skip_training",)))
     config = configs.build(BenchmarkConfig, namespace)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = resolve_device("auto")
     machine = environment(device)
     print(", ".join(f"{key} {value}" for key, value in machine.items()), HEADER, sep="\n", flush=True)
     measured = []

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from random_i3d import Archive, write_archive
 from tiny_models import tiny_vae
 from torch import nn
 from torch.nn import functional as F
@@ -25,6 +26,7 @@ from autoencoder.evaluation import ListedVideo, Protocol, VideoScore, best_media
 from autoencoder.fingerprint import fingerprint
 
 FRAMES, SIZE = 4, 16  # of the tiny model
+LONG = 12  # frames of the other one
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,16 @@ def videos(tmp_path_factory) -> Path:
     (root / "text.mp4").write_text("no video")
     make_audio(root / "sound.mp4")
     return root
+
+
+@pytest.fixture(scope="module")
+def long_checkpoint(tmp_path_factory) -> Path:
+    """With clips that I3D can take."""
+    torch.manual_seed(0)
+    model = AutoencoderVidTwin.from_config(dict(tiny_vae().config) | {"num_frames": LONG}).eval()
+    nn.init.normal_(model.decoder.proj_out.weight, std=0.1)
+    model.save_pretrained(folder := tmp_path_factory.mktemp("long_model"))
+    return folder
 
 
 def run(checkpoint: Path, videos: Path, output: Path, *more: str) -> dict:
@@ -140,10 +152,11 @@ def test_one_latent_alone(checkpoint, videos, tmp_path, part):
     assert report["compression_rate"] == pytest.approx(np.prod(shape) / np.prod(model.video_shape))
 
 
-def test_several_processes_give_the_numbers_of_one(checkpoint, videos, tmp_path):
-    one = run(checkpoint, videos, tmp_path / "one")
+def test_several_processes_give_the_numbers_of_one(long_checkpoint, videos, tmp_path):
+    i3d = ["--i3d", str(write_archive(tmp_path / "i3d.pt")), "--allow-unknown-i3d"]
+    one = run(long_checkpoint, videos, tmp_path / "one", *i3d)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    flags = ["--checkpoint", checkpoint, "--videos", videos, "--output-dir", tmp_path / "two"]
+    flags = ["--checkpoint", long_checkpoint, "--videos", videos, "--output-dir", tmp_path / "two", *i3d]
     result = subprocess.run(
         [*launcher, "-m", "autoencoder.evaluate", *flags, "--lpips", "none", "--device", "cpu"],
         capture_output=True,
@@ -155,7 +168,8 @@ def test_several_processes_give_the_numbers_of_one(checkpoint, videos, tmp_path)
     assert result.stdout.count("PSNR") == 1, "process 0 alone reports"
     two = json.loads((tmp_path / "two" / "evaluation.json").read_text())
     assert two["protocol"]["processes"] == 2
-    for key in ("metrics", "videos", "clips", "frames", "unreadable"):
+    assert two["distance"]["value"] > 0
+    for key in ("metrics", "distance", "videos", "clips", "frames", "unreadable"):
         assert two[key] == one[key], key
     for name in ("videos.csv", "clips.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -169,7 +183,7 @@ def test_a_process_without_a_video(checkpoint, videos, tmp_path, monkeypatch):
     for share in ([], list(enumerate(listed))):
         evaluation, _ = command.prepare(config)
         evaluation.add(share)
-        found.append((evaluation.scores, evaluation.unreadable, evaluation.work))
+        found.append((evaluation.scores, evaluation.unreadable, evaluation.features, evaluation.work))
 
     def gather_object(mine, everyone):
         everyone[:] = [mine, found[1]]
@@ -220,6 +234,64 @@ def test_lpips(checkpoint, videos, tmp_path, monkeypatch):
 
     with pytest.raises(FileNotFoundError, match="nowhere.pth.*--lpips none"):
         run(checkpoint, manifest, tmp_path / "other", "--lpips", str(tmp_path / "nowhere.pth"))
+    assert not (tmp_path / "other").exists()
+
+
+def frechet(x: np.ndarray, y: np.ndarray) -> float:
+    """Of two sets (N, D), by the eigenvalues of the product of their covariances."""
+    one, other = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    roots = np.sqrt(np.linalg.eigvals(one @ other).astype(complex)).real.sum()
+    return ((x.mean(axis=0) - y.mean(axis=0)) ** 2).sum() + np.trace(one + other) - 2 * roots
+
+
+def test_rfvd(long_checkpoint, videos, tmp_path, capsys, monkeypatch):
+    """Of rounded clips; called so only with known weights of I3D."""
+    archive = write_archive(tmp_path / "i3d.pt")
+    model = AutoencoderVidTwin.from_pretrained(long_checkpoint).eval()
+    sides = [], []
+    protocol = Protocol(25.0, LONG, SIZE)
+    for name in ("a.mp4", "b.mp4", "c/c.mp4"):
+        for clip in protocol.batches(ListedVideo(name, videos / name), open_file(videos / name), torch.device("cpu")):
+            with torch.no_grad():
+                output = model.decode(model.encode(2 * clip - 1).latent_dist.mode()).sample.clamp(-1, 1)
+            for side, video in zip(sides, (clip, (output + 1) / 2), strict=True):
+                levels = (video * 255).round() / 255
+                frames = F.interpolate(levels[0].transpose(0, 1), (224, 224), mode="bilinear", align_corners=False)
+                side.append(Archive()(2 * frames.transpose(0, 1)[None] - 1, return_features=True)[0].numpy())
+    expected = frechet(*(np.stack(side).astype(np.float64) for side in sides))
+    flags = ["--i3d", str(archive)]
+    report = run(long_checkpoint, videos, tmp_path / "out", *flags, "--allow-unknown-i3d")
+    assert report["distance"]["value"] == pytest.approx(expected, rel=1e-4) and expected > 1
+    name = report["distance"]["name"]
+    assert name.startswith("Frechet distance (I3D with unknown weights")
+    assert "FVD" not in json.dumps(report["distance"]) and report["protocol"]["distance"]["extractor"]["known"] is False
+    printed = capsys.readouterr().out
+    assert f"{name} {report['distance']['value']:.2f}" in printed and "FVD" not in printed
+
+    monkeypatch.setattr(
+        "autoencoder.metrics.i3d.TORCHSCRIPT_SHA256", report["protocol"]["distance"]["extractor"]["sha256"]
+    )
+    known = run(long_checkpoint, videos, tmp_path / "known", *flags)
+    assert known["distance"] == {"name": "rFVD", "value": report["distance"]["value"]}
+    assert f"rFVD               {expected:.2f}" in capsys.readouterr().out
+
+
+def test_rfvd_that_cannot_be_measured(checkpoint, long_checkpoint, videos, tmp_path, capsys):
+    archive = str(write_archive(tmp_path / "i3d.pt"))
+    one_clip = videos / "short.csv"
+    one_clip.write_text("path\nb.mp4\n")
+    report = run(long_checkpoint, one_clip, tmp_path / "one", "--i3d", archive, "--allow-unknown-i3d")
+    assert report["distance"]["value"] is None
+    report = run(long_checkpoint, one_clip, tmp_path / "none")
+    assert report["distance"] == {"name": "rFVD", "value": None} and report["protocol"]["distance"] == "not measured"
+    assert "rFVD               not measured" in capsys.readouterr().out
+    for folder, flags, error, message in (
+        (long_checkpoint, [archive], ValueError, "unknown weights.*--allow-unknown-i3d"),
+        (long_checkpoint, [str(tmp_path / "nowhere.pt")], FileNotFoundError, "no I3D weights at .*nowhere.pt"),
+        (checkpoint, [archive, "--allow-unknown-i3d"], ValueError, "clips of at least 9 frames, .* takes 4"),
+    ):
+        with pytest.raises(error, match=message):
+            run(folder, one_clip, tmp_path / "other", "--i3d", *flags)
     assert not (tmp_path / "other").exists()
 
 

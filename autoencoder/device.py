@@ -1,0 +1,30 @@
+"""Where a command runs."""
+
+import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Args:
+        name: such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    kinds = {"cpu": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r} is no device; {_known(kinds)}") from error
+    if (device.index or 0) >= kinds.get(device.type, 0):
+        raise ValueError(f"device={name!r} is not on this machine; {_known(kinds)}")
+    return device
+
+
+def _known(kinds: dict[str, int]) -> str:
+    names = (f"{kind}:{index}" if kind != "cpu" else kind for kind, count in kinds.items() for index in range(count))
+    return f"these are: {', '.join(names)}, or auto for the first CUDA device, else the CPU"

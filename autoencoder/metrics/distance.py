@@ -1,0 +1,166 @@
+"""What distances between two sets of videos share: the extractor of features, and how it is kept out of the way."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import nn
+from torchmetrics import Metric
+
+from autoencoder.metrics.i3d import I3D, check_video, full_precision, only_moving
+
+REAL, FAKE = "real", "fake"  # first words of the names of the states
+
+
+class VideoFeatureExtractor(Protocol):
+    """Anything that gives a video a row of numbers.
+
+    It may have an `identity`, a dict in the terms of JSON with at least "name", by which its features are told from
+    those of others.
+    """
+
+    num_features: int
+
+    def __call__(self, video: torch.Tensor) -> torch.Tensor:
+        """Features (B, num_features) of a float32 video (B, 3, T, H, W) in [0, 1]."""
+
+
+class FeatureDistance(Metric):
+    """A distance between the features of real and of fake videos.
+
+    The extractor is no part of this module: it follows it from device to device, but is in no state dict and among no
+    parameters, and neither the module's mode nor its dtype nor autocast reach it. The states are float64 and stay so.
+    Subclasses keep states whose names begin with "real" or "fake" and define `_add` and `compute`.
+
+    Args:
+        feature_extractor: such as `I3D`; one that is a `torch.nn.Module` is frozen and put into eval mode.
+        reset_real_features: whether `reset` forgets the real videos too.
+        kwargs: as `torchmetrics.Metric` takes them.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    is_differentiable = False
+
+    short_name: ClassVar[str]  # in published tables, with the known weights of I3D
+    long_name: ClassVar[str]
+
+    def __init__(self, feature_extractor: VideoFeatureExtractor, reset_real_features: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        if isinstance(feature_extractor, nn.Module):
+            feature_extractor.requires_grad_(False).eval()
+        self._extractor = (feature_extractor,)  # nn.Module registers no module that is inside a tuple
+        self.num_features = feature_extractor.num_features
+        self.reset_real_features = reset_real_features
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What to note about the extractor in a protocol."""
+        extractor = self._extractor[0]
+        nameless = {"name": getattr(extractor, "__name__", type(extractor).__name__), "num_features": self.num_features}
+        return dict(getattr(extractor, "identity", nameless))
+
+    @property
+    def title(self) -> str:
+        """What the distance may be called: by its published name only with an I3D of known weights."""
+        is_published = isinstance(self._extractor[0], I3D) and self.identity["known"]
+        return self.short_name if is_published else f"{self.long_name} ({self.identity['name']})"
+
+    @torch.no_grad()
+    def extract(self, video: torch.Tensor) -> torch.Tensor:
+        """The features of videos, which are added to nothing.
+
+        Args:
+            video: (B, 3, T, H, W), uint8 or float in [0, 1].
+
+        Returns:
+            float32 (B, D), on the device of the metric.
+
+        Raises:
+            ValueError: if the video is none of these, or the extractor gives something else than finite (B, D).
+        """
+        extractor = self._extractor[0]
+        video = video.to(self.device)
+        video = video.float() / 255 if video.dtype == torch.uint8 else video
+        check_video(video, 0, 1)
+        if isinstance(extractor, nn.Module):
+            extractor.eval()  # for it may be a part of another module, too
+        with full_precision(self.device):
+            features = extractor(video.float()).float()  # (B, D)
+        if len(features) != len(video):
+            raise ValueError(f"the extractor gave features {tuple(features.shape)} for {len(video)} videos")
+        self._check(features)
+        return features
+
+    def update(self, video: torch.Tensor, real: bool) -> None:
+        """Add videos.
+
+        Args:
+            video: (B, 3, T, H, W), uint8 or float in [0, 1].
+            real: to which side.
+
+        Raises:
+            ValueError: as `extract`.
+        """
+        self._add(self.extract(video).double(), REAL if real else FAKE)
+
+    def update_features(self, features: torch.Tensor, real: bool) -> None:
+        """Add videos by their features, as `extract` gives them.
+
+        Args:
+            features: float (B, D); B may be 0.
+            real: to which side.
+
+        Raises:
+            ValueError: if the shape is another, or something is not finite.
+        """
+        self._check(features)
+        self._computed = None
+        self._update_count += 1
+        self._add(features.detach().to(self.device, torch.float64), REAL if real else FAKE)
+
+    def forward(self, video: torch.Tensor, real: bool) -> None:
+        """The same as `update`: a batch has no distance of its own."""
+        self.update(video, real)
+
+    def reset(self) -> None:
+        """Forget the fake videos, and the real ones too unless `reset_real_features` is off."""
+        kept = {} if self.reset_real_features else {name: getattr(self, name) for name in self._real_states()}
+        kept = {name: list(state) if isinstance(state, list) else state for name, state in kept.items()}
+        super().reset()
+        for name, state in kept.items():
+            setattr(self, name, state)
+
+    def _add(self, features: torch.Tensor, side: str) -> None:
+        """Features float64 (B, D) for "real" or "fake"."""
+        raise NotImplementedError
+
+    def _real_states(self) -> list[str]:
+        return [name for name in self._defaults if name.startswith(REAL)]
+
+    def _check(self, features: torch.Tensor) -> None:
+        if features.ndim != 2 or features.shape[1] != self.num_features or not features.is_floating_point():
+            raise ValueError(
+                f"features must be float (B, {self.num_features}), got {features.dtype} {tuple(features.shape)}"
+            )
+        if not features.isfinite().all():
+            raise ValueError("the features hold values that are not finite")
+
+    def _apply(
+        self, fn: Callable[[torch.Tensor], torch.Tensor], exclude_state: Sequence[str] = ""
+    ) -> "FeatureDistance":
+        moving = only_moving(fn)
+        if isinstance(self._extractor[0], nn.Module):
+            self._extractor[0]._apply(moving)
+        return super()._apply(moving, exclude_state)
+
+
+def require_two(**counts: int) -> None:
+    """Refuse sets of which no distance can be told.
+
+    Raises:
+        ValueError: if either holds fewer than two videos.
+    """
+    if min(counts.values()) < 2:
+        found = " and ".join(f"{count} {side}" for side, count in counts.items())
+        raise ValueError(f"a distance between two sets takes at least 2 videos of each, got {found}")

@@ -1,0 +1,231 @@
+"""I3D with trained weights, as the feature extractor of the Frechet and kernel video distances.
+
+The weights are read from a local file; nothing is downloaded, and nothing ever runs with random weights. Two files hold
+the weights that the published distances use, and only with one of them is a distance called FVD:
+
+- `i3d_torchscript.pt`, the TorchScript archive of StyleGAN-V's evaluation, by its SHA-256;
+- `i3d_pretrained_400.pt`, the state dict that VideoGPT and TATS load, by its git blob id.
+"""
+
+import hashlib
+import io
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from autoencoder.metrics.i3d_network import BATCH_NORM_EPS, MIN_FRAMES, NUM_CLASSES, SIDE, I3DNetwork
+
+TORCHSCRIPT_FILE = "i3d_torchscript.pt"
+TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+STATE_DICT_FILE = "i3d_pretrained_400.pt"
+STATE_DICT_GIT_BLOB = "a867b87"  # its first digits are all that is published
+KNOWN_FILES = f"{TORCHSCRIPT_FILE} (sha256 {TORCHSCRIPT_SHA256}) or {STATE_DICT_FILE} (git blob {STATE_DICT_GIT_BLOB})"
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """float32 products in float32 on a device: no autocast, no TF32, no bf16, whatever the caller has set."""
+    backends = torch.backends
+    settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+    former = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for setting, precision in zip(settings, former, strict=True):
+            setting.fp32_precision = precision
+
+
+def only_moving(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What `Module.to` and its kind do to a tensor, reduced to the device: the dtype stays."""
+    return lambda tensor: tensor.to(fn(torch.empty(0, device=tensor.device)).device)
+
+
+def check_video(video: torch.Tensor, low: float, high: float) -> None:
+    """Refuse what is no float (B, 3, T, H, W) within a range.
+
+    Raises:
+        ValueError: naming what was given.
+    """
+    if video.ndim != 5 or video.shape[1] != 3 or not video.numel():
+        raise ValueError(f"a video must be (B, 3, T, H, W), got {tuple(video.shape)}")
+    if not video.is_floating_point():
+        raise ValueError(f"a video must be float in [{low:g}, {high:g}], got {video.dtype}")
+    least, most = video.min().item(), video.max().item()
+    if not (least >= low and most <= high):  # also where there is a NaN
+        raise ValueError(f"a video must lie in [{low:g}, {high:g}], got [{least:.4g}, {most:.4g}]")
+
+
+class I3D(nn.Module):
+    """Logits of I3D for videos: frozen, always in eval mode and float32; made by `I3D.from_file`.
+
+    Args:
+        network: maps a float32 video (B, 3, T, 224, 224) in [-1, 1] to (B, 400).
+        identity: what to note in a protocol, with at least "name", "sha256" and "known"; a copy is kept.
+    """
+
+    num_features = NUM_CLASSES
+    min_frames = MIN_FRAMES
+
+    def __init__(self, network: nn.Module, identity: Mapping[str, Any]):
+        super().__init__()
+        self.network = network
+        self.identity = dict(identity)
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def from_file(cls, path: str | Path, allow_unknown: bool = False, bn_eps: float = BATCH_NORM_EPS) -> "I3D":
+        """Read the weights.
+
+        Args:
+            path: a TorchScript archive like `i3d_torchscript.pt`, called as (x, rescale=False, resize=False,
+                return_features=True), or a state dict like `i3d_pretrained_400.pt`.
+            allow_unknown: take a file that is neither of these two. A TorchScript archive is a program: take only one
+                that you trust.
+            bn_eps: of the batch normalisation, for a state dict; 1e-3 is that of the original graph, 1e-5 reproduces
+                the numbers of VideoGPT and TATS.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not known and `allow_unknown` is not set, or it holds something else.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no I3D weights at {path}: put {KNOWN_FILES} there; nothing is downloaded")
+        content = path.read_bytes()
+        identity = _identity(content)
+        if not identity["known"] and not allow_unknown:
+            raise ValueError(
+                f"{path} (sha256 {identity['sha256']}) holds unknown weights: FVD is computed with {KNOWN_FILES}. "
+                "Only the hash tells them from others of the same layout, such as rgb_imagenet.pt, which give other "
+                "numbers. --allow-unknown-i3d (allow_unknown=True) takes the file, and no distance is called FVD then"
+            )
+        if identity["format"] == "TorchScript":
+            if bn_eps != BATCH_NORM_EPS:
+                raise ValueError(f"bn_eps={bn_eps} cannot be set in {path}, a TorchScript archive")
+            return cls(ScriptedI3D(_read_script(content, path)), identity)
+        return cls(_read_state_dict(content, path, bn_eps), identity | {"bn_eps": bn_eps})
+
+    @torch.no_grad()
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        """Logits of videos of any size.
+
+        Args:
+            video: float (B, 3, T, S, S) in [0, 1], T at least 9; resized to 224 x 224 (bilinear, half-pixel centres,
+                no antialiasing) where S is another.
+
+        Returns:
+            float32 (B, 400): before the softmax, mean over time.
+
+        Raises:
+            ValueError: if the shape, dtype or range does not fit. What is not square must be cropped first: published
+                protocols differ in how they would make it square.
+        """
+        check_video(video, 0, 1)
+        if video.shape[3] != video.shape[4]:
+            raise ValueError(f"I3D takes square videos, crop them first; got (B, 3, T, H, W) = {tuple(video.shape)}")
+        with full_precision(video.device):
+            frames = rearrange(video.float(), "b c t h w -> (b t) c h w")
+            if frames.shape[-1] != SIDE:
+                frames = F.interpolate(frames, (SIDE, SIDE), mode="bilinear")  # (B T, 3, 224, 224)
+            prepared = rearrange(2 * frames - 1, "(b t) c h w -> b c t h w", b=len(video))
+        return self.logits(prepared.clamp(-1, 1))
+
+    @torch.no_grad()
+    def logits(self, video: torch.Tensor) -> torch.Tensor:
+        """Logits of prepared videos, float (B, 3, T, 224, 224) in [-1, 1]; otherwise as `forward`."""
+        check_video(video, -1, 1)
+        if video.shape[2] < MIN_FRAMES or video.shape[3:] != (SIDE, SIDE):
+            raise ValueError(f"I3D takes at least {MIN_FRAMES} frames of {SIDE} x {SIDE}, got {tuple(video.shape)}")
+        with full_precision(video.device):
+            logits = self.network(video.float())  # (B, 400)
+        if logits.shape != (len(video), NUM_CLASSES):
+            raise ValueError(f"the I3D gives {tuple(logits.shape)} for {len(video)} videos, not (B, {NUM_CLASSES})")
+        return logits
+
+    def train(self, mode: bool = True) -> "I3D":
+        """Leave the network in eval mode, whatever the mode of the module around it."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "I3D":
+        return super()._apply(only_moving(fn), recurse)
+
+
+class ScriptedI3D(nn.Module):
+    """A TorchScript archive, called as the published one is; can be copied and pickled, which archives cannot."""
+
+    def __init__(self, archive: torch.jit.ScriptModule):
+        super().__init__()
+        self.archive = archive
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        with torch.jit.optimized_execution(False):  # fused after some calls, it would round otherwise than before
+            return self.archive(video, rescale=False, resize=False, return_features=True)  # (B, 400)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with _quiet():
+            torch.jit.save(self.archive, buffer := io.BytesIO())
+        return {"archive": buffer.getvalue()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with _quiet():
+            self.__init__(torch.jit.load(io.BytesIO(state["archive"])))
+        self.requires_grad_(False).eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings that TorchScript is deprecated: the published file is in no other form."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def _identity(content: bytes) -> dict[str, Any]:
+    """Which weights a file holds, by its content."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    git_blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    known = sha256 == TORCHSCRIPT_SHA256 or git_blob.startswith(STATE_DICT_GIT_BLOB)
+    return {
+        "name": "I3D" if known else f"I3D with unknown weights {sha256[:12]}",
+        "sha256": sha256,
+        "known": known,
+        "format": "TorchScript" if _is_script(content) else "state dict",
+    }
+
+
+def _is_script(content: bytes) -> bool:
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return False
+    return any("/code/" in name for name in zipfile.ZipFile(io.BytesIO(content)).namelist())
+
+
+def _read_script(content: bytes, path: Path) -> torch.jit.ScriptModule:
+    try:
+        with _quiet():
+            return torch.jit.load(io.BytesIO(content), map_location="cpu")
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no TorchScript archive that can be read: {error}") from error
+
+
+def _read_state_dict(content: bytes, path: Path, bn_eps: float) -> I3DNetwork:
+    with torch.device("meta"):  # draws nothing and allocates nothing
+        network = I3DNetwork(bn_eps)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        network.load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
+        raise ValueError(f"{path} does not hold the weights of I3D ({STATE_DICT_FILE} does): {reason}") from error
+    return network.float()

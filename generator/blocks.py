@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from diffusers.models.activations import SwiGLU
+from diffusers.models.embeddings import apply_rotary_emb
 from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
@@ -38,6 +39,9 @@ QK_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "rms_norm": partial(HeadNorm, eps=NORM_EPS),
 }
 
+# Cosines and sines, 2 x float32 (N, D) for heads of width D; the numbers of a pair lie side by side.
+Rotary = tuple[torch.Tensor, torch.Tensor]
+
 
 def multiply_add(
     x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, tokens_per_type: tuple[int, int]
@@ -61,19 +65,22 @@ def multiply_add(
 
 
 class TokenAttention(Attention):
-    """Self-attention over all tokens, whose queries and keys may be normed per head."""
+    """Self-attention over all tokens, whose queries and keys may be normed per head and turned by their positions."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: str = "none"):
         super().__init__(dim, num_heads)
         self.norm_query = QK_NORMS[qk_norm](dim // num_heads)
         self.norm_key = QK_NORMS[qk_norm](dim // num_heads)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, N, C) -> (B, N, C)."""
+    def forward(self, x: torch.Tensor, rotary: Rotary | None = None) -> torch.Tensor:
+        """(B, N, C) and the turns of the tokens, if their positions are rotary -> (B, N, C)."""
         query, key, value = rearrange(
             self.qkv(x), "b n (three h d) -> three b n h d", three=3, h=self.num_heads
         )  # 3 x (B, N, H, D)
-        x = self.processor(self.norm_query(query), self.norm_key(key), value)  # (B, N, H, D)
+        query, key = self.norm_query(query), self.norm_key(key)
+        if rotary is not None:  # in fp32, cast back
+            query, key = (apply_rotary_emb(part, rotary, sequence_dim=1) for part in (query, key))
+        x = self.processor(query, key, value)  # (B, N, H, D)
         return self.proj(x.flatten(2))  # (B, N, C)
 
 
@@ -128,6 +135,7 @@ class DiTBlock(nn.Module):
         condition: torch.Tensor,
         tokens_per_type: tuple[int, int],
         class_vector: torch.Tensor | None = None,
+        rotary: Rotary | None = None,
     ) -> torch.Tensor:
         """One block.
 
@@ -136,6 +144,7 @@ class DiTBlock(nn.Module):
             condition: (B, 1, C), or (B, 2, C) with one for each latent type; the activation is already applied.
             tokens_per_type: structure and dynamics tokens, N in all.
             class_vector: (B, 1, class_dim), read where the block has a class attention.
+            rotary: turns of queries and keys, for positions that are not in `x`.
 
         Returns:
             (B, N, C).
@@ -143,7 +152,7 @@ class DiTBlock(nn.Module):
         modulation = self.modulation(condition).to(x.dtype).chunk(6, dim=-1)  # 6 x (B, 1 or 2, C)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation
         y = multiply_add(self.norm_attention(x), 1 + scale_msa, shift_msa, tokens_per_type)
-        x = multiply_add(self.attention(y).to(x.dtype), gate_msa, x, tokens_per_type)
+        x = multiply_add(self.attention(y, rotary).to(x.dtype), gate_msa, x, tokens_per_type)
         if self.class_attention is not None:
             x = x + self.class_attention(class_vector)
         y = multiply_add(self.norm_feed_forward(x), 1 + scale_mlp, shift_mlp, tokens_per_type)

@@ -1,7 +1,7 @@
 """The diffusion transformer of stage two (PAPER.md, Generation; adaLN-zero as in DiT, arXiv 2212.09748)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,41 +9,60 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import AttentionMixin
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps, get_1d_rotary_pos_embed
 from diffusers.utils import BaseOutput
 from torch import nn
 from torch.nn import functional as F
 
 from autoencoder.latents import VidTwinLatents
 from autoencoder.transformer import sincos_embedding
-from generator.blocks import FEED_FORWARDS, NORMS, QK_NORMS, DiTBlock, FinalLayer
+from generator.blocks import FEED_FORWARDS, NORMS, QK_NORMS, DiTBlock, FinalLayer, Rotary
 from generator.tokens import TokenLayout
 
 NUM_TIME_CHANNELS = 256
+# Language models' 10000 would leave most pairs of a head unturned over the dozen places along an axis of the latents.
+ROTARY_BASE = 100.0
 
 
-def sincos_positions(layout: TokenLayout, dim: int) -> torch.Tensor:
-    """Fixed embedding of the three coordinates of every token, side by side.
+def _by_coordinate(positions: torch.Tensor, dim: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """An even share of the width `dim`, and its coordinate (N,), for each of the three coordinates of (N, 3) positions.
 
-    Returns:
-        float32 (N, dim). The second and the third coordinate take a third of the width each, rounded down to an even
-        number; the first takes the rest.
+    The second and the third take a third of the width each, rounded down to an even number; the first takes the rest.
     """
     third = dim // 6 * 2
-    widths = (dim - 2 * third, third, third)
-    coordinates = layout.positions.unbind(dim=1)
-    return torch.cat([sincos_embedding(width, axis) for width, axis in zip(widths, coordinates, strict=True)], dim=1)
+    return zip((dim - 2 * third, third, third), positions.unbind(dim=1), strict=True)
+
+
+def sincos_positions(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """Fixed embedding float32 (N, dim) of the three coordinates of every token, (N, 3), side by side."""
+    return torch.cat([sincos_embedding(width, axis) for width, axis in _by_coordinate(positions, dim)], dim=1)
+
+
+def rotary_positions(positions: torch.Tensor, head_dim: int) -> Rotary:
+    """Turns of the heads' pairs (arXiv 2104.09864), so that a score of two tokens depends on where they lie apart.
+
+    A share of the pairs turns with each of the three coordinates of a token, (N, 3): (query, row, column) of structure,
+    (frame, axis, place) of dynamics. What sort a token is, its type embedding says.
+
+    Returns:
+        Cosines and sines, 2 x float32 (N, head_dim).
+    """
+    tables = [
+        get_1d_rotary_pos_embed(width, axis, theta=ROTARY_BASE, use_real=True)
+        for width, axis in _by_coordinate(positions, head_dim)
+    ]
+    cos, sin = (torch.cat(parts, dim=1) for parts in zip(*tables, strict=True))  # 2 x (N, head_dim)
+    return cos, sin
 
 
 # As in `generator.blocks`, a new choice is a new entry.
-POSITIONS: dict[str, Callable[[TokenLayout, int], torch.Tensor]] = {"sincos": sincos_positions}
 CHOICES = {
     "conditioning": ("adaln_zero", "cross_attention"),
     "norm": NORMS,
     "feed_forward": FEED_FORWARDS,
     "qk_norm": QK_NORMS,
-    "positions": POSITIONS,
-    "prediction_type": ("flow", "sample"),
+    "positions": ("sincos", "rotary"),
+    "prediction_type": ("flow", "sample", "epsilon", "v_prediction"),
 }
 
 
@@ -77,8 +96,12 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         norm: "layer_norm" or "rms_norm", without weights.
         feed_forward: "gelu" (tanh approximation) or "swiglu".
         qk_norm: "none" or "rms_norm" on the queries and keys of each head.
-        positions: "sincos".
-        prediction_type: what the output means: "flow" (noise - x_0, rectified flow) or "sample" (x_0).
+        positions: "sincos" adds an embedding of (query, row, column) or (frame, axis, place) to the tokens; "rotary"
+            turns queries and keys by these coordinates.
+        prediction_type: what the output means: "flow" (noise - x_0, rectified flow), "sample" (x_0), "epsilon" (noise)
+            or "v_prediction" (sqrt(abar) noise - sqrt(1 - abar) x_0).
+        independent_times: whether the model was trained with a noise level for each latent, and so can be asked for
+            either latent given the other. The network is the same; it always takes a time for each.
         structure_mean, structure_std, dynamics_mean, dynamics_std: per-channel statistics of the latents the model was
             trained on, d_S and d_D numbers; None stands for 0 and 1.
         id2label: class names by the id in decimal, "0" to str(K - 1); None where the classes have no names.
@@ -112,6 +135,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         qk_norm: str = "none",
         positions: str = "sincos",
         prediction_type: str = "flow",
+        independent_times: bool = False,
         structure_mean: Sequence[float] | None = None,
         structure_std: Sequence[float] | None = None,
         dynamics_mean: Sequence[float] | None = None,
@@ -130,7 +154,10 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         }
         self.register_buffer("mask", self.layout.mask, persistent=False)
         self.register_buffer("type_ids", self.layout.type_ids, persistent=False)
-        self.register_buffer("position_embedding", POSITIONS[positions](self.layout, hidden_size), persistent=False)
+        # Kept as integers: `model.to(dtype)` would round a table of turns.
+        self.register_buffer("coordinates", self.layout.positions, persistent=False)
+        embedding = sincos_positions(self.coordinates, hidden_size) if positions == "sincos" else None
+        self.register_buffer("position_embedding", embedding, persistent=False)
 
         cross_attention = conditioning == "cross_attention"
         class_dim = class_embedding_size if cross_attention else hidden_size
@@ -156,6 +183,15 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
                 raise ValueError(f"{name} must be positive, got {self.config[name]}")
         if self.config.hidden_size % 2 or self.config.hidden_size < 6:
             raise ValueError(f"hidden_size must be even and at least 6, got {self.config.hidden_size}")
+        if self.config.positions == "rotary" and (self._head_dim % 2 or self._head_dim < 6):
+            raise ValueError(
+                f"positions='rotary' needs heads of an even width of at least 6, got {self._head_dim} of "
+                f"hidden_size={self.config.hidden_size} and num_attention_heads={self.config.num_attention_heads}"
+            )
+
+    @property
+    def _head_dim(self) -> int:
+        return self.config.hidden_size // self.config.num_attention_heads
 
     def _initialize(self) -> None:
         """Xavier-uniform linears with zero bias, N(0, 0.02) embeddings; every branch and the output start at zero."""
@@ -195,22 +231,28 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         """
         timestep = self._check_inputs(tokens, timestep, class_labels)  # (B, 1 or 2)
         tokens_per_type = (self.layout.num_structure_tokens, self.layout.num_dynamics_tokens)
-        tokens = torch.where(self.mask, tokens, 0.0)
-        structure, dynamics = tokens.split(tokens_per_type, dim=1)  # (B, N_S, D), (B, N_D, D)
-        structure = self.structure_in(structure[..., : self.layout.structure_dim])  # (B, N_S, C)
-        dynamics = self.dynamics_in(dynamics[..., : self.layout.dynamics_dim])  # (B, N_D, C)
-        types = self.type_embedding(self.type_ids)  # (N, C)
-        x = torch.cat([structure, dynamics], dim=1) + (types + self.position_embedding.to(types.dtype))  # (B, N, C)
-
+        x = self._embed_tokens(tokens, tokens_per_type)  # (B, N, C)
         condition, class_vector = self._embed_condition(timestep, class_labels)
+        rotary = rotary_positions(self.coordinates, self._head_dim) if self.config.positions == "rotary" else None
         for block in self.blocks:
-            arguments = (x, condition, tokens_per_type, class_vector)
+            arguments = (x, condition, tokens_per_type, class_vector, rotary)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block, *arguments)
             else:
                 x = block(*arguments)
         sample = torch.where(self.mask, self.final_layer(x, condition, tokens_per_type), 0.0)  # (B, N, D)
         return VidTwinDiTOutput(sample=sample) if return_dict else (sample,)
+
+    def _embed_tokens(self, tokens: torch.Tensor, tokens_per_type: tuple[int, int]) -> torch.Tensor:
+        """(B, N, D) -> (B, N, C), with their type and, unless it is rotary, their position."""
+        tokens = torch.where(self.mask, tokens, 0.0)
+        structure, dynamics = tokens.split(tokens_per_type, dim=1)  # (B, N_S, D), (B, N_D, D)
+        structure = self.structure_in(structure[..., : self.layout.structure_dim])  # (B, N_S, C)
+        dynamics = self.dynamics_in(dynamics[..., : self.layout.dynamics_dim])  # (B, N_D, C)
+        added = self.type_embedding(self.type_ids)  # (N, C)
+        if self.position_embedding is not None:
+            added = added + self.position_embedding.to(added.dtype)
+        return torch.cat([structure, dynamics], dim=1) + added  # (B, N, C)
 
     def _embed_condition(
         self, timestep: torch.Tensor, class_labels: torch.Tensor

@@ -1,4 +1,4 @@
-"""What stage two learns: noising, target, condition dropout and loss, as functions of model, batch and generators.
+"""What stage two learns: noising, target, weight, condition dropout and loss, as functions of model, batch, generators.
 
 Everything random about a sample comes from that sample's own generator, so neither the split nor the order of a batch
 changes what a sample sees.
@@ -6,13 +6,14 @@ changes what a sample sees.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 NUM_TRAIN_TIMESTEPS = 1000
+KINDS = ("flow", "sample", "epsilon", "v_prediction")
 
 
 @dataclass
@@ -20,14 +21,25 @@ class ObjectiveConfig:
     """What the diffusion transformer is trained to predict, and from which noise levels."""
 
     kind: str = "flow"
-    """"flow": rectified flow with logit-normal times, predicts noise - x_0. "sample": 1000 DDPM steps at uniform times,
-    predicts x_0, as in the paper. It is the model's prediction_type."""
+    """"flow": rectified flow with logit-normal times, predicts noise - x_0. The others noise by 1000 DDPM steps at
+    uniform times; "sample" predicts x_0, as in the paper, "epsilon" the noise, "v_prediction" the velocity sqrt(abar)
+    noise - sqrt(1 - abar) x_0. It is the model's prediction_type."""
     label_dropout: float = 0.1
     """Share of samples that are trained with the null class, for classifier-free guidance. The paper drops 0.2."""
     logit_mean: float = 0.0
     """Mean of the logit of the noise level of "flow"; above 0 means more noise."""
     logit_std: float = 1.0
     """Standard deviation of the logit of the noise level of "flow"."""
+    min_snr_gamma: float | None = None
+    """Weigh the squared error of x_0 by min(SNR, gamma), whatever the DDPM kind predicts (arXiv 2303.09556, which takes
+    5); null weighs the error of the prediction itself evenly. Not for "flow"."""
+    independent_times: bool = False
+    """Draw a noise level for each latent, so that the model learns either latent given the other, too."""
+    joint_share: float = 0.5
+    """With `independent_times`: share of samples whose two latents have one noise level, as in ordinary sampling."""
+    given_share: float = 0.25
+    """With `independent_times`: share of samples in which one of the two latents, either with equal chance, is given:
+    it enters clean with time 0 and takes no part in the loss. The other samples draw two independent noise levels."""
 
     def __post_init__(self):
         _check_kind("kind", self.kind)
@@ -35,6 +47,16 @@ class ObjectiveConfig:
             raise ValueError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
         if self.logit_std <= 0:
             raise ValueError(f"logit_std must be positive, got {self.logit_std}")
+        if self.min_snr_gamma is not None:
+            if self.kind == "flow":
+                raise ValueError(
+                    f"min_snr_gamma={self.min_snr_gamma} is for the DDPM kinds: leave it out with kind='flow'"
+                )
+            if not self.min_snr_gamma > 0:
+                raise ValueError(f"min_snr_gamma must be positive, got {self.min_snr_gamma}")
+        shares = self.joint_share, self.given_share
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(f"joint_share and given_share must be at least 0 and add up to at most 1, got {shares}")
 
 
 @dataclass(frozen=True)
@@ -42,21 +64,34 @@ class NoisyBatch:
     """One draw of the objective for a batch.
 
     Attributes:
-        tokens: (B, N, D), the noisy latents x_t.
-        timestep: float (B,), in [0, 1000], what the model is told.
+        tokens: (B, N, D), the noisy latents x_t; a given latent is x_0.
+        timestep: float (B,), in [0, 1000], what the model is told; with independent times (B, 2) for structure and
+            dynamics, 0 for a given latent.
         labels: long (B,), the null label where the condition was dropped.
         target: (B, N, D), what the model should return.
+        weight: float32 (B, 1), or (B, 2) like `timestep`: of the squared error; 0 for a given latent.
     """
 
     tokens: torch.Tensor
     timestep: torch.Tensor
     labels: torch.Tensor
     target: torch.Tensor
+    weight: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean squared errors, float32 scalars; `total` is the one to minimise."""
+    """Weighted squared errors, float32 scalars.
+
+    Attributes:
+        total: the one to minimise; the mean over all numbers of the batch.
+        structure: the mean over the numbers of the structure latents of all samples.
+        dynamics: the same of the dynamics latents.
+
+    A latent that is given has no error but is counted, so that the mean of the losses of two equal parts of a batch is
+    the loss of the batch. With `independent_times`, structure and dynamics therefore come out lower than the error of
+    a latent that is to be predicted, by a share of given_share / 2 on average.
+    """
 
     total: torch.Tensor
     structure: torch.Tensor
@@ -67,11 +102,14 @@ def make_scheduler(prediction_type: str) -> SchedulerMixin:
     """The diffusers scheduler that samples from a model of this prediction type; pipelines are saved with it.
 
     Args:
-        prediction_type: "flow" or "sample".
+        prediction_type: "flow", "sample", "epsilon" or "v_prediction".
 
     Returns:
-        For "flow" the Euler solver of flow matching, timestep = 1000 sigma. For "sample" DDIM over 1000 steps
+        For "flow" the Euler solver of flow matching, timestep = 1000 sigma. For the others DDIM over 1000 steps
         (PAPER.md, Generation: "Model") with linear betas, 1e-4 to 0.02; latents have no fixed range, so no clipping.
+
+    Raises:
+        ValueError: for another prediction type.
     """
     _check_kind("prediction_type", prediction_type)
     if prediction_type == "flow":
@@ -81,7 +119,7 @@ def make_scheduler(prediction_type: str) -> SchedulerMixin:
         beta_start=1e-4,
         beta_end=0.02,
         beta_schedule="linear",
-        prediction_type="sample",
+        prediction_type=prediction_type,
         clip_sample=False,
         timestep_spacing="trailing",
     )
@@ -116,9 +154,9 @@ def diffusion_loss(
     Raises:
         ValueError: as `noisy_batch`.
     """
-    batch = noisy_batch(tokens, labels, config, generators, null_label)
+    batch = noisy_batch(tokens, labels, config, generators, num_structure_tokens, null_label)
     prediction = model(batch.tokens, batch.timestep, batch.labels).sample  # (B, N, D)
-    return masked_losses(prediction, batch.target, mask, num_structure_tokens)
+    return masked_losses(prediction, batch.target, mask, num_structure_tokens, batch.weight)
 
 
 def noisy_batch(
@@ -126,12 +164,13 @@ def noisy_batch(
     labels: torch.Tensor,
     config: ObjectiveConfig,
     generators: Sequence[torch.Generator],
+    num_structure_tokens: int,
     null_label: int,
 ) -> NoisyBatch:
     """Draw times, condition drops and noise, in this order, for every sample from its own generator.
 
     Args:
-        tokens, labels, config, generators, null_label: as in `diffusion_loss`.
+        tokens, labels, config, generators, num_structure_tokens, null_label: as in `diffusion_loss`.
 
     Raises:
         ValueError: if there is not one label and one generator per sample, or a label is out of range (looked at only
@@ -143,29 +182,45 @@ def noisy_batch(
         )
     if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < null_label)).all()):
         raise ValueError(f"labels must lie in [0, {null_label}), got {labels.tolist()}")
-    times = torch.cat([_TIMES[config.kind](config, generator) for generator in generators])  # (B,)
+    times, given = _draw_times(config, generators, tokens.device)  # 2 x (B, 1 or 2)
     dropped = torch.cat([torch.rand(1, generator=generator) for generator in generators]) < config.label_dropout  # (B,)
     noise = randn_tensor(tokens.shape, generator=list(generators), device=tokens.device, dtype=tokens.dtype)
-    noisy, timestep, target = _NOISINGS[config.kind](tokens, noise, times.to(tokens.device))
-    labels = labels.masked_fill(dropped.to(labels.device), null_label)
-    return NoisyBatch(noisy, timestep, labels, target)
+    token_counts = num_structure_tokens, tokens.shape[1] - num_structure_tokens
+    noisy, target = _NOISINGS[config.kind](tokens, noise, _per_token(times, token_counts))
+    timestep = NUM_TRAIN_TIMESTEPS * times if config.kind == "flow" else times.float()
+    return NoisyBatch(
+        tokens=torch.where(_per_token(given, token_counts), tokens, noisy),
+        timestep=timestep if config.independent_times else timestep.squeeze(1),  # (B, 2), or (B,)
+        labels=labels.masked_fill(dropped.to(labels.device), null_label),
+        target=target,
+        weight=_weights(config, times).masked_fill(given, 0.0),
+    )
 
 
 def masked_losses(
-    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, num_structure_tokens: int
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor,
+    num_structure_tokens: int,
+    weight: torch.Tensor | None = None,
 ) -> Losses:
     """Mean squared error over the real numbers of the tokens.
 
-    Every number weighs the same in the total, which is therefore nearer to the loss of the larger latent; the paper
-    does not say how it weighs the two.
+    Every number weighs the same in the total but for `weight`; the total is therefore nearer to the loss of the larger
+    latent. The paper does not say how it weighs the two.
 
     Args:
         prediction, target: (B, N, D).
         mask: bool (N, D), False on padding.
         num_structure_tokens: how many of the N tokens, from the first, are structure.
+        weight: (B, 1), or (B, 2) for structure and dynamics, factors of the squared error; None stands for 1. The means
+            are over all numbers, whatever they weigh.
     """
     # Masked before the square, so that not even the gradient sees what padding holds.
-    error = torch.where(mask, prediction.float() - target.float(), 0.0).square().mean(dim=0)  # (N, D)
+    error = torch.where(mask, prediction.float() - target.float(), 0.0).square()  # (B, N, D)
+    if weight is not None:
+        error = error * _per_token(weight, (num_structure_tokens, mask.shape[0] - num_structure_tokens))
+    error = error.mean(dim=0)  # (N, D)
     structure, dynamics = (part.sum() for part in _by_type(error, num_structure_tokens))
     num_structure, num_dynamics = (part.sum() for part in _by_type(mask, num_structure_tokens))
     return Losses(
@@ -179,6 +234,40 @@ def _by_type(values: torch.Tensor, num_structure_tokens: int) -> tuple[torch.Ten
     return values[:num_structure_tokens], values[num_structure_tokens:]
 
 
+def _per_token(values: torch.Tensor, token_counts: tuple[int, int]) -> torch.Tensor:
+    """(B, 1) for all tokens -> (B, 1, 1), or (B, 2) for structure and dynamics -> (B, N, 1)."""
+    if values.shape[1] == 2:
+        parts = zip(values.split(1, dim=1), token_counts, strict=True)
+        values = torch.cat([part.expand(-1, count) for part, count in parts], dim=1)  # (B, N)
+    return values[..., None]
+
+
+def _draw_times(
+    config: ObjectiveConfig, generators: Sequence[torch.Generator], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise levels or steps, and which latents are given: (B, 1) for both latents, or (B, 2)."""
+    draw = _pair_of_times if config.independent_times else _one_time
+    times, given = zip(*(draw(config, generator) for generator in generators), strict=True)
+    return torch.stack(times).to(device), torch.tensor(given, device=device)
+
+
+def _one_time(config: ObjectiveConfig, generator: torch.Generator) -> tuple[torch.Tensor, tuple[bool]]:
+    """A time (1,) of both latents; none is given."""
+    return _TIMES[config.kind](config, generator), (False,)
+
+
+def _pair_of_times(config: ObjectiveConfig, generator: torch.Generator) -> tuple[torch.Tensor, tuple[bool, bool]]:
+    """Times (2,) of structure and dynamics, and which of the two is given; all cases draw as many numbers."""
+    times = torch.cat([_TIMES[config.kind](config, generator) for _ in range(2)])  # (2,)
+    case, which = torch.rand(2, generator=generator).tolist()
+    if case < config.joint_share:
+        return times[:1].expand(2), (False, False)
+    if case >= config.joint_share + config.given_share:
+        return times, (False, False)
+    given = which < 0.5, which >= 0.5
+    return times.masked_fill(torch.tensor(given), 0), given
+
+
 def _logit_normal_time(config: ObjectiveConfig, generator: torch.Generator) -> torch.Tensor:
     """Noise level sigma in (0, 1), float (1,) (arXiv 2403.03206, section 3.1)."""
     return torch.sigmoid(config.logit_mean + config.logit_std * torch.randn(1, generator=generator))
@@ -189,31 +278,44 @@ def _uniform_step(config: ObjectiveConfig, generator: torch.Generator) -> torch.
     return torch.randint(NUM_TRAIN_TIMESTEPS, (1,), generator=generator)
 
 
-def _flow(
-    x0: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _flow(x0: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """x_t = (1 - sigma) x_0 + sigma noise; the target is its derivative in sigma."""
-    noisy = torch.lerp(x0, noise, sigma.to(x0.dtype)[:, None, None])
-    return noisy, NUM_TRAIN_TIMESTEPS * sigma, noise - x0
+    return torch.lerp(x0, noise, sigma.to(x0.dtype)), noise - x0
 
 
-def _sample(
-    x0: torch.Tensor, noise: torch.Tensor, step: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, with abar of the scheduler that samples; the target is x_0."""
-    return _training_scheduler().add_noise(x0, noise, step), step.float(), x0
+def _ddpm(kind: str, x0: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, with abar of the scheduler that samples; target by kind."""
+    abar = _alphas_cumprod(x0.device)[step]  # (B, 1 or N, 1)
+    signal, spread = abar.sqrt().to(x0.dtype), (1 - abar).sqrt().to(x0.dtype)
+    noisy = signal * x0 + spread * noise
+    if kind == "v_prediction":
+        return noisy, signal * noise - spread * x0
+    return noisy, x0 if kind == "sample" else noise
 
 
-@lru_cache(maxsize=1)
-def _training_scheduler() -> DDIMScheduler:
-    """Kept, because `add_noise` leaves its table on the device of the tokens."""
-    return make_scheduler("sample")
+def _weights(config: ObjectiveConfig, times: torch.Tensor) -> torch.Tensor:
+    """Min-SNR weights of the squared error of each kind's prediction (arXiv 2303.09556), or ones.
+
+    With SNR = abar / (1 - abar), the error of x_0 is that of the noise over SNR and that of v over SNR + 1.
+    """
+    if config.min_snr_gamma is None:
+        return torch.ones(times.shape, device=times.device)
+    abar = _alphas_cumprod(times.device)[times]  # (B, 1 or 2)
+    snr = abar / (1 - abar)
+    unit = {"sample": 1.0, "epsilon": snr, "v_prediction": snr + 1}[config.kind]
+    return snr.clamp(max=config.min_snr_gamma) / unit
 
 
-_TIMES = {"flow": _logit_normal_time, "sample": _uniform_step}
-_NOISINGS = {"flow": _flow, "sample": _sample}
+@lru_cache
+def _alphas_cumprod(device: torch.device) -> torch.Tensor:
+    """abar of the 1000 steps, float32, kept on the device of the tokens."""
+    return make_scheduler("sample").alphas_cumprod.to(device)
+
+
+_TIMES = {"flow": _logit_normal_time} | dict.fromkeys(KINDS[1:], _uniform_step)
+_NOISINGS = {"flow": _flow} | {kind: partial(_ddpm, kind) for kind in KINDS[1:]}
 
 
 def _check_kind(name: str, value: str) -> None:
-    if value not in _NOISINGS:
-        raise ValueError(f"{name} must be one of {', '.join(_NOISINGS)}, got {value!r}")
+    if value not in KINDS:
+        raise ValueError(f"{name} must be one of {', '.join(KINDS)}, got {value!r}")

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from autoencoder import VidTwinLatents
+from autoencoder.transformer import AttentionProcessor
 from generator import VidTwinDiT
 from generator.blocks import DiTBlock
+from generator.dit import rotary_positions
 
 TINY = {
     "structure_shape": (4, 5, 3, 3),
@@ -28,6 +30,8 @@ VARIANTS = [
     {"norm": "rms_norm"},
     {"feed_forward": "swiglu"},
     {"qk_norm": "rms_norm"},
+    {"positions": "rotary"},
+    {"norm": "rms_norm", "feed_forward": "swiglu", "qk_norm": "rms_norm", "positions": "rotary"},
 ]
 
 
@@ -59,14 +63,16 @@ def test_output_is_zero_at_initialisation(variant):
     assert torch.equal(sample, torch.zeros_like(sample))
 
 
-@pytest.mark.parametrize("choices", [{}, {"norm": "rms_norm", "feed_forward": "swiglu", "qk_norm": "rms_norm"}])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_blocks_are_the_identity_at_initialisation(choices, groups):
-    model = VidTwinDiT(**TINY, conditioning="cross_attention", **choices)
-    x, condition, class_vector = torch.randn(2, 10, 32), torch.randn(2, groups, 32), torch.randn(2, 1, 256)
-    assert torch.equal(model.blocks[1](x, condition, (6, 4), class_vector), x)
+def test_blocks_are_the_identity_at_initialisation(variant, groups):
+    model = VidTwinDiT(**variant)
+    x, condition = torch.randn(2, 10, 32), torch.randn(2, groups, 32)
+    class_vector = torch.randn(2, 1, 8) if "conditioning" in variant else None
+    rotary = rotary_positions(torch.randint(5, (10, 3)), 8) if "positions" in variant else None
+    arguments = (x, condition, (6, 4), class_vector, rotary)
+    assert torch.equal(model.blocks[1](*arguments), x)
     fill(model)
-    assert not torch.allclose(model.blocks[1](x, condition, (6, 4), class_vector), x)
+    assert not torch.allclose(model.blocks[1](*arguments), x)
 
 
 def test_every_parameter_gets_a_gradient(variant):
@@ -127,19 +133,98 @@ def test_structure_and_dynamics_see_each_other():
     assert difference[:, :n].abs().amax(dim=-1).min() > 0
 
 
-def test_tokens_know_their_place_and_type():
-    model = fill(VidTwinDiT(**TINY))
-    places = torch.cat([model.position_embedding, model.layout.type_ids[:, None]], dim=1)
-    assert len(places.unique(dim=0)) == model.layout.num_tokens
-    sample = model(torch.zeros(1, *model.mask.shape), 500, LABELS[:1]).sample[0]
-    n = model.layout.num_structure_tokens
-    assert len(sample[:n].unique(dim=0)) == n
+def test_tokens_know_their_place_and_type(variant):
+    model = fill(VidTwinDiT(**variant))
+    for linear in (model.structure_in, model.dynamics_in):  # nothing but the embedding is to tell the types apart
+        torch.nn.init.zeros_(linear.bias)
+    last = {}
+    model.final_layer.register_forward_pre_hook(lambda module, arguments: last.update(x=arguments[0][0]))
+    model(torch.zeros(1, *model.mask.shape), 500, LABELS[:1])
+    assert torch.pdist(last["x"]).min() > 1e-3
 
 
-def test_gradient_checkpointing_gives_the_same_gradients():
+class Recorder(AttentionProcessor):
+    """Keeps what the attention of one block scores: queries and keys (B, N, H, D)."""
+
+    def __call__(self, query, key, value, **options):
+        self.query, self.key = query.detach(), key.detach()
+        return super().__call__(query, key, value, **options)
+
+    @property
+    def scores(self) -> torch.Tensor:
+        """(N, N, H) of the first sample."""
+        return torch.einsum("ihd,jhd->ijh", self.query[0], self.key[0])
+
+
+@pytest.mark.parametrize("qk_norm", ["none", "rms_norm"])
+def test_rotary_scores_depend_on_how_far_apart_tokens_of_a_type_lie_and_on_nothing_else(qk_norm):
+    model = fill(VidTwinDiT(**TINY, positions="rotary", qk_norm=qk_norm))
+    attention, recorder, layout = model.blocks[0].attention, Recorder(), model.layout
+    attention.set_processor(recorder)
+    x = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(3)).expand(-1, layout.num_tokens, -1)
+
+    def scores(shift=0):
+        attention(x, rotary_positions(layout.positions + torch.tensor(shift), 8))
+        return recorder.scores
+
+    torch.testing.assert_close(scores(shift=[3, 1, 7]), scores(), rtol=1e-4, atol=1e-4)
+    n = layout.num_structure_tokens
+    for tokens in (slice(0, n), slice(n, None)):
+        places = layout.positions[tokens]
+        apart = (places[:, None] - places).flatten(0, 1)  # (n n, 3)
+        of_type = scores()[tokens, tokens].flatten(0, 1)  # (n n, H)
+        distances, group = apart.unique(dim=0, return_inverse=True)
+        first = torch.stack([of_type[group == index][0] for index in range(len(distances))])
+        torch.testing.assert_close(of_type, first[group], rtol=1e-4, atol=1e-4)
+        assert torch.pdist(first).min() > 1e-3  # every distance has scores of its own
+    attention(x)
+    assert torch.allclose(recorder.scores, recorder.scores[:1, :1])
+
+
+def test_rotary_uses_the_coordinates_of_each_type():
+    model = fill(VidTwinDiT(**TINY, positions="rotary"))
+    turns = {}
+    model.blocks[1].attention.register_forward_pre_hook(lambda module, arguments: turns.update(used=arguments[1]))
+    model(make_tokens(model), 500, LABELS)
+    layout = model.layout
+    queries, frames = range(3), range(3)
+    places = [(query, row, column) for query in queries for row in range(2) for column in range(2)]
+    places += [(frame, axis, place) for axis in range(2) for frame in frames for place in range(2)]
+    assert len(places) == layout.num_tokens
+    # Heads of 8 numbers: two pairs for the first coordinate, at 1 and 1/10, and one at 1 for each of the others.
+    angles = torch.tensor([[a, a, a / 10, a / 10, b, b, c, c] for a, b, c in places])
+    torch.testing.assert_close(turns["used"], (angles.cos(), angles.sin()))
+
+
+def test_rotary_turns_in_fp32_and_hands_on_the_dtype():
+    model = fill(VidTwinDiT(**TINY, positions="rotary"))
+    attention, recorder, turns = model.blocks[0].attention, Recorder(), {}
+    attention.set_processor(recorder)
+    attention.register_forward_pre_hook(lambda module, arguments: turns.update(used=arguments[1]))
+    expected = rotary_positions(model.layout.positions, 8)
+    tokens = make_tokens(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(tokens, 500, LABELS)
+    assert all(torch.equal(a, b) for a, b in zip(turns["used"], expected, strict=True))
+    assert recorder.query.dtype == recorder.key.dtype == torch.bfloat16
+    model.to(torch.bfloat16)(tokens.bfloat16(), 500, LABELS)
+    assert all(torch.equal(a, b) for a, b in zip(turns["used"], expected, strict=True))
+    assert recorder.query.dtype == recorder.key.dtype == torch.bfloat16
+
+
+def test_independent_times_are_noted_and_change_nothing():
+    models = [fill(VidTwinDiT(**TINY, independent_times=value)) for value in (False, True)]
+    assert [model.config.independent_times for model in models] == [False, True]
+    time = torch.tensor([[1.0, 20.0], [900.0, 0.0]])
+    samples = [model(make_tokens(model), time, LABELS).sample for model in models]
+    assert torch.equal(*samples)
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rotary"])
+def test_gradient_checkpointing_gives_the_same_gradients(positions):
     gradients = []
     for checkpointing in (False, True):
-        model = fill(VidTwinDiT(**TINY, conditioning="cross_attention")).train()
+        model = fill(VidTwinDiT(**TINY, conditioning="cross_attention", positions=positions)).train()
         if checkpointing:
             model.enable_gradient_checkpointing()
             assert model.gradient_checkpointing
@@ -216,14 +301,18 @@ import sys, torch
 from generator import VidTwinDiT
 model = VidTwinDiT.from_pretrained(sys.argv[1])
 assert not model.training and model.config.id2label["2"] == "c" and model.layout.dynamics_axes == (3, 4)
+assert model.config.independent_times and model.config.prediction_type == "v_prediction"
 inputs = torch.load(sys.argv[1] + "/inputs.pt")
 latents = model.normalize(model.layout.unpack(inputs["tokens"]))
 torch.save((model(**inputs).sample, latents.structure), sys.argv[1] + "/outputs.pt")
 """
 
 
-def test_saved_and_loaded_in_a_new_process_bit_for_bit(tmp_path):
-    model = fill(VidTwinDiT(**TINY, structure_std=[1.0, 2.0, 3.0, 4.0], id2label={0: "a", 1: "b", 2: "c"}))
+@pytest.mark.parametrize("positions", ["sincos", "rotary"])
+def test_saved_and_loaded_in_a_new_process_bit_for_bit(tmp_path, positions):
+    options = {"positions": positions, "prediction_type": "v_prediction", "independent_times": True}
+    names = {0: "a", 1: "b", 2: "c"}
+    model = fill(VidTwinDiT(**TINY, **options, structure_std=[1.0, 2.0, 3.0, 4.0], id2label=names))
     inputs = {"tokens": make_tokens(model), "timestep": torch.tensor([1.0, 900.0]), "class_labels": LABELS}
     expected = model(**inputs).sample, model.normalize(model.layout.unpack(inputs["tokens"])).structure
     model.save_pretrained(tmp_path)
@@ -239,8 +328,13 @@ def test_saved_and_loaded_in_a_new_process_bit_for_bit(tmp_path):
         ({"norm": "batch"}, "norm must be one of layer_norm"),
         ({"feed_forward": "relu"}, "feed_forward must be one of gelu"),
         ({"qk_norm": "l2"}, "qk_norm must be one of none"),
-        ({"positions": "learned"}, "positions must be one of sincos, got 'learned'"),
-        ({"prediction_type": "noise"}, "prediction_type must be one of flow, sample"),
+        ({"positions": "learned"}, "positions must be one of sincos, rotary, got 'learned'"),
+        (
+            {"prediction_type": "noise"},
+            "prediction_type must be one of flow, sample, epsilon, v_prediction, got 'noise'",
+        ),
+        ({"positions": "rotary", "num_attention_heads": 8}, "even width of at least 6, got 4 of hidden_size=32 and"),
+        ({"positions": "rotary", "hidden_size": 36}, "even width of at least 6, got 9 of hidden_size=36"),
         ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide the width 32"),
         ({"num_layers": 0}, "num_layers must be positive, got 0"),
         ({"hidden_size": 33, "num_attention_heads": 1}, "hidden_size must be even and at least 6, got 33"),

@@ -16,9 +16,16 @@ from generator.objective import (
     noisy_batch,
 )
 
-KINDS = ("flow", "sample")
+KINDS = ("flow", "sample", "epsilon", "v_prediction")
+DDPM_KINDS = KINDS[1:]
+VARIANTS = [(kind, {}) for kind in KINDS] + [(kind, {"independent_times": True}) for kind in KINDS]
+VARIANTS += [(kind, {"min_snr_gamma": 5.0}) for kind in DDPM_KINDS]
+VARIANTS += [(kind, {"min_snr_gamma": 5.0, "independent_times": True}) for kind in DDPM_KINDS]
 NULL = 3
 LABELS = torch.tensor([0, 1, 2, 1])
+NUM_STRUCTURE = 2  # of 6 tokens
+ABAR = DDPMScheduler().alphas_cumprod
+FIELDS = ("tokens", "timestep", "labels", "target", "weight")
 
 
 def make_tokens(batch_size: int = 4) -> torch.Tensor:
@@ -27,63 +34,21 @@ def make_tokens(batch_size: int = 4) -> torch.Tensor:
 
 def draw(kind: str, positions, tokens=None, labels=LABELS, **options):
     tokens = make_tokens() if tokens is None else tokens
-    return noisy_batch(tokens, labels, ObjectiveConfig(kind, **options), generators(7, "noise", positions), NULL)
+    config = ObjectiveConfig(kind, **options)
+    return noisy_batch(tokens, labels, config, generators(7, "noise", positions), NUM_STRUCTURE, NULL)
 
 
-def test_flow_goes_straight_from_data_to_noise():
-    x0 = make_tokens()
-    batch = draw("flow", range(4))
-    sigma = (batch.timestep / 1000)[:, None, None]
-    assert ((sigma > 0) & (sigma < 1)).all()
-    torch.testing.assert_close(batch.tokens - sigma * batch.target, x0)
-    noise = batch.target + x0
-    assert abs(noise.mean()) < 0.3 and abs(noise.std() - 1) < 0.3
+def draw_many(kind: str, count: int = 2000, **options):
+    """Of clean tokens that are 1, so that what is clean is seen."""
+    labels = torch.zeros(count, dtype=torch.long)
+    return draw(kind, range(count), torch.ones(count, 6, 5), labels, **options)
 
 
-def test_sample_noises_as_ddpm_does():
-    x0 = make_tokens()
-    batch = draw("sample", range(4))
-    assert torch.equal(batch.target, x0)
-    step = batch.timestep.long()
-    assert torch.equal(step.float(), batch.timestep)
-    alpha = DDPMScheduler().alphas_cumprod[step][:, None, None]
-    noise = (batch.tokens - alpha.sqrt() * x0) / (1 - alpha).sqrt()
-    assert abs(noise.mean()) < 0.3 and abs(noise.std() - 1) < 0.3
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_times_follow_their_distribution(kind):
-    tokens, labels = torch.zeros(2000, 1, 1), torch.zeros(2000, dtype=torch.long)
-    time = draw(kind, range(2000), tokens, labels, logit_mean=0.5, logit_std=2.0).timestep
-    if kind == "flow":
-        logits = torch.logit(time / 1000)
-        assert abs(logits.mean() - 0.5) < 0.2 and abs(logits.std() - 2.0) < 0.2
-    else:
-        assert time.min() >= 0 and time.max() <= 999 and time.max() > 950 and time.min() < 50
-        assert abs(time.mean() - 499.5) < 25
-
-
-@pytest.mark.parametrize("order", [[2, 0, 3], [1]], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
-def test_draws_depend_on_the_sample_alone(kind, order):
-    whole = draw(kind, range(4), label_dropout=0.5)
-    part = draw(kind, order, make_tokens()[order], LABELS[order], label_dropout=0.5)
-    for name in ("tokens", "timestep", "labels", "target"):
-        assert torch.equal(getattr(part, name), getattr(whole, name)[order]), name
-    torch.manual_seed(1)
-    again = draw(kind, range(4), label_dropout=0.5)
-    assert torch.equal(again.tokens, whole.tokens)
-    other = draw(kind, range(4, 8), label_dropout=0.5)
-    assert not torch.equal(other.tokens, whole.tokens) and not torch.equal(other.timestep, whole.timestep)
-
-
-def test_share_of_dropped_labels():
-    tokens, labels = torch.zeros(2000, 1, 1), torch.arange(2000) % NULL
-    dropped = draw("flow", range(2000), tokens, labels, label_dropout=0.2).labels
-    assert abs((dropped == NULL).float().mean() - 0.2) < 0.03
-    assert torch.equal(dropped[dropped != NULL], labels[dropped != NULL])
-    assert torch.equal(draw("flow", range(2000), tokens, labels, label_dropout=0.0).labels, labels)
-    assert (draw("flow", range(2000), tokens, labels, label_dropout=1.0).labels == NULL).all()
+def per_token(values: torch.Tensor) -> torch.Tensor:
+    """(B,), (B, 1) or (B, 2) -> (B, 6, 1)."""
+    values = values.reshape(len(values), -1)
+    parts = values[:, :1].expand(-1, NUM_STRUCTURE), values[:, -1:].expand(-1, 6 - NUM_STRUCTURE)
+    return torch.cat(parts, dim=1)[..., None]
 
 
 class Oracle:
@@ -93,22 +58,197 @@ class Oracle:
         self.kind, self.x0 = kind, x0
 
     def __call__(self, tokens, timestep, labels):
-        if self.kind == "sample":
-            return SimpleNamespace(sample=self.x0)
-        return SimpleNamespace(sample=(tokens - self.x0) / (timestep / 1000)[:, None, None])
+        if self.kind == "flow":
+            return SimpleNamespace(sample=(tokens - self.x0) / (per_token(timestep) / 1000).clamp(min=1e-8))
+        abar = ABAR[per_token(timestep).long()]
+        noise = (tokens - abar.sqrt() * self.x0) / (1 - abar).sqrt()
+        velocity = abar.sqrt() * noise - (1 - abar).sqrt() * self.x0
+        return SimpleNamespace(sample={"sample": self.x0, "epsilon": noise, "v_prediction": velocity}[self.kind])
+
+
+def loss(model, positions=range(4), x0=None, kind="flow", **options):
+    x0 = make_tokens() if x0 is None else x0
+    keywords = {"mask": torch.ones(6, 5, dtype=torch.bool), "num_structure_tokens": NUM_STRUCTURE, "null_label": NULL}
+    config, labels = ObjectiveConfig(kind, **options), torch.zeros(len(x0), dtype=torch.long)
+    return diffusion_loss(model, x0, labels, config, generators(0, "noise", positions), **keywords)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_oracle_loses_nothing_and_a_stranger_does(kind):
-    x0, mask = make_tokens(), torch.ones(6, 5, dtype=torch.bool)
+def test_draws_stay_what_they_were(kind):
+    """Seeds of published runs mean these times, drops and noise, in this order."""
+    x0, batch = make_tokens(), draw(kind, range(4), label_dropout=0.5)
+    for index, generator in enumerate(generators(7, "noise", range(4))):
+        if kind == "flow":
+            time = torch.sigmoid(torch.randn(1, generator=generator))
+        else:
+            time = torch.randint(1000, (1,), generator=generator)
+        dropped = torch.rand(1, generator=generator) < 0.5
+        clean, noise = x0[index : index + 1], torch.randn(1, 6, 5, generator=generator)
+        scheduler = DDPMScheduler()
+        expected = torch.lerp(clean, noise, time) if kind == "flow" else scheduler.add_noise(clean, noise, time)
+        target = {"flow": noise - clean, "sample": clean, "epsilon": noise}.get(kind)
+        target = scheduler.get_velocity(clean, noise, time) if target is None else target
+        assert torch.equal(batch.tokens[index], expected[0]) and torch.equal(batch.target[index], target[0])
+        assert batch.timestep[index] == (1000 * time if kind == "flow" else time)
+        assert batch.labels[index] == (NULL if dropped else LABELS[index])
+    assert batch.timestep.dtype == torch.float32 and batch.timestep.shape == (4,)
+    assert torch.equal(batch.weight, torch.ones(4, 1))
 
-    def loss(model):
-        config = ObjectiveConfig(kind)
-        options = {"mask": mask, "num_structure_tokens": 2, "null_label": NULL}
-        return diffusion_loss(model, x0, LABELS, config, generators(0, "noise", range(4)), **options)
 
-    assert loss(Oracle(kind, x0)).total < 1e-8
-    assert loss(Oracle(kind, x0 + 1)).total > 0.5
+@pytest.mark.parametrize("options", [{}, {"independent_times": True}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_target_leads_back_to_the_data(kind, options):
+    """By what the schedulers make of it, whatever the time."""
+    x0, batch = make_tokens(), draw(kind, range(4), **options)
+    scheduler = make_scheduler(kind)
+    if kind == "flow":
+        return torch.testing.assert_close(batch.tokens - per_token(batch.timestep) / 1000 * batch.target, x0)
+    scheduler.set_timesteps(1000)
+    times, noisy, target, clean = (
+        values.flatten(0, 1) for values in (per_token(batch.timestep).long(), batch.tokens, batch.target, x0)
+    )
+    for time, *sample, expected in zip(times, noisy, target, clean, strict=True):
+        if options and time == 0:  # given: what the target says of it is not used
+            torch.testing.assert_close(sample[0], expected, rtol=0, atol=0)
+            continue
+        found = scheduler.step(sample[1], time.item(), sample[0]).pred_original_sample
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"independent_times": True, "given_share": 0.0}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_times_follow_their_distribution(kind, options):
+    for time in draw_many(kind, logit_mean=0.5, logit_std=2.0, **options).timestep.reshape(2000, -1).unbind(dim=1):
+        if kind == "flow":
+            logits = torch.logit(time / 1000)
+            assert abs(logits.mean() - 0.5) < 0.2 and abs(logits.std() - 2.0) < 0.2
+        else:
+            assert torch.equal(time.long().float(), time)
+            assert time.min() >= 0 and time.max() <= 999 and time.max() > 950 and time.min() < 50
+            assert abs(time.mean() - 499.5) < 25
+
+
+@pytest.mark.parametrize("order", [[2, 0, 3], [1]], ids=str)
+@pytest.mark.parametrize("kind, options", VARIANTS, ids=str)
+def test_draws_depend_on_the_sample_alone(kind, options, order):
+    whole = draw(kind, range(4), label_dropout=0.5, **options)
+    part = draw(kind, order, make_tokens()[order], LABELS[order], label_dropout=0.5, **options)
+    for name in FIELDS:
+        assert torch.equal(getattr(part, name), getattr(whole, name)[order]), name
+    torch.manual_seed(1)
+    again = draw(kind, range(4), label_dropout=0.5, **options)
+    assert torch.equal(again.tokens, whole.tokens)
+    other = draw(kind, range(4, 8), label_dropout=0.5, **options)
+    assert not torch.equal(other.tokens, whole.tokens) and not torch.equal(other.timestep, whole.timestep)
+
+
+def test_share_of_dropped_labels():
+    tokens, labels = torch.zeros(2000, 6, 5), torch.arange(2000) % NULL
+    dropped = draw("flow", range(2000), tokens, labels, label_dropout=0.2).labels
+    assert abs((dropped == NULL).float().mean() - 0.2) < 0.03
+    assert torch.equal(dropped[dropped != NULL], labels[dropped != NULL])
+    assert torch.equal(draw("flow", range(2000), tokens, labels, label_dropout=0.0).labels, labels)
+    assert (draw("flow", range(2000), tokens, labels, label_dropout=1.0).labels == NULL).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_sorts_of_samples_with_independent_times(kind):
+    batch = draw_many(kind, independent_times=True, joint_share=0.3, given_share=0.5)
+    given = batch.weight == 0  # (B, 2)
+    assert batch.timestep.shape == given.shape == (2000, 2)
+    assert not given.all(dim=1).any()
+    for latent in range(2):
+        assert abs(given[:, latent].float().mean() - 0.25) < 0.04
+    joint = batch.timestep[:, 0] == batch.timestep[:, 1]
+    assert abs(joint.float().mean() - 0.3) < 0.04 and not (joint & given.any(dim=1)).any()
+
+    assert not batch.timestep[given].any()
+    others = batch.timestep[~given]  # the times of the others are ordinary
+    assert others.max() > 900 and abs(others.mean() - 500) < 30
+    clean = (batch.tokens == 1).all(dim=2)  # (B, 6)
+    assert torch.equal(clean, per_token(given).squeeze(2))
+    assert torch.equal(batch.weight[~given], torch.ones_like(batch.weight[~given]))
+
+    independent = ~joint & ~given.any(dim=1)
+    assert abs(torch.corrcoef(batch.timestep[independent].T)[0, 1]) < 0.15
+
+
+def test_shares_of_zero_and_one():
+    times = draw_many("flow", 50, independent_times=True, joint_share=1.0, given_share=0.0).timestep
+    assert torch.equal(times[:, 0], times[:, 1]) and times.all()
+    weight = draw_many("flow", 50, independent_times=True, joint_share=0.0, given_share=1.0).weight
+    assert torch.equal(weight.sum(dim=1), torch.ones(50))
+    times = draw_many("flow", 50, independent_times=True, joint_share=0.0, given_share=0.0).timestep
+    assert (times[:, 0] != times[:, 1]).all() and times.all()
+
+
+@pytest.mark.parametrize("kind, options", VARIANTS, ids=str)
+def test_given_latents_have_no_gradient(kind, options):
+    prediction = torch.zeros(20, 6, 5, requires_grad=True)
+    batch = draw_many(kind, 20, **options)
+    masked_losses(
+        prediction, batch.target + 1, torch.ones(6, 5, dtype=torch.bool), NUM_STRUCTURE, batch.weight
+    ).total.backward()
+    with_gradient = prediction.grad.any(dim=2)  # (B, 6)
+    assert torch.equal(with_gradient, per_token(batch.weight).squeeze(2) > 0)
+    assert with_gradient.all() != bool(options.get("independent_times"))
+
+
+@pytest.mark.parametrize("kind, options", VARIANTS, ids=str)
+def test_oracle_loses_nothing_and_a_stranger_does(kind, options):
+    x0 = make_tokens()
+    assert loss(Oracle(kind, x0), kind=kind, **options).total < 1e-6
+    assert loss(Oracle(kind, x0 + 1), kind=kind, **options).total > 1e-3
+
+
+@pytest.mark.parametrize("gamma", [0.5, 5.0])
+@pytest.mark.parametrize("kind", DDPM_KINDS)
+def test_min_snr_weights_by_hand(kind, gamma):
+    batch = draw_many(kind, 50, min_snr_gamma=gamma)
+    for step, weight in zip(batch.timestep, batch.weight, strict=True):
+        snr = ABAR[int(step)].item() / (1 - ABAR[int(step)].item())
+        clipped = min(snr, gamma)
+        expected = {"sample": clipped, "epsilon": clipped / snr, "v_prediction": clipped / (snr + 1)}[kind]
+        assert weight.item() == pytest.approx(expected, rel=1e-3)
+    assert len(batch.weight.unique()) > 5
+
+
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("kind", DDPM_KINDS)
+def test_min_snr_weighs_the_error_of_the_data_alike_in_every_kind(kind, independent):
+    """An answer whose x_0 is wrong by 1 everywhere costs min(SNR, gamma), whatever it is an answer in."""
+    options = {"min_snr_gamma": 2.0, "independent_times": independent}
+    seen = noisy_batch(
+        make_tokens(),
+        LABELS,
+        ObjectiveConfig("sample", **options),
+        generators(0, "noise", range(4)),
+        NUM_STRUCTURE,
+        NULL,
+    )
+    abar = ABAR[per_token(seen.timestep).long()].double()
+    costs = (abar / (1 - abar)).clamp(max=2.0) * (per_token(seen.weight) > 0)
+    losses = loss(Oracle(kind, make_tokens() + 1), kind=kind, **options)
+    assert losses.total.item() == pytest.approx(costs.mean().item(), rel=1e-2)
+    assert losses.structure.item() == pytest.approx(costs[:, :NUM_STRUCTURE].mean().item(), rel=1e-2)
+    assert losses.dynamics.item() == pytest.approx(costs[:, NUM_STRUCTURE:].mean().item(), rel=1e-2)
+
+
+@pytest.mark.parametrize("kind, options", VARIANTS, ids=str)
+def test_parts_of_a_batch_add_up(kind, options):
+    """As accumulation and data parallelism need it, however many latents are given in each part."""
+
+    class Zero:
+        def __call__(self, tokens, timestep, labels):
+            return SimpleNamespace(sample=torch.zeros_like(tokens))
+
+    x0 = torch.randn(12, 6, 5, generator=torch.Generator().manual_seed(3))
+    whole = loss(Zero(), range(12), x0, kind, **options)
+    parts = [loss(Zero(), range(i, i + 3), x0[i : i + 3], kind, **options) for i in range(0, 12, 3)]
+    for name in ("total", "structure", "dynamics"):
+        mean = sum(getattr(part, name) for part in parts) / 4
+        torch.testing.assert_close(mean, getattr(whole, name))
+    torch.testing.assert_close(whole.total, (2 * whole.structure + 4 * whole.dynamics) / 6)
 
 
 def test_means_per_latent_and_over_all_numbers():
@@ -127,8 +267,17 @@ def test_means_per_latent_and_over_all_numbers():
     assert prediction.grad.isfinite().all() and not prediction.grad[:, ~mask].any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_neither_loss_nor_gradient(kind):
+def test_weights_of_the_two_latents():
+    prediction = torch.ones(2, 3, 4)
+    weight = torch.tensor([[1.0, 0.5], [0.0, 2.0]])
+    losses = masked_losses(prediction, torch.zeros(2, 3, 4), torch.ones(3, 4, dtype=torch.bool), 1, weight)
+    assert losses.structure.item() == pytest.approx(0.5)
+    assert losses.dynamics.item() == pytest.approx(1.25)
+    assert losses.total.item() == pytest.approx((0.5 + 2 * 1.25) / 3)
+
+
+@pytest.mark.parametrize("kind, options", VARIANTS, ids=str)
+def test_padding_changes_neither_loss_nor_gradient(kind, options):
     torch.manual_seed(0)
     model = VidTwinDiT(
         structure_shape=(2, 3, 2, 2),
@@ -153,7 +302,7 @@ def test_padding_changes_neither_loss_nor_gradient(kind):
             model,
             tokens.masked_fill(~layout.mask, padding),
             LABELS,
-            ObjectiveConfig(kind),
+            ObjectiveConfig(kind, **options),
             generators(0, "noise", range(4)),
             mask=model.mask,
             num_structure_tokens=layout.num_structure_tokens,
@@ -170,6 +319,9 @@ def test_schedulers_fit_the_objective():
     flow, sample = make_scheduler("flow"), make_scheduler("sample")
     assert isinstance(flow, FlowMatchEulerDiscreteScheduler) and flow.config.shift == 1.0
     assert isinstance(sample, DDIMScheduler) and sample.config.prediction_type == "sample"
+    for kind in DDPM_KINDS:
+        expected = {**sample.config, "prediction_type": kind}
+        assert type(make_scheduler(kind)) is DDIMScheduler and {**make_scheduler(kind).config} == expected
     assert not sample.config.clip_sample and sample.config.timestep_spacing == "trailing"
     assert torch.equal(sample.alphas_cumprod, DDPMScheduler().alphas_cumprod)
     x0, noise, sigma = make_tokens(), make_tokens().flip(0), flow.sigmas[[100, 500, 700, 999]]
@@ -180,9 +332,13 @@ def test_schedulers_fit_the_objective():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "edm"}, "kind must be one of flow, sample, got 'edm'"),
+        ({"kind": "edm"}, "kind must be one of flow, sample, epsilon, v_prediction, got 'edm'"),
         ({"label_dropout": 1.5}, r"label_dropout must be in \[0, 1\], got 1.5"),
         ({"logit_std": 0.0}, "logit_std must be positive"),
+        ({"min_snr_gamma": 5.0}, "min_snr_gamma=5.0 is for the DDPM kinds: leave it out with kind='flow'"),
+        ({"kind": "sample", "min_snr_gamma": 0.0}, "min_snr_gamma must be positive, got 0.0"),
+        ({"joint_share": 0.8, "given_share": 0.3}, r"add up to at most 1, got \(0.8, 0.3\)"),
+        ({"given_share": -0.1}, r"must be at least 0 and add up to at most 1, got \(0.5, -0.1\)"),
     ],
 )
 def test_wrong_configs_are_named(options, message):
@@ -191,7 +347,7 @@ def test_wrong_configs_are_named(options, message):
 
 
 def test_wrong_batches_are_named():
-    with pytest.raises(ValueError, match="prediction_type must be one of flow, sample, got 'v'"):
+    with pytest.raises(ValueError, match="prediction_type must be one of flow, sample, epsilon, v_prediction, got 'v'"):
         make_scheduler("v")
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), got \[0, 1, 3, 1\]"):
         draw("flow", range(4), labels=torch.tensor([0, 1, 3, 1]))

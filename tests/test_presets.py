@@ -1,5 +1,7 @@
 """The configs hold the paper's numbers, and all of them parse."""
 
+from typing import Any
+
 import pytest
 import torch
 import yaml
@@ -8,6 +10,10 @@ import configs
 from autoencoder import AutoencoderVidTwin
 from autoencoder.config import TrainConfig
 from autoencoder.train import parse
+from generator import VidTwinDiT
+from generator import train as generator_train
+from generator.config import TrainConfig as GeneratorConfig
+from generator.objective import make_scheduler
 
 PRESETS = sorted(path.stem for path in (configs.ROOT / "autoencoder").glob("*.yaml"))
 
@@ -21,6 +27,11 @@ COUNTED = {
     ("large",): (1_237_268_266, 3136, 1792, 0.205),
 }
 SIZES = {"small": (12, 8, 512), "base": (16, 12, 768), "large": (16, 12, 1536)}
+
+GENERATOR_PRESETS = sorted(path.stem for path in (configs.ROOT / "generator").glob("*.yaml"))
+# arXiv 2212.09748: layers, width, heads, and the millions of parameters that its table states.
+DIT_SIZES = {"size_s": (12, 384, 6, 33), "size_b": (12, 768, 12, 130)}
+DIT_SIZES |= {"size_l": (24, 1024, 16, 458), "size_xl": (28, 1152, 16, 675)}
 
 
 def parsed(*presets: str, flags: tuple[str, ...] = ()) -> tuple[TrainConfig, AutoencoderVidTwin]:
@@ -114,3 +125,89 @@ def test_every_way_to_say_resume(flags, tmp_path):
         with torch.device("meta"):
             config, *_ = parse(arguments)
         assert config.resume and config.max_steps == 7
+
+
+@pytest.fixture
+def parsed_generator(tmp_path):
+    """Parses presets of stage two as its command does."""
+    (tmp_path / "config.json").write_text("{}")  # as much of an autoencoder as parsing looks for
+
+    def parse_generator(*presets: str) -> tuple[GeneratorConfig, dict[str, Any]]:
+        arguments = [part for preset in presets for part in ("--config", preset)]
+        folders = [f"--autoencoder={tmp_path}", f"--output-dir={tmp_path / 'run'}"]
+        config, settings, _, _ = generator_train.parse([*arguments, *folders])
+        return config, settings
+
+    return parse_generator
+
+
+def dit_parameters(layers: int, c: int, heads: int) -> int:
+    """Of the recipe `ucf101` on the latents of the paper's headline setting, 101 classes."""
+    hidden = 8 * -(-4 * c // 12)  # SwiGLU: two thirds of 4 C in steps of 8
+    attention = (3 * c * c + 3 * c) + (c * c + c) + 2 * (c // heads)
+    feed_forward = (2 * c * hidden + 2 * hidden) + (hidden * c + c)
+    block = attention + feed_forward + (6 * c * c + 6 * c)
+    ends = 2 * (8 * c + c) + (2 * c * c + 2 * c) + 2 * (8 * c + 8)  # tokens of both types hold 8 numbers
+    embeddings = 3 * c + 102 * c + (256 * c + c) + (c * c + c)
+    return layers * block + ends + embeddings
+
+
+@pytest.mark.parametrize("size", DIT_SIZES)
+def test_sizes_of_dit_go_on_top_of_a_recipe(parsed_generator, size):
+    layers, width, heads, millions = DIT_SIZES[size]
+    config, settings = parsed_generator("ucf101", size)
+    with torch.device("meta"):
+        model = VidTwinDiT(**settings)
+    assert (model.config.num_layers, model.config.hidden_size, model.config.num_attention_heads) == (
+        layers,
+        width,
+        heads,
+    )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == dit_parameters(layers, width, heads)
+    assert count == pytest.approx(1e6 * millions, rel=0.02)
+    recipe, recipe_settings = parsed_generator("ucf101")
+    changed = {key for key in settings if settings[key] != recipe_settings[key]}
+    assert changed <= {"hidden_size", "num_layers", "num_attention_heads"}
+    assert config == recipe
+
+
+def test_ucf101_paper_trains_as_the_paper_does(parsed_generator):
+    config, settings = parsed_generator("ucf101_paper")
+    assert (settings["num_layers"], settings["hidden_size"], settings["conditioning"]) == (18, 1152, "cross_attention")
+    assert (settings["class_embedding_size"], settings["positions"]) == (256, "sincos")
+    assert (settings["structure_patch_size"], settings["dynamics_patch_size"]) == ([2, 1, 1], [1, 1])
+    assert (settings["norm"], settings["feed_forward"], settings["qk_norm"]) == ("layer_norm", "gelu", "none")
+    objective, optimizer = config.objective, config.optimizer
+    assert (objective.kind, objective.label_dropout, objective.min_snr_gamma) == ("sample", 0.2, None)
+    assert not objective.independent_times
+    scheduler = make_scheduler(objective.kind)
+    assert type(scheduler).__name__ == "DDIMScheduler" and scheduler.config.num_train_timesteps == 1000
+    assert (config.sample_steps, config.sample_guidance, config.sample_guidance_interval) == (50, 5.0, (0.0, 1.0))
+    assert (optimizer.name, optimizer.betas, optimizer.warmup_steps) == ("adam", (0.9, 0.999), 10_000)
+    assert (config.dataset, config.second_ema_decay) == ("ucf101", None)
+
+
+def test_ucf101_is_the_recommended_recipe(parsed_generator):
+    config, settings = parsed_generator("ucf101")
+    assert (settings["num_layers"], settings["hidden_size"], settings["conditioning"]) == (18, 1152, "adaln_zero")
+    assert (settings["norm"], settings["feed_forward"]) == ("rms_norm", "swiglu")
+    assert (settings["qk_norm"], settings["positions"]) == ("rms_norm", "rotary")
+    objective = config.objective
+    assert (objective.kind, objective.logit_mean, objective.logit_std) == ("flow", 0.0, 1.0)
+    assert (config.dataset, config.ema_decay, config.second_ema_decay) == ("ucf101", 0.9999, 0.999)
+    low, high = config.sample_guidance_interval
+    assert 0 <= low < high < 1
+
+
+@pytest.mark.parametrize("name", GENERATOR_PRESETS)
+def test_every_generator_preset_says_what_it_sets(parsed_generator, name):
+    config, settings = parsed_generator(name)
+    given = yaml.safe_load((configs.ROOT / "generator" / f"{name}.yaml").read_text())
+    for key, value in given.pop("model").items():
+        assert settings[key] == value, key
+    for part in ("objective", "optimizer"):
+        for key, value in given.pop(part, {}).items():
+            assert getattr(getattr(config, part), key) == (tuple(value) if isinstance(value, list) else value), key
+    for key, value in given.items():
+        assert getattr(config, key) == (tuple(value) if isinstance(value, list) else value), key

@@ -1,4 +1,8 @@
-"""Encode a data set once, for training on its latents: python -m generator.cache_latents --help."""
+"""Encode a data set once, for training on its latents: python -m generator.cache_latents --help.
+
+Several processes, on as many GPUs or machines, are started by torchrun: torchrun --nproc-per-node 8 -m
+generator.cache_latents. They share the work, and leave what one process leaves.
+"""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -6,8 +10,9 @@ from dataclasses import fields
 import yaml
 
 import configs
+from autoencoder.checkpoint import load_autoencoder
 from autoencoder.data import UnreadableVideo
-from autoencoder.whole_video import load_autoencoder
+from autoencoder.processes import process_group
 from generator.config import CacheConfig, CacheLatentsConfig
 from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
 
@@ -27,13 +32,16 @@ def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     config = parse(argv)
-    model = load_autoencoder(autoencoder_folder(config.autoencoder), config.device)
-    folder = config.output_dir or config.cache_folder(fingerprint(model))
-    cache = build_cache(model, config, folder)
-    print(
-        f"{len(cache)} clips of {len(cache.class_names)} classes are in {folder}; "
-        f"{len(cache.unreadable)} files could not be read"
-    )
+    folder = autoencoder_folder(config.autoencoder)
+    with process_group() as (rank, _):
+        model = load_autoencoder(folder, config.device)
+        folder = config.output_dir or config.cache_folder(fingerprint(model))
+        cache = build_cache(model, config, folder, progress=rank == 0)
+    if rank == 0:
+        print(
+            f"{len(cache)} clips of {len(cache.class_names)} classes are in {folder}; "
+            f"{len(cache.unreadable)} files could not be read"
+        )
 
 
 if __name__ == "__main__":

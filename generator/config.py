@@ -1,6 +1,6 @@
 """The configs of stage two's commands."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +75,8 @@ class TrainConfig(RunConfig, CacheConfig):
     """Optimiser and schedule."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, which is what the pipeline gets; it starts lower and grows."""
+    second_ema_decay: float | None = None
+    """Keep a second moving average with this decay, and leave a pipeline of it, too, in pipeline-ema2/."""
     sample_every: int = 1000
     """Steps between two looks at sampled videos; the last step always has one."""
     sample_classes: int = 4
@@ -83,14 +85,35 @@ class TrainConfig(RunConfig, CacheConfig):
     """Scheduler steps of a look."""
     sample_guidance: float = 5.0
     """Weight of classifier-free guidance in a look; 1 turns it off."""
+    sample_guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Noise levels between which a look is guided, lowest and highest: shares of the way from data to noise."""
+    validate_every: int | None = None
+    """Steps between two records of the loss on held-out videos, whose latents are cached, too; null never measures."""
+    val_videos: int = 256
+    """Held-out videos to measure it on, at most."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, which saves memory."""
+    compile: bool = False
+    """Compile the blocks of the model with torch.compile."""
 
     def __post_init__(self):
         RunConfig.__post_init__(self)
         CacheConfig.__post_init__(self)
-        for name in ("sample_every", "sample_classes", "sample_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        for name in ("sample_every", "sample_classes", "sample_steps", "validate_every", "val_videos"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("ema_decay", "second_ema_decay"):
+            decay = getattr(self, name)
+            if decay is not None and not 0 <= decay < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {decay}")
+        low, high = self.sample_guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"sample_guidance_interval must satisfy 0 <= low <= high <= 1, got {(low, high)}")
+
+    @property
+    def held_out(self) -> CacheConfig:
+        """The cache that the loss on held-out videos is measured on: their middle clips."""
+        shared = {field.name: getattr(self, field.name) for field in fields(CacheConfig)}
+        shared |= {"split": "val", "max_videos": self.val_videos, "clips_per_video": 1, "flip": False}
+        return CacheConfig(**shared)

@@ -2,7 +2,8 @@
 
 A cache is a folder of safetensors shards and index.json, which is written last and makes it complete. Every shard
 appears whole or not at all, and says in its metadata what it was made from; so an interrupted cache is continued with
-the first shard that is missing, and one of another autoencoder is refused.
+the shards that are missing, and one of another autoencoder is refused. Several processes share the shards out; what is
+in one does not depend on who made it, so any number of processes leaves the same bytes.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
+from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -23,6 +25,7 @@ from autoencoder.data.stream import FileReport, collate
 from autoencoder.files import atomic_path, save_safetensors
 from autoencoder.fingerprint import fingerprint
 from autoencoder.latents import VidTwinLatents
+from autoencoder.processes import from_all
 from autoencoder.run import LAST_AUTOENCODER, read_pointer
 from autoencoder.seeding import derive_seed
 from autoencoder.vidtwin import AutoencoderVidTwin
@@ -131,11 +134,14 @@ def build_cache(
 ) -> LatentCache:
     """Encode a data set, go on where that was stopped, or open the cache if it is complete.
 
+    Of several processes (`torch.distributed`), all must call this; each encodes the shards whose number is its rank
+    modulo their count.
+
     Args:
         model: the autoencoder, on the device to encode on; it is set to eval mode.
         config: data set and clips.
-        folder: of the cache.
-        progress: whether to show a progress bar.
+        folder: of the cache; all processes must see the same one.
+        progress: whether to show a progress bar, over the share of this process.
 
     Raises:
         FileNotFoundError: if the data are not there.
@@ -143,7 +149,7 @@ def build_cache(
         UnreadableVideo: if too many files are bad.
     """
     mark = fingerprint(model)
-    if not (Path(folder) / INDEX).is_file():
+    if not from_all((Path(folder) / INDEX).is_file())[0]:  # as the first process sees it, so that all do the same
         _Encoder(model.eval(), config, Path(folder), mark, progress).run()
     return LatentCache(folder, mark, config.settings)
 
@@ -184,29 +190,45 @@ class _Encoder:
         order = np.random.default_rng(derive_seed(config.clip_seed, "videos")).permutation(len(clips))
         self.items = _Clips(clips, np.sort(order[: config.max_videos]), config)
         self.report = FileReport(len(clips), config.max_bad_share)
+        several = distributed.is_initialized()
+        self.rank, self.num_processes = (distributed.get_rank(), distributed.get_world_size()) if several else (0, 1)
 
     def run(self) -> None:
-        """Encode what is missing; every shard is on disk before the next one begins."""
-        for leftover in self.folder.glob(".*.tmp*"):
-            leftover.unlink()
+        """Encode what is missing; every shard is on disk before the next one begins.
+
+        The processes begin every shard together, so that the bad files of all are counted, and all stop at too many.
+        """
+        if self.rank == 0:
+            for leftover in self.folder.glob(".*.tmp*"):
+                leftover.unlink()
         shards = _split(range(len(self.items)), self.config.shard_size // (1 + self.config.flip))
-        missing = {
-            number: _split(items, ENCODE_BATCH_SIZE) for number, items in enumerate(shards) if not self._is_done(number)
-        }
+        own = list(enumerate(shards))[self.rank :: self.num_processes]
+        missing = [(number, _split(items, ENCODE_BATCH_SIZE)) for number, items in own if not self._is_done(number)]
+        num_turns = max(from_all(len(missing)))  # nobody writes before the first process has removed what was left over
+        self._make_shards(missing, num_turns, num_clips=sum(len(items) for _, items in own))
+        if self.rank == 0:
+            clips, reasons = self.items.clips, self.report.reasons
+            unreadable = {clips.source(video): reasons[video] for video in sorted(reasons)}
+            write_index(self.folder, len(shards), self.identity, clips.class_names or UNLABELLED, unreadable)
+        from_all(None)  # the others wait for the index
+
+    def _make_shards(self, missing: list[tuple[int, list[range]]], num_turns: int, num_clips: int) -> None:
+        """Write shards, (number, batches) each, one in every turn; a process that has no more only keeps count."""
         loader = DataLoader(
             self.items,
-            batch_sampler=[batch for batches in missing.values() for batch in batches],
+            batch_sampler=[batch for _, batches in missing for batch in batches],
             collate_fn=collate,
             num_workers=self.config.num_workers,
         )
         stream = iter(loader)
-        done = len(self.items) - sum(len(shards[number]) for number in missing)
-        with tqdm(
-            total=len(self.items), initial=done, desc="caching latents", unit="clip", disable=not self.progress
-        ) as bar:
-            for number, batches in missing.items():
-                self._write_shard(number, islice(stream, len(batches)), bar)
-        self._write_index(len(shards))
+        done = num_clips - sum(len(batch) for batch in loader.batch_sampler)
+        with tqdm(total=num_clips, initial=done, desc="caching latents", unit="clip", disable=not self.progress) as bar:
+            for turn in range(num_turns):
+                if turn < len(missing):
+                    number, batches = missing[turn]
+                    self._write_shard(number, islice(stream, len(batches)), bar)
+                self.report.synchronize()
+                self.report.check()
 
     def _is_done(self, number: int) -> bool:
         """Whether the shard is there; takes note of its unreadable files."""
@@ -225,16 +247,15 @@ class _Encoder:
         for batch in batches:
             for reason in self.report.update(batch):
                 bar.write(f"skipped: {reason}")
-            self.report.check()
+            if self.num_processes == 1:  # else only all together can say
+                self.report.check()
             tried += batch["tried"]
             unreadable |= batch["unreadable"]
             if batch["sample"] is not None:
                 encoded.append(self._encode(batch["sample"]))
             bar.update(len(batch["tried"]))
         tensors = {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
-        about = {"identity": self.identity, "tried": sorted(set(tried)), "unreadable": unreadable}
-        # One entry, because safetensors writes several in an order that changes from run to run.
-        save_safetensors(tensors, _shard_path(self.folder, number), {ABOUT: json.dumps(about)})
+        write_shard(self.folder, number, tensors, self.identity, sorted(set(tried)), unreadable)
 
     @torch.no_grad()
     def _encode(self, sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -259,19 +280,56 @@ class _Encoder:
             "sources": torch.empty(0, 3, dtype=torch.long),
         }
 
-    def _write_index(self, num_shards: int) -> None:
-        counts, statistics = _statistics([_shard_path(self.folder, number) for number in range(num_shards)])
-        clips = self.items.clips
-        index = {
-            "identity": self.identity,
-            "counts": counts,
-            "class_names": list(clips.class_names or UNLABELLED),
-            "statistics": statistics,
-            "num_unreadable": len(self.report.reasons),
-            "unreadable": {clips.source(video): self.report.reasons[video] for video in sorted(self.report.reasons)},
-        }
-        with atomic_path(self.folder / INDEX) as temporary:
-            temporary.write_text(json.dumps(index, indent=1))
+
+def write_shard(
+    folder: Path,
+    number: int,
+    tensors: dict[str, torch.Tensor],
+    identity: dict[str, Any],
+    tried: Sequence[int] = (),
+    unreadable: dict[int, str] | None = None,
+) -> None:
+    """Write a shard of a cache, atomically.
+
+    Args:
+        folder: of the cache.
+        number: of the shard.
+        tensors: `structure` and `dynamics` latents, `labels` (n,), and `sources` (n, 3), which say what was encoded.
+        identity: what the cache is made from.
+        tried: videos of the shard.
+        unreadable: reason by video of those that could not be read.
+    """
+    about = {"identity": identity, "tried": list(tried), "unreadable": unreadable or {}}
+    # One entry, because safetensors writes several in an order that changes from run to run.
+    save_safetensors(tensors, _shard_path(folder, number), {ABOUT: json.dumps(about)})
+
+
+def write_index(
+    folder: Path, num_shards: int, identity: dict[str, Any], class_names: Sequence[str], unreadable: dict[str, str]
+) -> None:
+    """Complete a cache by its index, atomically; reads all latents for their statistics.
+
+    Args:
+        folder: of the cache.
+        num_shards: all of which are there.
+        identity: what the cache is made from.
+        class_names: name of every label.
+        unreadable: reason by name of every video that could not be read.
+
+    Raises:
+        UnreadableVideo: if no shard holds a clip.
+    """
+    counts, statistics = _statistics([_shard_path(folder, number) for number in range(num_shards)])
+    index = {
+        "identity": identity,
+        "counts": counts,
+        "class_names": list(class_names),
+        "statistics": statistics,
+        "num_unreadable": len(unreadable),
+        "unreadable": unreadable,
+    }
+    with atomic_path(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(index, indent=1))
 
 
 def _statistics(paths: list[Path]) -> tuple[list[int], dict[str, list[float]]]:

@@ -1,7 +1,7 @@
 """Train the diffusion transformer on the latents of a data set: python -m generator.train --help.
 
 The latents are encoded first where that has not been done. Several processes are started by `accelerate launch -m
-generator.train` or torchrun.
+generator.train` or torchrun; configs/accelerate holds launch configs for several GPUs, several machines and FSDP2.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 import configs
 from autoencoder.data import UnreadableVideo
@@ -22,40 +23,49 @@ from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
-from generator.objective import make_scheduler
+from generator.objective import ObjectiveConfig, make_scheduler
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 
 RUNS = Path("outputs/generator")
 POINTER = Path("outputs/last_pipeline")
+SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
+BARE_FLAGS = ("resume", "flip", "gradient_checkpointing", "compile")
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 # Arguments of the transformer that follow from the autoencoder, the data and the objective.
 FOLLOWING = {"structure_shape", "dynamics_shape", "dynamics_axes", "num_classes", "id2label", "prediction_type"}
-FOLLOWING |= {"structure_mean", "structure_std", "dynamics_mean", "dynamics_std"}
+FOLLOWING |= {"independent_times", "structure_mean", "structure_std", "dynamics_mean", "dynamics_std"}
 
 
 class VideoSampler:
     """Shows videos from the moving average of the weights in TensorBoard, always of the same classes and seeds."""
 
-    def __init__(self, pipeline: VidTwinDiffusionPipeline, config: TrainConfig):
-        self.pipeline, self.config = pipeline, config
-        names = pipeline.transformer.config.id2label
-        count = min(config.sample_classes, len(names))
-        self.classes = [place * len(names) // count for place in range(count)]
-        self.tags = [f"sample: {names[str(label)]}" for label in self.classes]
-        pipeline.set_progress_bar_config(disable=True)
+    def __init__(self, make_pipeline: Callable[[VidTwinDiT], VidTwinDiffusionPipeline], config: TrainConfig):
+        self.make_pipeline, self.config = make_pipeline, config
 
     def __call__(self, trainer: GeneratorTrainer) -> None:
         """Sample, if it is time to; the other processes go on to the next step and wait there."""
         config = self.config
-        if not (trainer.writer and trainer.is_due(config.sample_every)):
+        if not trainer.is_due(config.sample_every):
             return
-        with trainer.ema_weights():
-            videos = self.pipeline(
-                self.classes, config.sample_steps, config.sample_guidance, generator=config.seed
-            ).frames
-        for tag, video in zip(self.tags, videos, strict=True):
+        model = trainer.averaged_model(trainer.averages[0])
+        if model is None:
+            return
+        names = model.config.id2label
+        count = min(config.sample_classes, len(names))
+        classes = [place * len(names) // count for place in range(count)]
+        pipeline = self.make_pipeline(model)
+        pipeline.set_progress_bar_config(disable=True)
+        videos = pipeline(
+            classes,
+            config.sample_steps,
+            config.sample_guidance,
+            guidance_interval=config.sample_guidance_interval,
+            generator=config.seed,
+        ).frames
+        for label, video in zip(classes, videos, strict=True):
             frames = (video * 255).round().astype(np.uint8)
+            tag = f"sample: {names[str(label)]}"
             add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
 
 
@@ -66,7 +76,7 @@ def default_preset(arguments: Sequence[str]) -> str:
 
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
     """Config, what it says of the model, folder, and the whole config as YAML."""
-    folder, arguments = prepare(argv, "generator", RUNS, default_preset, bare_flags=("resume", "flip"))
+    folder, arguments = prepare(argv, "generator", RUNS, default_preset, bare_flags=BARE_FLAGS)
     parser = configs.make_parser(TrainConfig, __doc__, partial_groups={"model": (VidTwinDiT, FOLLOWING)})
     namespace = parser.parse_args(arguments)
     # Noted in the config, so that a resumed run keeps its autoencoder when another one has been trained since.
@@ -78,17 +88,22 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """The accelerator of a run; with several processes, it waits until all of them are there."""
-    # While the main process encodes the data set, the others wait; that may take longer than the usual 10 minutes.
+    # Processes wait for the slowest one at every shard of the cache; that may take longer than the usual 10 minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else every process of torchrun on CPUs would train by itself
         mixed_precision=PRECISIONS[config.precision],
         kwargs_handlers=[patience],
     )
+    if accelerator.is_fsdp2:
+        # Autocast alone decides on precision, as it does without FSDP: accelerate's policy would also round the time
+        # that the model is told, which goes up to 1000, to bf16.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    return accelerator
 
 
 def build_model(
-    settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, prediction_type: str
+    settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, objective: ObjectiveConfig
 ) -> VidTwinDiT:
     """The transformer for the latents of `vae` in `cache`; `settings` are its other arguments."""
     return VidTwinDiT(
@@ -97,7 +112,8 @@ def build_model(
         dynamics_shape=vae.dynamics_shape,
         dynamics_axes=vae.dynamics_axes,
         num_classes=len(cache.class_names),
-        prediction_type=prediction_type,
+        prediction_type=objective.kind,
+        independent_times=objective.independent_times,
         id2label={str(label): name for label, name in enumerate(cache.class_names)},
         **cache.statistics,
     )
@@ -113,6 +129,8 @@ def train(
 ) -> GeneratorTrainer:
     """Cache the latents if need be, train to `config.max_steps` and leave the pipeline in `folder.pipeline`.
 
+    That of the second moving average, if there is one, is left beside it.
+
     Args:
         config: of the run.
         model_settings: arguments of `VidTwinDiT` but those in `FOLLOWING`.
@@ -127,20 +145,27 @@ def train(
     accelerator = accelerator or make_accelerator(config)
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
     mark = fingerprint(vae)
-    cache_folder = config.latent_cache or config.cache_folder(mark)
-    if accelerator.is_main_process:
-        build_cache(vae, config, cache_folder, progress)
-    accelerator.wait_for_everyone()
-    cache = LatentCache(cache_folder, mark, config.settings)
+    show = progress and accelerator.is_main_process
+    cache = build_cache(vae, config, config.latent_cache or config.cache_folder(mark), show)
+    held_out = None
+    if config.validate_every:
+        place = f"{config.latent_cache}-val" if config.latent_cache else config.held_out.cache_folder(mark)
+        held_out = build_cache(vae, config.held_out, place, show)
 
     torch.manual_seed(config.seed)  # the weights that the model starts from
-    model = build_model(model_settings, vae, cache, config.objective.kind)
-    trainer = GeneratorTrainer(model, cache, config, folder, accelerator)
-    pipeline = VidTwinDiffusionPipeline(vae=vae, transformer=model, scheduler=make_scheduler(config.objective.kind))
-    trainer.run([VideoSampler(pipeline, config), *callbacks], progress)
-    if accelerator.is_main_process:
-        with trainer.ema_weights(), atomic_folder(folder.pipeline) as temporary:
-            pipeline.save_pretrained(temporary)
+    model = build_model(model_settings, vae, cache, config.objective)
+    trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
+
+    def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
+        return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
+
+    trainer.run([VideoSampler(make_pipeline, config), *callbacks], progress)
+    paths = (folder.pipeline, folder.path / SECOND_PIPELINE)[: len(trainer.averages)]
+    for average, path in zip(trainer.averages, paths, strict=True):
+        transformer = trainer.averaged_model(average)
+        if transformer is not None:
+            with atomic_folder(path) as temporary:
+                make_pipeline(transformer).save_pretrained(temporary)
     return trainer
 
 

@@ -4,10 +4,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
@@ -21,13 +33,18 @@ from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache
 from generator.objective import diffusion_loss
 
+# Whole tensors on the CPU of the main process, by the names of the parameters: so a checkpoint fits any number of
+# processes, sharded or not.
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
 
 class GeneratorTrainer:
     """Trains a `VidTwinDiT` on the latents of a cache.
 
     One step is one optimiser step: every process takes its equal share of the batch through in equal micro-batches, so
     the mean of their losses is the loss of the batch. All noise is drawn per sample from generators seeded by its
-    position in the run, dropout by (seed, rank, step); the position in the data is a function of the step.
+    position in the run, dropout by (seed, rank, step); the position in the data is a function of the step. The
+    processes hold the whole model each (DDP), or a share of it (FSDP2).
 
     Args:
         model: the transformer, built for the cache.
@@ -35,38 +52,47 @@ class GeneratorTrainer:
         config: of the run.
         folder: of the run; the newest checkpoint in it is loaded.
         accelerator: its mixed precision is that of the config.
+        held_out: cache for the loss on held-out videos; None measures none.
 
     Attributes:
         model: the transformer with the weights of the last step.
+        averages: moving averages of the weights, with `ema_decay` and, if there is one, `second_ema_decay`.
         step: optimiser steps done.
-        scalars: the last record, by TensorBoard tag.
+        scalars: the last record of training and of held-out videos, by TensorBoard tag.
         writer: TensorBoard's, None but in the main process.
 
     Raises:
-        ValueError: if the processes and micro-batches do not divide the batch, or the checkpoint was trained on the
-            latents of another autoencoder.
+        ValueError: if the processes and micro-batches do not divide the batch, the optimiser cannot work on shares of
+            the weights, or the checkpoint is of the latents of another autoencoder or other moving averages.
     """
 
     def __init__(
-        self, model: VidTwinDiT, cache: LatentCache, config: TrainConfig, folder: RunFolder, accelerator: Accelerator
+        self,
+        model: VidTwinDiT,
+        cache: LatentCache,
+        config: TrainConfig,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        held_out: LatentCache | None = None,
     ):
-        parts = accelerator.num_processes * config.accumulate
-        if config.batch_size % parts:
-            raise ValueError(
-                f"batch_size={config.batch_size} cannot be split over {accelerator.num_processes} processes with "
-                f"{config.accumulate} micro-batches each"
-            )
+        _check_processes(config, accelerator)
+        if held_out is not None and len(held_out) < accelerator.num_processes:
+            raise ValueError(f"{len(held_out)} held-out clips are too few for {accelerator.num_processes} processes")
         self.cache, self.config, self.folder, self.accelerator = cache, config, folder, accelerator
+        self.held_out = held_out
         self.flops_per_step = 3 * _forward_flops(model) * config.batch_size
         optimizer, self.schedule = config.optimizer.build(model, config.max_steps)
         if config.attention_backend:
             model.set_attention_backend(config.attention_backend)
         if config.gradient_checkpointing:
             model.enable_gradient_checkpointing()
+        if config.compile:
+            model.compile_repeated_blocks()
         # The schedule stays outside: accelerate would step it once per process.
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.model = model
-        self.ema = EMAModel(model.parameters(), decay=config.ema_decay)
+        decays = [decay for decay in (config.ema_decay, config.second_ema_decay) if decay is not None]
+        self.averages = [EMAModel(model.parameters(), decay=decay) for decay in decays]
         self.step = self._load_checkpoint()
         self.scalars: dict[str, float] = {}
         self.writer = self._open_writer() if accelerator.is_main_process else None
@@ -91,6 +117,8 @@ class GeneratorTrainer:
                     if self.is_due(config.log_every):
                         self._log(terms, learning_rate)
                         bar.set_postfix({"loss": f"{self.scalars['train/loss']:.4f}"}, refresh=False)
+                    if config.validate_every and self.is_due(config.validate_every):
+                        self._record(self._validate())
                     bar.update()
                     for callback in callbacks:
                         callback(self)
@@ -105,15 +133,27 @@ class GeneratorTrainer:
         return self.step % every == 0 or self.step == self.config.max_steps
 
     @contextmanager
-    def ema_weights(self) -> Iterator[VidTwinDiT]:
-        """The model with the moving average for weights, for as long as the block runs."""
+    def average_weights(self, average: EMAModel) -> Iterator[None]:
+        """The model has a moving average for weights, for as long as the block runs, in all processes."""
         parameters = list(self.model.parameters())
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
+        average.store(parameters)
+        average.copy_to(parameters)
         try:
-            yield self.model
+            yield
         finally:
-            self.ema.restore(parameters)
+            for module in self.model.modules():
+                if isinstance(module, FSDPModule):  # it keeps what it gathered for a forward until a backward
+                    module.reshard()
+            average.restore(parameters)
+
+    def averaged_model(self, average: EMAModel) -> VidTwinDiT | None:
+        """A whole model with a moving average for weights; all processes must call it, and the main one gets it."""
+        weights = self._whole_average(average)
+        if not self.accelerator.is_main_process:
+            return None
+        model = VidTwinDiT.from_config(self.model.config)
+        model.load_state_dict(weights)
+        return model.to(self.accelerator.device)
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         """This process's share of the batches that are left, as (position, index) pairs."""
@@ -133,6 +173,7 @@ class GeneratorTrainer:
         self.optimizer.zero_grad()
         terms = self._accumulate_gradients(batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not norm.isfinite():  # the norm is that of all processes, so they stop together
             raise FloatingPointError(
                 f"step {self.step + 1}: the loss is {terms['loss'].item()}, its gradient norm {norm.item()}; the run "
@@ -141,7 +182,8 @@ class GeneratorTrainer:
         learning_rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
-        self.ema.step(self.model.parameters())
+        for average in self.averages:
+            average.step(self.model.parameters())
         return terms | {"gradient_norm": norm}, learning_rate
 
     def _accumulate_gradients(self, batch: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
@@ -152,27 +194,49 @@ class GeneratorTrainer:
         for part in range(count):
             is_last = part + 1 == count
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
-                terms = self._losses(batch[part * size : (part + 1) * size])
+                positions, indices = zip(*batch[part * size : (part + 1) * size], strict=True)
+                terms = self._losses(self.cache, indices, generators(self.config.seed, "objective", positions))
                 self.accelerator.backward(terms["loss"] / count)
             sums = {name: sums.get(name, 0) + term.detach() / count for name, term in terms.items()}
         return sums
 
-    def _losses(self, batch: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """Losses of (position, index) pairs."""
-        positions, indices = zip(*batch, strict=True)
+    def _losses(
+        self, cache: LatentCache, indices: Sequence[int], noise: Sequence[torch.Generator]
+    ) -> dict[str, torch.Tensor]:
+        """Losses of clips of a cache, with the noise of one generator each."""
         device = self.accelerator.device
-        latents = self.model.normalize(self.cache.latents(indices).to(device))
-        losses = diffusion_loss(
-            self.wrapped,
-            self.model.layout.pack(latents),
-            self.cache.labels[list(indices)].to(device),
-            self.config.objective,
-            generators(self.config.seed, "objective", positions),
-            mask=self.model.mask,
-            num_structure_tokens=self.model.layout.num_structure_tokens,
-            null_label=self.model.config.num_classes,
-        )
+        latents = self.model.normalize(cache.latents(indices).to(device))
+        with self.accelerator.autocast():  # DDP's forward has it, FSDP2's has not
+            losses = diffusion_loss(
+                self.wrapped,
+                self.model.layout.pack(latents),
+                cache.labels[list(indices)].to(device),
+                self.config.objective,
+                noise,
+                mask=self.model.mask,
+                num_structure_tokens=self.model.layout.num_structure_tokens,
+                null_label=self.model.config.num_classes,
+            )
         return {"loss": losses.total, "loss_structure": losses.structure, "loss_dynamics": losses.dynamics}
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Losses of the moving average on held-out clips, always with the same noise and times.
+
+        Every process takes as many clips, because a sharded model is called by all or none; what is left over when
+        they are shared out is left out.
+        """
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = range(rank, len(self.held_out) // processes * processes, processes)
+        size = self.config.batch_size // (processes * self.config.accumulate)
+        sums = torch.zeros(3, device=self.accelerator.device)
+        with self.average_weights(self.averages[0]):
+            for start in range(0, len(share), size):
+                indices = share[start : start + size]
+                terms = self._losses(self.held_out, indices, generators(self.config.seed, "validation", indices))
+                sums += len(indices) * torch.stack(list(terms.values()))
+        means = self.accelerator.reduce(sums / len(share), "mean").tolist()
+        return {f"val/{name}": value for name, value in zip(terms, means, strict=True)}
 
     def _open_writer(self) -> SummaryWriter:
         writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self.step + 1 if self.step else 0)
@@ -193,27 +257,41 @@ class GeneratorTrainer:
         scalars["throughput/flops_per_step"] = self.flops_per_step
         if self.accelerator.device.type == "cuda":
             scalars["memory/peak_bytes"] = torch.cuda.max_memory_allocated(self.accelerator.device)
-        self.scalars = scalars
+        self._record(scalars)
+
+    def _record(self, scalars: dict[str, float]) -> None:
+        self.scalars |= scalars
         if self.writer:
             for name, value in scalars.items():
                 self.writer.add_scalar(name, value, self.step)
 
     def _save_checkpoint(self) -> None:
         """Everything that the next step depends on, in one file that loads without unpickling code."""
-        if not self.accelerator.is_main_process:
-            return
-        self.writer.flush()
         state = {
             "step": self.step,
             "autoencoder": self.cache.identity["autoencoder"],
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "averages": [
+                average.state_dict() | {"shadow_params": self._whole_average(average)} for average in self.averages
+            ],
+            "model": get_model_state_dict(self.model, options=WHOLE),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=WHOLE),
             "schedule": self.schedule.state_dict(),
         }
+        if not self.accelerator.is_main_process:
+            return
+        self.writer.flush()
         with atomic_path(self.folder.checkpoint_path(self.step)) as temporary:
             torch.save(state, temporary)
         self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
+
+    def _whole_average(self, average: EMAModel) -> dict[str, torch.Tensor]:
+        """A moving average by parameter name, in the main process; all others must call this, too, and get nothing."""
+        weights = {}
+        for (name, _), shadow in zip(self.model.named_parameters(), average.shadow_params, strict=True):
+            whole = shadow.full_tensor() if isinstance(shadow, DTensor) else shadow
+            if self.accelerator.is_main_process:
+                weights[name] = whole.cpu()
+        return weights
 
     def _load_checkpoint(self) -> int:
         """Load the newest checkpoint, if there is one; returns its step."""
@@ -221,17 +299,47 @@ class GeneratorTrainer:
         if path is None:
             return 0
         state = torch.load(path, map_location="cpu", weights_only=True)
+        self._check_checkpoint(path, state)
+        for average, saved in zip(self.averages, state["averages"], strict=True):
+            set_model_state_dict(self.model, saved.pop("shadow_params"), options=WHOLE)
+            average.load_state_dict(saved)
+            for shadow, parameter in zip(average.shadow_params, self.model.parameters(), strict=True):
+                shadow.copy_(parameter.detach())
+        # Before the weights, because it fills the state of the optimiser by a step of length 0.
+        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state["optimizer"], options=WHOLE)
+        set_model_state_dict(self.model, state["model"], options=WHOLE)
+        self.schedule.load_state_dict(state["schedule"])
+        return step
+
+    def _check_checkpoint(self, path: Path, state: dict[str, Any]) -> None:
+        if "averages" not in state:
+            raise ValueError(f"{path} has the form of an earlier version, which cannot be resumed: begin a new run")
         if state["autoencoder"] != self.cache.identity["autoencoder"]:
             raise ValueError(
                 f"{path} was trained on the latents of the autoencoder {state['autoencoder']}, not of "
                 f"{self.cache.identity['autoencoder']}: give its folder with --autoencoder"
             )
-        self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
-        self.ema.to(self.accelerator.device)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        return step
+        if len(state["averages"]) != len(self.averages):
+            raise ValueError(
+                f"{path} holds {len(state['averages'])} moving averages, second_ema_decay="
+                f"{self.config.second_ema_decay} asks for {len(self.averages)}: go on as the run began"
+            )
+
+
+def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Whether the run can be split over the processes in this way."""
+    if config.batch_size % (accelerator.num_processes * config.accumulate):
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be split over {accelerator.num_processes} processes with "
+            f"{config.accumulate} micro-batches each"
+        )
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError("FSDP is supported in its second version: launch with fsdp_version: 2")
+    if accelerator.is_fsdp2 and config.optimizer.name == "muon":
+        raise ValueError(
+            "optimizer.name=muon orthogonalises whole matrices, and FSDP leaves every process a share of them: give "
+            "--optimizer.name adamw, or launch without FSDP"
+        )
 
 
 def _forward_flops(model: VidTwinDiT) -> int:

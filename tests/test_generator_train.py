@@ -23,6 +23,7 @@ from autoencoder.data.shapes import CLASS_NAMES
 from autoencoder.run import LAST_AUTOENCODER, RunFolder, write_pointer
 from generator import VidTwinDiT
 from generator import train as train_command
+from generator.config import TrainConfig
 from generator.latent_cache import LatentCache, fingerprint
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
@@ -37,6 +38,9 @@ RUN = {
     "shard_size": 16,
     "checkpoint_every": 3,
     "log_every": 1,
+    "validate_every": 5,
+    "val_videos": 20,
+    "second_ema_decay": 0.5,
     "sample_every": 8,
     "sample_classes": 2,
     "sample_steps": 2,
@@ -45,6 +49,8 @@ RUN = {
     "model.num_attention_heads": 2,
     "model.structure_patch_size": "[2,1,1]",
 }
+
+EXACT = {"rtol": 0, "atol": 0}
 
 LAUNCHERS = {
     "accelerate": (
@@ -94,6 +100,10 @@ def kill(process: subprocess.Popen, moment: Callable[[], bool], delay: float = 0
     assert process.returncode == -signal.SIGKILL, output
 
 
+def transformer_weights(pipeline: Path) -> dict[str, torch.Tensor]:
+    return load_file(pipeline / "transformer/diffusion_pytorch_model.safetensors")
+
+
 def records(run: Path, tag: str = "train/loss") -> list[tuple[int, float]]:
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -137,14 +147,22 @@ def test_leaves_a_pipeline_checkpoints_and_curves(workplace, unbroken):
     assert {name: config[name] for name in cache.statistics} == cache.statistics
 
     state = torch.load(unbroken / "checkpoints/step-00000020", weights_only=True)
-    averages = dict(zip(dict(pipe.transformer.named_parameters()), state["ema"]["shadow_params"], strict=True))
-    for name, parameter in pipe.transformer.named_parameters():
-        assert torch.equal(parameter, averages[name]), name
-    assert any(not torch.equal(averages[name], state["model"][name]) for name in averages)
+    assert [average["decay"] for average in state["averages"]] == [0.995, 0.5]
+    weights = [state["model"], *(average["shadow_params"] for average in state["averages"])]
+    second = VidTwinDiffusionPipeline.from_pretrained(unbroken / "pipeline-ema2")
+    for saved, expected in ((pipe, weights[1]), (second, weights[2])):
+        assert saved.transformer.state_dict().keys() == expected.keys()
+        for name, parameter in saved.transformer.named_parameters():
+            assert torch.equal(parameter, expected[name]), name
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert any(not torch.equal(weights[one][name], weights[other][name]) for name in weights[0])
 
     events = EventAccumulator(str(unbroken / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     assert [step for step, _ in records(unbroken)] == list(range(1, 21))
+    assert [step for step, _ in records(unbroken, "val/loss")] == [5, 10, 15, 20]
+    held_out = LatentCache(workplace / f"outputs/latents/shapes-val-{fingerprint(vae)[:12]}")
+    assert len(held_out) == 20 and held_out.identity["split"] == "val"
     assert {"train/loss_structure", "train/loss_dynamics", "train/gradient_norm", "train/learning_rate"} < set(
         events.Tags()["scalars"]
     )
@@ -175,11 +193,12 @@ def test_killed_runs_end_with_the_same_bits(workplace, unbroken):
     expected, actual = (
         torch.load(path / "checkpoints/step-00000020", weights_only=True) for path in (unbroken, run.path)
     )
-    for name in ("model", "optimizer", "schedule", "ema"):
-        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=0)
-    weights = "pipeline/transformer/diffusion_pytorch_model.safetensors"
-    torch.testing.assert_close(load_file(run.path / weights), load_file(unbroken / weights), rtol=0, atol=0)
-    for tag in ("train/loss", "train/loss_dynamics", "train/gradient_norm", "train/learning_rate"):
+    for name in ("model", "schedule", "averages"):
+        torch.testing.assert_close(actual[name], expected[name], **EXACT)
+    torch.testing.assert_close(actual["optimizer"]["state"], expected["optimizer"]["state"], **EXACT)
+    for name in ("pipeline", "pipeline-ema2"):
+        torch.testing.assert_close(transformer_weights(run.path / name), transformer_weights(unbroken / name), **EXACT)
+    for tag in ("train/loss", "train/loss_dynamics", "train/gradient_norm", "train/learning_rate", "val/loss"):
         assert records(run.path, tag) == records(unbroken, tag)
     assert not list(run.checkpoints.glob(".*"))
 
@@ -188,10 +207,18 @@ def test_killed_runs_end_with_the_same_bits(workplace, unbroken):
 def test_two_processes_train_like_one(workplace, unbroken, name):
     """The global batch of both is that of one process; it takes two micro-batches, they one each."""
     finish(start(arguments(workplace / name), workplace, LAUNCHERS[name]))
-    expected, actual = records(unbroken), records(workplace / name)
-    assert [step for step, _ in actual] == [step for step, _ in expected] == list(range(1, 21))
-    for (_, one), (_, two) in zip(expected, actual, strict=True):
-        assert two == pytest.approx(one, rel=1e-5)
+    for tag, steps in (
+        ("train/loss", range(1, 21)),
+        ("val/loss", range(5, 21, 5)),
+        ("val/loss_dynamics", (5, 10, 15, 20)),
+    ):
+        expected, actual = records(unbroken, tag), records(workplace / name, tag)
+        assert [step for step, _ in actual] == [step for step, _ in expected] == list(steps)
+        for (_, one), (_, two) in zip(expected, actual, strict=True):
+            assert two == pytest.approx(one, rel=1e-5)
+    for pipeline in ("pipeline", "pipeline-ema2"):
+        expected, actual = (transformer_weights(workplace / run / pipeline) for run in ("unbroken", name))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
 def test_a_gradient_that_is_not_finite_stops_and_keeps_the_last_checkpoint(workplace, monkeypatch):
@@ -228,8 +255,102 @@ def test_refuses_what_does_not_fit(workplace, unbroken, tmp_path, monkeypatch):
         config = parsed[0]
         config.accumulate = 3
         cache = LatentCache("other-latents")
-        model = train_command.build_model(parsed[1], vae, cache, "flow")
+        model = train_command.build_model(parsed[1], vae, cache, config.objective)
         GeneratorTrainer(model, cache, config, RunFolder(tmp_path), train_command.make_accelerator(config))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resumes_with_the_same_bits_whatever_the_optimizer(workplace, tmp_path, monkeypatch, optimizer):
+    monkeypatch.chdir(workplace)
+    flags = arguments(tmp_path / "run", max_steps=6, sample_every=6, **{"optimizer.name": optimizer})
+    config, model, folder, _ = train_command.parse(flags)
+
+    def ends() -> dict[str, torch.Tensor]:
+        train_command.train(config, model, folder, progress=False)
+        state = torch.load(folder.checkpoint_path(6), weights_only=True)
+        return state["model"] | {
+            f"{name}/{key}": value
+            for name, values in state["optimizer"]["state"].items()
+            for key, value in values.items()
+        }
+
+    unbroken = ends()
+    folder.checkpoint_path(6).unlink()
+    assert folder.newest_checkpoint()[1] == 3
+    torch.testing.assert_close(ends(), unbroken, **EXACT)
+
+    config.second_ema_decay = None
+    with pytest.raises(ValueError, match="holds 2 moving averages, second_ema_decay=None asks for 1"):
+        train_command.train(config, model, folder, progress=False)
+
+
+def test_compiled_blocks_learn_the_same_under_the_same_names(workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(workplace)
+    compiled, compile_blocks = [], VidTwinDiT.compile_repeated_blocks
+
+    def traced(model: VidTwinDiT) -> None:
+        compile_blocks(model, backend="aot_eager")  # traces as every backend does, and needs no C++ compiler
+        compiled.append(model)
+
+    monkeypatch.setattr(VidTwinDiT, "compile_repeated_blocks", traced)
+    states = []
+    for number, flag in enumerate(("--compile=false", "--compile")):
+        flags = arguments(tmp_path / str(number), max_steps=3, sample_every=3)
+        config, model, folder, _ = train_command.parse([*flags, flag])
+        train_command.train(config, model, folder, progress=False)
+        states.append(torch.load(folder.checkpoint_path(3), weights_only=True)["model"])
+    assert len(compiled) == 1 and all(block._compiled_call_impl for block in compiled[0].blocks)
+    torch.testing.assert_close(states[1], states[0], rtol=0, atol=1e-5)
+
+
+def test_looks_follow_the_config_and_the_model_the_objective(workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(workplace)
+    calls, call = [], VidTwinDiffusionPipeline.__call__
+
+    def listen(pipeline, *args, **kwargs):
+        calls.append(kwargs["guidance_interval"])
+        return call(pipeline, *args, **kwargs)
+
+    monkeypatch.setattr(VidTwinDiffusionPipeline, "__call__", listen)
+    flags = arguments(tmp_path / "run", max_steps=1, sample_guidance_interval="[0.2,0.8]")
+    config, model, folder, _ = train_command.parse([*flags, "--objective.independent_times=true"])
+    train_command.train(config, model, folder, progress=False)
+    assert calls == [(0.2, 0.8)]
+    assert VidTwinDiT.from_pretrained(folder.pipeline / "transformer").config.independent_times
+
+
+def test_the_loss_on_held_out_videos_is_that_of_the_moving_average(workplace, tmp_path, monkeypatch):
+    """Nothing that is random in training changes it, and its noise is the same at every step."""
+    monkeypatch.chdir(workplace)
+    seen = []
+
+    def look(trainer: GeneratorTrainer) -> None:
+        before = [parameter.clone() for parameter in trainer.model.parameters()]
+        recorded = trainer.scalars["val/loss"]
+        assert trainer._validate() == trainer._validate() and trainer._validate()["val/loss"] == recorded
+        assert all(map(torch.equal, before, trainer.model.parameters()))
+        trainer.averages[0].shadow_params[0].data.add_(1)
+        seen.append(trainer._validate()["val/loss"] - recorded)
+        trainer.averages[0].shadow_params[0].data.sub_(1)
+
+    flags = arguments(tmp_path / "run", max_steps=2, validate_every=1, val_videos=20)
+    config, model, folder, _ = train_command.parse(flags)
+    train_command.train(config, model, folder, [look], progress=False)
+    assert len(seen) == 2 and seen[1] != 0
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("second_ema_decay", 1.0, "second_ema_decay must lie in"),
+        ("validate_every", 0, "validate_every must be at least 1, got 0"),
+        ("val_videos", 0, "val_videos must be at least 1, got 0"),
+        ("sample_guidance_interval", (0.5, 0.2), r"sample_guidance_interval must .* got \(0.5, 0.2\)"),
+    ],
+)
+def test_configs_are_checked(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**{name: value})
 
 
 def test_a_resumed_run_keeps_its_config_and_autoencoder(workplace, unbroken, tmp_path, monkeypatch):

@@ -1,6 +1,11 @@
 """The latent cache: what it holds, that it continues bit for bit, and what it refuses."""
 
 import json
+import multiprocessing
+import re
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,7 @@ from autoencoder.data import UnreadableVideo, VideoFolder, to_video
 from autoencoder.data.shapes import Shapes
 from autoencoder.run import LAST_AUTOENCODER, write_pointer
 from autoencoder.seeding import derive_seed
+from benchmarks import cache as cache_benchmark
 from generator import cache_latents
 from generator.config import CacheConfig
 from generator.latent_cache import ENCODE_BATCH_SIZE, INDEX, LatentCache, build_cache, fingerprint
@@ -195,6 +201,75 @@ def test_clips_flips_and_unreadable_files_of_a_folder(model, videos, tmp_path, c
 def test_stops_where_too_many_files_are_bad(model, videos, tmp_path):
     with pytest.raises(UnreadableVideo, match=r"clip-29\.mp4"):
         build(model, tmp_path, dataset="folder", data_root=str(videos), max_bad_share=0.0)
+
+
+# The second process dies with its second shard half made.
+DIE_IN_A_SHARD = """
+import os, signal, sys
+from generator import cache_latents, latent_cache
+write, written = latent_cache.save_safetensors, []
+def save(tensors, path, metadata):
+    if os.environ["RANK"] == "1" and written:
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(path)
+    write(tensors, path, metadata)
+latent_cache.save_safetensors = save
+cache_latents.main(sys.argv[1:])
+"""
+
+
+def launch(*command: str) -> subprocess.CompletedProcess:
+    """Run a script or module in two processes."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return subprocess.run([*torchrun, *command], capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_leave_the_bytes_of_one(model, videos, tmp_path):
+    """Eight shards, one bad file; once killed, and continued."""
+    model.save_pretrained(tmp_path / "model")
+    settings = {"dataset": "folder", "data_root": str(videos), "clips_per_video": 2, "flip": False, "shard_size": 8}
+    settings |= {"autoencoder": str(tmp_path / "model")}
+    one = build(model, tmp_path / "one", **settings)
+    flags = [f"--{name}={value}" for name, value in (settings | {"output_dir": tmp_path / "two"}).items()]
+    (tmp_path / "die.py").write_text(DIE_IN_A_SHARD)
+    killed = launch(str(tmp_path / "die.py"), *flags)
+    assert killed.returncode
+    left = {path.name for path in (tmp_path / "two").glob("shard-*")}
+    assert "shard-00001.safetensors" in left and "shard-00003.safetensors" not in left
+
+    done = launch("-m", "generator.cache_latents", *flags)
+    assert done.returncode == 0, done.stderr
+    assert (
+        done.stdout.count(f"{len(one)} clips of 1 classes") == 1 and done.stdout.count("1 files could not be read") == 1
+    )
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_too_many_bad_files_of_all_processes_stop_all(model, videos, tmp_path):
+    """Neither process alone tries enough files for a verdict, and only one of them meets the bad file."""
+    model.save_pretrained(tmp_path / "model")
+    settings = {"dataset": "folder", "data_root": videos, "autoencoder": tmp_path / "model", "max_bad_share": 0}
+    settings |= {"output_dir": tmp_path / "cache", "clips_per_video": 1, "shard_size": 4}
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    stopped = launch("-m", "generator.cache_latents", *flags)
+    assert stopped.returncode
+    assert len(re.findall(r"error: 1 of the \d+ files tried so far cannot be read", stopped.stderr)) == 2
+    assert not (tmp_path / "cache" / INDEX).exists()
+
+
+def test_memory_does_not_grow_with_the_cache(tmp_path):
+    """Opened and read at random in fresh processes, 60 MiB take little more anonymous memory than 3 MiB."""
+    if cache_benchmark.anonymous_bytes() is None:
+        pytest.skip("this system does not tell anonymous memory")
+    taken = []
+    for number, clips in enumerate((160, 20 * 160)):
+        cache_benchmark.write_cache(tmp_path / str(number), clips, shard_size=80)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            taken.append(pool.submit(cache_benchmark.read_cache, tmp_path / str(number), 64, 60).result())
+    small, large = taken
+    assert (small.clips, small.shards, large.clips, large.shards) == (160, 2, 3200, 40)
+    assert large.disk_bytes > 58 * 2**20
+    assert large.read_anonymous_bytes - small.read_anonymous_bytes < 6 * 2**20
 
 
 def test_refuses_flips_of_labels_that_do_not_allow_them(model, tmp_path):

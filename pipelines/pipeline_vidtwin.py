@@ -2,10 +2,10 @@
 
 import difflib
 import logging
-import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from autoencoder.cost import Cost, count_flops, measure
 from autoencoder.latents import Generators, VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
+from pipelines.conditioning import Denoiser, GivenLatent, Guidance, GuidanceScale, LatentSource, read_latents
 from pipelines.schedulers import check_scheduler, set_timesteps, step_arguments
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,10 @@ class PipelineCost:
     """What a call cost.
 
     Attributes:
-        sampling: all calls of the transformer, the unconditional half included, and the scheduler.
+        sampling: all calls of the transformer, those for the null class included, and the scheduler.
         decoding: the autoencoder's decoder; None for `output_type="latent"`.
+
+    Encoding a video that a latent is taken from is not part of it.
     """
 
     sampling: Cost
@@ -64,7 +67,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
     Whether the models are in train or eval mode does not matter: nothing that runs here depends on it.
 
     Args:
-        vae: the autoencoder; only its decoder is used.
+        vae: the autoencoder; its encoder is used only where a latent is taken from a video.
         transformer: the denoiser; its config says what it predicts, the classes, and the statistics of the latents.
         scheduler: one of `pipelines.schedulers.SCHEDULERS` for that prediction.
 
@@ -88,7 +91,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         self,
         class_id: int | str | Sequence[int | str],
         num_inference_steps: int = 50,
-        guidance_scale: float = 5.0,
+        guidance_scale: GuidanceScale = 5.0,
         num_videos_per_class: int = 1,
         generator: int | Generators = None,
         latents: VidTwinLatents | None = None,
@@ -97,13 +100,22 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         decode_chunk_size: int | None = None,
         eta: float = 0.0,
         return_dict: bool = True,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        structure: LatentSource | None = None,
+        dynamics: LatentSource | None = None,
+        clip_fps: float | None = 8.0,
+        clip_start: float = 0.0,
     ) -> VidTwinPipelineOutput | tuple:
-        """Generate videos.
+        """Generate videos: both latents of them, or one latent to go with a given one.
+
+        The given latent reaches the transformer clean, with time 0, at every step; the noise of the other is the one
+        that the same generator gives without it.
 
         Args:
             class_id: class as a 0-based id or as a name of the transformer's `id2label`, or a list of either.
             num_inference_steps: steps of the scheduler.
-            guidance_scale: g in `null + g (conditional - null)`; 1 calls the transformer for the condition alone.
+            guidance_scale: g in `null + g (conditional - null)`, or a pair of them (structure, dynamics); 1 calls the
+                transformer for the condition alone. The null class is still told the given latent.
             num_videos_per_class: videos of each class.
             generator: a list with one generator per video, or an int seed from which video i takes seed + i; a video
                 then depends on its own generator alone, not on the batch around it. One bare generator fills the batch.
@@ -114,26 +126,38 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             decode_chunk_size: videos decoded at a time, all by default.
             eta: share of fresh noise in DDIM's steps.
             return_dict: whether to return a `VidTwinPipelineOutput` rather than the tuple (frames, cost).
+            guidance_interval: lowest and highest noise level, in shares of the schedule (timestep / 1000), with
+                guidance; at the others the transformer is called for the condition alone (arXiv 2404.07724).
+            structure: a structure latent to sample the dynamics for, p(D | S, c): `VidTwinLatents`, a tensor (B, d_S,
+                n_q, h_S, w_S) in the autoencoder's scale, or a file (`read_latents`) or a list of them; one for all
+                videos or one per video. It comes out as it went in, in float32.
+            dynamics: likewise a dynamics latent (B, d_D, F, w_D + h_D), p(S | D, c).
+            clip_fps: frames taken per second of a video file; None takes every frame.
+            clip_start: second of a video file from which on the clip is taken.
 
         Raises:
-            ValueError: for an unknown class, a scheduler that does not fit, or arguments that do not fit each other.
+            ValueError: for an unknown class, a scheduler that does not fit, arguments that do not fit each other, or
+                a given latent for a transformer that was not trained with independent_times.
+            FileNotFoundError, UnreadableVideo: if a latent cannot be taken from its file.
             FloatingPointError: if the latents come out as NaN or infinity.
         """
-        _check_numbers(num_inference_steps, guidance_scale, num_videos_per_class, decode_chunk_size, output_type)
+        _check_numbers(num_inference_steps, num_videos_per_class, decode_chunk_size, output_type)
+        guidance = Guidance(guidance_scale, guidance_interval)
         check_scheduler(self.scheduler, self.transformer.config.prediction_type)
         classes = [class_id] if isinstance(class_id, str) or not isinstance(class_id, Sequence) else class_id
         labels = [self.label(value) for value in classes for _ in range(num_videos_per_class)]
         if not labels:
             raise ValueError("class_id is an empty list: nothing to generate")
+        given = self._given_latent(structure, dynamics, len(labels), clip_fps, clip_start)
         generator = _generators(generator, len(labels))
         tokens = self._initial_tokens(len(labels), generator, latents)
         steps = step_arguments(self.scheduler, generator, eta)
 
-        labels = torch.tensor(labels, device=tokens.device)
-        tokens, sampling = self._sample(
-            tokens, labels, num_inference_steps, guidance_scale, steps, callback_on_step_end
-        )
+        denoiser = Denoiser(self.transformer, torch.tensor(labels, device=tokens.device), guidance, given)
+        tokens, sampling = self._sample(tokens, denoiser, num_inference_steps, steps, callback_on_step_end)
         latents = self.transformer.denormalize(self.transformer.layout.unpack(tokens))
+        if given is not None:
+            latents = given.into_latents(latents)
         if not all(part.isfinite().all() for part in (latents.structure, latents.dynamics)):
             raise FloatingPointError(f"sampling in {self.transformer.dtype} gave latents that are not finite")
         if output_type == "latent":
@@ -183,51 +207,51 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             raise ValueError(f"latents hold noise for {len(noise)} videos, {batch_size} are asked for")
         return layout.pack(noise.to(device, torch.float32))  # (B, N, D)
 
+    def _given_latent(
+        self,
+        structure: LatentSource | None,
+        dynamics: LatentSource | None,
+        batch_size: int,
+        clip_fps: float | None,
+        clip_start: float,
+    ) -> GivenLatent | None:
+        if structure is not None and dynamics is not None:
+            raise ValueError("structure and dynamics are both given: there is nothing left to sample")
+        if structure is None and dynamics is None:
+            return None
+        name, source = ("dynamics", dynamics) if structure is None else ("structure", structure)
+        device = torch.device(self._execution_device)
+        read = partial(read_latents, vae=self.vae, clip_fps=clip_fps, clip_start=clip_start, device=device)
+        return GivenLatent.make(name, source, batch_size, self.transformer, device, read)
+
     def _sample(
         self,
         tokens: torch.Tensor,
-        labels: torch.Tensor,
+        denoiser: Denoiser,
         num_inference_steps: int,
-        guidance_scale: float,
         step_kwargs: dict,
         callback: StepCallback | None,
     ) -> tuple[torch.Tensor, Cost]:
         """Run the scheduler from noise (B, N, D) to tokens (B, N, D), both float32 whatever the models' dtype."""
-        config = self.transformer.config
-        timesteps = set_timesteps(self.scheduler, num_inference_steps, config.prediction_type, tokens.device)
+        prediction_type = self.transformer.config.prediction_type
+        timesteps = set_timesteps(self.scheduler, num_inference_steps, prediction_type, tokens.device)
+        guided = [denoiser.is_guided(timestep) for timestep in timesteps.tolist()]
         tokens = tokens * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        if guidance_scale != 1:
-            labels = torch.cat([labels, torch.full_like(labels, config.num_classes)])  # (2 B,), the null class last
-        flops = count_flops(self.transformer, *self._call_arguments(tokens, timesteps[0], labels))
+        flops = {kind: denoiser.flops(tokens, timesteps[0], kind) for kind in set(guided)}
 
         with measure(tokens.device) as cost, self.progress_bar(total=len(timesteps)) as progress_bar:
             for index, timestep in enumerate(timesteps):
-                prediction = self._predict(tokens, timestep, labels, guidance_scale)
+                inputs = tokens
+                if hasattr(self.scheduler, "scale_model_input"):
+                    inputs = self.scheduler.scale_model_input(tokens, timestep)
+                prediction = denoiser(inputs, timestep, guided[index])
                 tokens = self.scheduler.step(prediction, timestep, tokens, **step_kwargs, return_dict=False)[0]
                 if callback is not None:
-                    tokens = (callback(self, index, timestep, {"latents": tokens}) or {}).get("latents", tokens)
+                    state = {"latents": denoiser.with_given(tokens)}
+                    tokens = (callback(self, index, timestep, state) or {}).get("latents", tokens)
                 progress_bar.update()
-        cost.flops = len(timesteps) * flops
+        cost.flops = sum(flops[kind] for kind in guided)
         return tokens, cost
-
-    def _call_arguments(
-        self, tokens: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the transformer is called with: tokens (B or 2 B, N, D) in its dtype, times and labels (B or 2 B,)."""
-        inputs = tokens.to(self.transformer.dtype).repeat(len(labels) // len(tokens), 1, 1)  # (B or 2 B, N, D)
-        return inputs, timestep.expand(len(labels)), labels
-
-    def _predict(
-        self, tokens: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor, guidance_scale: float
-    ) -> torch.Tensor:
-        """The guided prediction (B, N, D), in float32."""
-        if hasattr(self.scheduler, "scale_model_input"):
-            tokens = self.scheduler.scale_model_input(tokens, timestep)
-        prediction = self.transformer(*self._call_arguments(tokens, timestep, labels)).sample.float()
-        if guidance_scale == 1:
-            return prediction  # (B, N, D)
-        conditional, null = prediction.chunk(2)  # 2 x (B, N, D)
-        return null + guidance_scale * (conditional - null)
 
     def _decode(self, latents: VidTwinLatents, chunk_size: int) -> tuple[torch.Tensor, Cost]:
         """Video (B, 3, T, H, W) in float32, about [-1, 1]."""
@@ -241,11 +265,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
 
 
 def _check_numbers(
-    num_inference_steps: int,
-    guidance_scale: float,
-    num_videos_per_class: int,
-    decode_chunk_size: int | None,
-    output_type: str,
+    num_inference_steps: int, num_videos_per_class: int, decode_chunk_size: int | None, output_type: str
 ) -> None:
     counts = {"num_inference_steps": num_inference_steps, "num_videos_per_class": num_videos_per_class}
     if decode_chunk_size is not None:
@@ -253,8 +273,6 @@ def _check_numbers(
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    if not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale must be finite, got {guidance_scale}")
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type={output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
 

@@ -1,4 +1,7 @@
-"""Sample videos from a pipeline folder: `python -m pipelines.sample --pipeline DIR --class NAME --out DIR`."""
+"""Sample videos from a pipeline folder: `python -m pipelines.sample --pipeline DIR --class NAME --out DIR`.
+
+With `--structure FILE` or `--dynamics FILE` one of the two latents is that of a video, and the other one is sampled.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoencoder.data import UnreadableVideo
 from autoencoder.data.video_io import write_video
+from autoencoder.latents import VidTwinLatents
 from autoencoder.pictures import save_png, sheet
 from configs import build, make_parser, normalized, run_command
+from pipelines.checkpoint import load_pipeline
+from pipelines.conditioning import read_latents
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
-from pipelines.schedulers import convert_scheduler
 
 
 @dataclass
@@ -29,8 +35,18 @@ class SampleConfig:
     """Videos per class, with the seeds `seed`, `seed` + 1 and so on."""
     num_inference_steps: int = 50
     """Steps of the scheduler."""
-    guidance_scale: float = 5.0
-    """Weight of classifier-free guidance; 1 turns it off."""
+    guidance_scale: float | tuple[float, float] = 5.0
+    """Weight of classifier-free guidance, or "[STRUCTURE, DYNAMICS]" with a weight for each latent; 1 turns it off."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest noise level with guidance, as shares of the schedule: "[LOW, HIGH]"."""
+    structure: Path | None = None
+    """Video to take the structure latent from, or latents in a .safetensors file; the dynamics are sampled."""
+    dynamics: Path | None = None
+    """The same for the dynamics latent; the structure is sampled."""
+    clip_fps: float | None = 8.0
+    """Frames per second at which the video of a latent is read; null takes every frame."""
+    clip_start: float = 0.0
+    """Second of that video from which on its clip is taken."""
     seed: int = 0
     """Seed of each class's first video. A video depends on its class and seed alone, not on what else is asked for."""
     scheduler: str | None = None
@@ -48,27 +64,8 @@ class SampleConfig:
         for name in ("num_videos", "num_inference_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.device == "auto":
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def load_pipeline(config: SampleConfig) -> VidTwinDiffusionPipeline:
-    """Read the pipeline folder, and exchange the scheduler if another one is asked for.
-
-    Raises:
-        FileNotFoundError: if the folder holds no pipeline.
-        ValueError: if the scheduler does not fit.
-    """
-    if not (config.pipeline / "model_index.json").is_file():
-        raise FileNotFoundError(
-            f"{config.pipeline} is no pipeline folder: it must hold model_index.json and the folders vae, transformer "
-            "and scheduler; `python -m generator.train` makes one"
-        )
-    pipe = VidTwinDiffusionPipeline.from_pretrained(config.pipeline).to(config.device)
-    if config.scheduler is not None:
-        prediction_type = pipe.transformer.config.prediction_type
-        pipe.scheduler = convert_scheduler(config.scheduler, pipe.scheduler.config, prediction_type)
-    return pipe
+        if self.structure is not None and self.dynamics is not None:
+            raise ValueError("--structure and --dynamics are both given: there is nothing left to sample")
 
 
 def class_ids(pipe: VidTwinDiffusionPipeline, classes: Sequence[str]) -> list[int]:
@@ -84,6 +81,25 @@ def class_ids(pipe: VidTwinDiffusionPipeline, classes: Sequence[str]) -> list[in
     return [pipe.label(int(name) if numeric else name) for name, numeric in zip(classes, is_id, strict=True)]
 
 
+def given_latents(pipe: VidTwinDiffusionPipeline, config: SampleConfig) -> dict[str, VidTwinLatents]:
+    """The latent that all videos are to have, as an argument of the pipeline.
+
+    Raises:
+        FileNotFoundError, UnreadableVideo: if there is no such file, or no clip in it.
+        ValueError: if the file holds the latents of several clips.
+    """
+    files = {"structure": config.structure, "dynamics": config.dynamics}
+    given = {
+        name: read_latents(path, pipe.vae, config.clip_fps, config.clip_start)
+        for name, path in files.items()
+        if path is not None
+    }
+    for name, latents in given.items():
+        if len(latents) != 1:
+            raise ValueError(f"--{name} {files[name]} holds the latents of {len(latents)} clips: give those of one")
+    return given
+
+
 def sample_videos(
     pipe: VidTwinDiffusionPipeline, config: SampleConfig, ids: Sequence[int]
 ) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -92,6 +108,7 @@ def sample_videos(
     Yields:
         Class id, seed, and frames uint8 (T, H, W, 3).
     """
+    given = given_latents(pipe, config)
     wanted = [(class_id, config.seed + index) for class_id in ids for index in range(config.num_videos)]
     for start in range(0, len(wanted), config.batch_size):
         batch = wanted[start : start + config.batch_size]
@@ -100,6 +117,8 @@ def sample_videos(
             config.num_inference_steps,
             config.guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+            guidance_interval=config.guidance_interval,
+            **given,
         )
         print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {out.cost}")
         for (class_id, seed), video in zip(batch, out.frames, strict=True):
@@ -113,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = [re.sub(r"^--class(?==|$)", "--classes+", argument) for argument in normalized(argv)]
     config = build(SampleConfig, parser.parse_args(arguments))
 
-    pipe = load_pipeline(config)
+    pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
     rows = []
     for class_id, seed, frames in sample_videos(pipe, config, class_ids(pipe, config.classes)):
         name = (pipe.transformer.config.id2label or {}).get(str(class_id), str(class_id))
@@ -125,4 +144,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, UnreadableVideo)

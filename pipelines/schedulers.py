@@ -36,8 +36,7 @@ _FLOW: Settings = _COMMON | {
     "invert_sigmas": (False,),
 }
 # The noise levels that the network was trained on (`generator.objective`); some schedulers default to others.
-_SAMPLE: Settings = _COMMON | {
-    "prediction_type": ("sample",),
+_DIFFUSION: Settings = _COMMON | {
     "beta_start": (0.0001,),
     "beta_end": (0.02,),
     "beta_schedule": ("linear",),
@@ -58,23 +57,30 @@ _PLAIN_SIGMAS: Settings = {
 _DDPM: Settings = {"variance_type": ("fixed_small", "fixed_small_log")}
 _DPM_SOLVER: Settings = {"algorithm_type": ("dpmsolver++", "sde-dpmsolver++")}
 
+
+def _diffusion(prediction_type: str) -> dict[str, Settings]:
+    """The solvers of the DDPM process, which take x_0, the noise or the velocity as the network's answer."""
+    common = _DIFFUSION | {"prediction_type": (prediction_type,)}
+    return {
+        "DDIMScheduler": common,
+        "DDIMParallelScheduler": common,
+        "DDPMScheduler": common | _DDPM,
+        "DDPMParallelScheduler": common | _DDPM,
+        "DPMSolverMultistepScheduler": common | _DPM_SOLVER,
+        "DPMSolverSinglestepScheduler": common | _DPM_SOLVER,
+        "UniPCMultistepScheduler": common | _UNIPC,
+        "EulerDiscreteScheduler": common,
+        "HeunDiscreteScheduler": common,
+    }
+
+
 SCHEDULERS: dict[str, dict[str, Settings]] = {
     "flow": {
         "FlowMatchEulerDiscreteScheduler": _FLOW,
         "FlowMatchHeunDiscreteScheduler": _FLOW,
         "UniPCMultistepScheduler": _FLOW | _UNIPC | _PLAIN_SIGMAS,
     },
-    "sample": {
-        "DDIMScheduler": _SAMPLE,
-        "DDIMParallelScheduler": _SAMPLE,
-        "DDPMScheduler": _SAMPLE | _DDPM,
-        "DDPMParallelScheduler": _SAMPLE | _DDPM,
-        "DPMSolverMultistepScheduler": _SAMPLE | _DPM_SOLVER,
-        "DPMSolverSinglestepScheduler": _SAMPLE | _DPM_SOLVER,
-        "UniPCMultistepScheduler": _SAMPLE | _UNIPC,
-        "EulerDiscreteScheduler": _SAMPLE,
-        "HeunDiscreteScheduler": _SAMPLE,
-    },
+    **{kind: _diffusion(kind) for kind in ("sample", "epsilon", "v_prediction")},
 }
 
 
@@ -83,7 +89,7 @@ def check_scheduler(scheduler: SchedulerMixin, prediction_type: str) -> None:
 
     Args:
         scheduler: the scheduler with its settings.
-        prediction_type: "flow" or "sample", from the transformer's config.
+        prediction_type: a key of `SCHEDULERS`, from the transformer's config.
 
     Raises:
         ValueError: naming the scheduler and those that fit, or the settings that do not and what to set.
@@ -109,7 +115,7 @@ def convert_scheduler(name: str, config: Mapping[str, Any], prediction_type: str
     Args:
         name: class name, one of `SCHEDULERS[prediction_type]`.
         config: config of the scheduler it replaces; what fits is taken over.
-        prediction_type: "flow" or "sample", from the transformer's config.
+        prediction_type: a key of `SCHEDULERS`, from the transformer's config.
 
     Raises:
         ValueError: if the scheduler does not fit; the message lists those that do.

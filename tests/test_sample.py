@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_models import tiny_pipeline
+from video_files import make_video
 
+from autoencoder import AutoencoderVidTwin, VidTwinLatents
 from autoencoder.data.video_io import ClipReader
 from pipelines import VidTwinDiffusionPipeline
+from pipelines.conditioning import read_latents
 from pipelines.sample import class_ids, main
 
 
@@ -90,3 +94,66 @@ def test_an_unknown_flag_is_an_error(folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--pipeline", str(folder), "--class", "0", "--out", str(tmp_path), "--steps", "3"])
     assert "steps" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """A pipeline of two classes that takes either latent as given, and a video."""
+    path = tmp_path_factory.mktemp("conditional")
+    tiny_pipeline(names=("Band Marching", "YoYo"), independent_times=True).save_pretrained(path / "pipeline")
+    make_video(path / "source.mp4")
+    return path
+
+
+def test_one_latent_from_a_file(conditional, tmp_path, monkeypatch):
+    outputs = []
+
+    def keep(pipe, latents, chunk_size):
+        outputs.append(latents)
+        return original(pipe, latents, chunk_size)
+
+    original = VidTwinDiffusionPipeline._decode
+    monkeypatch.setattr(VidTwinDiffusionPipeline, "_decode", keep)
+    vae = AutoencoderVidTwin.from_pretrained(conditional / "pipeline", subfolder="vae")
+    source = conditional / "source.mp4"
+    given = read_latents(source, vae, clip_fps=None, clip_start=1.0)
+    given.save(tmp_path / "given.safetensors")
+    common = ["--pipeline", str(conditional / "pipeline"), "--class=all", "--num-inference-steps=2", "--device=cpu"]
+    common += ["--out", str(tmp_path / "out"), "--batch-size=1"]
+    main([*common, "--structure", str(source), "--clip-fps=null", "--clip-start=1"])
+    main([*common, "--structure", str(tmp_path / "given.safetensors")])
+    main([*common, "--dynamics", str(tmp_path / "given.safetensors")])
+    assert [torch.equal(out.structure, given.structure) for out in outputs] == [True] * 4 + [False] * 2
+    assert [torch.equal(out.dynamics, given.dynamics) for out in outputs] == [False] * 4 + [True] * 2
+    assert torch.equal(outputs[0].dynamics, outputs[2].dynamics) and names(tmp_path / "out")[-1] == "sheet.png"
+
+
+def test_errors_of_a_given_latent(conditional, folder, tmp_path):
+    source = str(conditional / "source.mp4")
+    common = ["--class=0", "--num-inference-steps=2", "--out", str(tmp_path)]
+    pipeline = ["--pipeline", str(conditional / "pipeline")]
+    with pytest.raises(ValueError, match="--structure and --dynamics are both given"):
+        main([*common, *pipeline, "--structure", source, "--dynamics", source])
+    with pytest.raises(ValueError, match="not trained with independent_times"):
+        main([*common, "--pipeline", str(folder), "--structure", source])
+    latents = read_latents(source, tiny_pipeline().vae)
+    VidTwinLatents.cat([latents] * 2).save(tmp_path / "two.safetensors")
+    with pytest.raises(
+        ValueError, match="--dynamics .*two.safetensors holds the latents of 2 clips: give those of one"
+    ):
+        main([*common, *pipeline, "--dynamics", str(tmp_path / "two.safetensors")])
+    with pytest.raises(ValueError, match="device='tpu9' is no device"):
+        main([*common, *pipeline, "--device", "tpu9"])
+    assert names(tmp_path) == ["two.safetensors"]
+
+
+def test_guidance_reaches_the_pipeline(folder, tmp_path, monkeypatch):
+    calls = []
+    original = VidTwinDiffusionPipeline.__call__
+    monkeypatch.setattr(VidTwinDiffusionPipeline, "__call__", lambda *a, **k: calls.append((a, k)) or original(*a, **k))
+    common = ["--pipeline", str(folder), "--class=0", "--num-inference-steps=2", "--out", str(tmp_path)]
+    main([*common, "--guidance-scale", "[3, 1.5]", "--guidance-interval", "[0.2, 0.8]"])
+    main([*common, "--guidance-scale", "2"])
+    (pair, first), (single, second) = calls
+    assert tuple(pair[3]) == (3, 1.5) and tuple(first["guidance_interval"]) == (0.2, 0.8)
+    assert single[3] == 2 and tuple(second["guidance_interval"]) == (0, 1)

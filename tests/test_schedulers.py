@@ -30,21 +30,42 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in
 
 
 class Oracle(VidTwinDiT):
-    """Knows the clean tokens `answer` and, for a deterministic flow, the noise it started from."""
+    """Knows the clean tokens `answer` and, for a deterministic flow, the noise it started from.
+
+    With `given`, 0 for structure and 1 for dynamics, its answer for the other latent is right only if the given one
+    comes clean and with time 0.
+    """
 
     answer: torch.Tensor
     noise: torch.Tensor | None = None
+    given: int | None = None
 
     def forward(self, tokens, timestep, class_labels, return_dict=True):
         repeats = len(tokens) // len(self.answer)
         answer = self.answer.repeat(repeats, 1, 1)
+        if self.given is not None:
+            is_given = (self.type_ids == 0)[:, None] == (self.given == 0)
+            answer = answer + ((tokens - answer) * is_given).abs().amax() + timestep[:, self.given].amax()
+            timestep = timestep[:, 1 - self.given]
         if self.config.prediction_type == "sample":
-            velocity_or_answer = answer
+            prediction = answer
+        elif self.config.prediction_type != "flow":
+            prediction = self.noise_or_velocity(tokens, timestep, answer)
         elif self.noise is not None:
-            velocity_or_answer = self.noise.repeat(repeats, 1, 1) - answer
+            prediction = self.noise.repeat(repeats, 1, 1) - answer
         else:
-            velocity_or_answer = (tokens - answer) / (timestep[:, None, None] / 1000)
-        return VidTwinDiTOutput(sample=velocity_or_answer)
+            prediction = (tokens - answer) / (timestep[:, None, None] / 1000)
+        return VidTwinDiTOutput(sample=prediction)
+
+    def noise_or_velocity(self, tokens, timestep, answer):
+        """Of the DDPM process, in which x_t = signal x_0 + spread noise; between two steps log sigma is linear."""
+        log_sigmas = (1 / make_scheduler("epsilon").alphas_cumprod.double().to(tokens.device) - 1).sqrt().log()
+        low, share = timestep.long(), timestep.double().frac()
+        sigma = torch.lerp(log_sigmas[low], log_sigmas[(low + 1).clamp(max=999)], share).exp()[:, None, None]
+        signal, spread = (sigma**2 + 1).rsqrt(), sigma * (sigma**2 + 1).rsqrt()
+        noise = (tokens.double() - signal * answer) / spread
+        is_noise = self.config.prediction_type == "epsilon"
+        return (noise if is_noise else signal * noise - spread * answer).float()
 
 
 LISTED = [(kind, name, {}) for kind, fitting in SCHEDULERS.items() for name in fitting]
@@ -60,6 +81,11 @@ VARIANTS = [
     ("sample", "DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     ("sample", "EulerDiscreteScheduler", {"timestep_spacing": "linspace"}),
     ("sample", "HeunDiscreteScheduler", {"use_karras_sigmas": True}),
+    ("epsilon", "DDIMScheduler", {"timestep_spacing": "leading"}),
+    ("epsilon", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+    ("epsilon", "HeunDiscreteScheduler", {"use_karras_sigmas": True}),
+    ("v_prediction", "DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ("v_prediction", "EulerDiscreteScheduler", {"timestep_spacing": "linspace"}),
 ]
 
 
@@ -78,6 +104,20 @@ def test_oracle_returns_the_answer(kind, name, settings, num_inference_steps):
             [0, 2], num_inference_steps, guidance_scale, generator=0, latents=noise, output_type="latent", eta=eta
         )
         assert max_difference(out.frames, expected) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["structure", "dynamics"])
+@pytest.mark.parametrize("kind, scheduler, settings", LISTED)
+def test_oracle_returns_the_other_half_of_a_given_latent(kind, scheduler, settings, name):
+    pipe = tiny_pipeline(kind, Oracle, independent_times=True)
+    pipe.scheduler = convert_scheduler(scheduler, pipe.scheduler.config, kind)
+    expected, noise = noise_latents(pipe, 2, seed=3), noise_latents(pipe, 2, seed=4)
+    pipe.transformer.answer = pipe.transformer.layout.pack(pipe.transformer.normalize(expected))
+    pipe.transformer.noise = pipe.transformer.layout.pack(noise)
+    pipe.transformer.given = ["structure", "dynamics"].index(name)
+    out = pipe([0, 2], 5, generator=0, latents=noise, output_type="latent", **{name: expected}).frames
+    assert torch.equal(getattr(out, name), getattr(expected, name))
+    assert max_difference(out, expected) < 1e-4
 
 
 @pytest.mark.parametrize("kind, name, settings", LISTED)

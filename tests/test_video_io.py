@@ -43,6 +43,8 @@ def test_time_takes_the_frame_shown_at_each_time(video):
     steps = np.array(got) - got[0]
     assert steps.tolist() == [int(25 * k / 8) for k in range(8)]
     assert abs((got[0] + got[-1]) / 2 - 24.5) <= 1, "without a generator the clip is the middle of the video"
+    first = numbers(ClipReader(8, sample_fps=8.0, unseeded="first").read(video, start=0.2))
+    assert first == [5 + step for step in steps]
 
 
 def test_stride_takes_every_nth_frame(video):
@@ -278,6 +280,7 @@ def test_shorter_than_a_clip():
         ({"sampling": "frames"}, "'frames' is none of time, stride"),
         ({"crop": "centre"}, "'centre' is none of center, random"),
         ({"decoder": "opencv"}, "'opencv' is none of auto, pyav, decord"),
+        ({"unseeded": "last"}, "'last' is none of middle, first"),
     ],
 )
 def test_wrong_options(options, message):

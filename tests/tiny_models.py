@@ -10,10 +10,10 @@ from pipelines import VidTwinDiffusionPipeline
 NAMES = ("Circle Left", "Circle Right", "Square Left")
 
 
-def tiny_vae() -> AutoencoderVidTwin:
+def tiny_vae(num_frames: int = 4, sample_size: int = 16) -> AutoencoderVidTwin:
     return AutoencoderVidTwin(
-        num_frames=4,
-        sample_size=16,
+        num_frames=num_frames,
+        sample_size=sample_size,
         patch_size=4,
         hidden_size=16,
         num_layers=1,
@@ -30,14 +30,19 @@ def tiny_vae() -> AutoencoderVidTwin:
 
 
 def tiny_pipeline(
-    prediction_type: str = "flow", cls: type[VidTwinDiT] = VidTwinDiT, names: tuple[str, ...] = NAMES
+    prediction_type: str = "flow",
+    cls: type[VidTwinDiT] = VidTwinDiT,
+    names: tuple[str, ...] = NAMES,
+    independent_times: bool = False,
+    num_frames: int = 4,
+    sample_size: int = 16,
 ) -> VidTwinDiffusionPipeline:
     """A pipeline as training leaves it, but with random weights: initialised as usual it would answer 0.
 
     The three queries of the structure latent do not divide into patches of two, so tokens have padding.
     """
     torch.manual_seed(0)
-    vae = tiny_vae()
+    vae = tiny_vae(num_frames, sample_size)
     transformer = cls(
         structure_shape=vae.structure_shape,
         dynamics_shape=vae.dynamics_shape,
@@ -48,6 +53,7 @@ def tiny_pipeline(
         num_attention_heads=2,
         num_classes=len(names),
         prediction_type=prediction_type,
+        independent_times=independent_times,
         structure_mean=[0.1, -0.2],
         structure_std=[0.9, 1.1],
         id2label={str(index): name for index, name in enumerate(names)},

@@ -4,7 +4,7 @@ A clip shows one shape of one colour on a plain background, swinging along one a
 shape and motion, so that either half can be exchanged for another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -240,3 +240,12 @@ def _motion(centre_x: np.ndarray, centre_y: np.ndarray, size: int) -> str:
     spread = {"horizontal": centre_x.std(), "vertical": centre_y.std()}
     best, other = sorted(spread, key=spread.get, reverse=True)
     return best if spread[best] > size / 40 and spread[best] > 2 * spread[other] else "none"
+
+
+def confirmed(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> dict[str, float]:
+    """Share of verdicts that name the shape, the motion and both of their class."""
+    pairs = [name.split("_") for name in class_names]
+    shape = [verdict.shape == pair[0] for verdict, pair in zip(verdicts, pairs, strict=True)]
+    motion = [verdict.motion == pair[1] for verdict, pair in zip(verdicts, pairs, strict=True)]
+    both = [all(pair) for pair in zip(shape, motion, strict=True)]
+    return {"shape": np.mean(shape), "motion": np.mean(motion), "both": np.mean(both)}

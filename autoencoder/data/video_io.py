@@ -32,6 +32,7 @@ from autoencoder.files import atomic_path
 
 SAMPLINGS = ("time", "stride")
 CROPS = ("center", "random")
+UNSEEDED = ("middle", "first")
 # Containers round time stamps (Matroska to 1 ms), so a sample this close before a frame is meant to show that frame.
 STAMP_ROUNDING_S = 1.1e-3
 
@@ -139,6 +140,9 @@ class ClipReader:
     """ "auto": decord where it is installed and the packets of the file show nothing that it gets wrong, otherwise
     PyAV; "decord" or "pyav": that one. Only PyAV flags damage inside a whole packet."""
 
+    unseeded: str = "middle"
+    """Clip that is taken without `rng`, of those that fit: the "middle" or the "first" one."""
+
     def __post_init__(self) -> None:
         if self.num_frames < 1:
             raise ValueError(f"num_frames={self.num_frames}: a clip has at least one frame")
@@ -146,7 +150,8 @@ class ClipReader:
             raise ValueError(f"size={self.size}: must be at least one pixel, or None")
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
             raise ValueError(f"sample_fps={self.sample_fps}: must be positive, or None for every frame")
-        for name, choices in (("sampling", SAMPLINGS), ("crop", CROPS), ("decoder", ("auto", *DECODERS))):
+        known = {"sampling": SAMPLINGS, "crop": CROPS, "decoder": ("auto", *DECODERS), "unseeded": UNSEEDED}
+        for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
         if self.decoder == "decord" and not _has_decord():
@@ -163,7 +168,7 @@ class ClipReader:
 
         Args:
             path: the video file.
-            rng: draws the start and the random crop; None takes the middle of the video and the centre.
+            rng: draws the start and the random crop; None takes the clip of `unseeded` and the centre.
             start, end: seconds since the first frame between which all frames of the clip are shown.
 
         Returns:
@@ -215,7 +220,10 @@ class ClipReader:
         if not len(firsts):
             given = f"{max(0.0, end - start):.3f} s ({len(inside)} frames)"
             raise UnreadableVideo(f"{path}: too short, {self.num_frames} frames take {needed}, it has {given}")
-        first = firsts[(len(firsts) - 1) // 2 if rng is None else rng.integers(len(firsts))]
+        if rng is None:
+            first = firsts[(len(firsts) - 1) // 2 if self.unseeded == "middle" else 0]
+        else:
+            first = firsts[rng.integers(len(firsts))]
         if not self._by_time:
             return first + stride * np.arange(self.num_frames)
         samples = index.times[first] + np.arange(self.num_frames) / self.sample_fps

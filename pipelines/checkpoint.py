@@ -1,0 +1,31 @@
+"""Reading a pipeline folder."""
+
+from pathlib import Path
+
+from autoencoder.device import resolve_device
+from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
+from pipelines.schedulers import convert_scheduler
+
+
+def load_pipeline(folder: str | Path, device: str = "auto", scheduler: str | None = None) -> VidTwinDiffusionPipeline:
+    """Read a pipeline, and exchange its scheduler if another one is asked for.
+
+    Args:
+        folder: as `python -m generator.train` leaves it.
+        device: such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one.
+        scheduler: class name of a diffusers scheduler in place of the pipeline's own.
+
+    Raises:
+        FileNotFoundError: if the folder holds no pipeline.
+        ValueError: if the scheduler does not fit, or there is no such device.
+    """
+    where = resolve_device(device)
+    if not (Path(folder) / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} is no pipeline folder: it must hold model_index.json and the folders vae, transformer and "
+            "scheduler; `python -m generator.train` makes one"
+        )
+    pipe = VidTwinDiffusionPipeline.from_pretrained(folder).to(where)
+    if scheduler is not None:
+        pipe.scheduler = convert_scheduler(scheduler, pipe.scheduler.config, pipe.transformer.config.prediction_type)
+    return pipe

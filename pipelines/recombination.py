@@ -1,0 +1,152 @@
+"""One latent given, the other one sampled, on moving shapes: what the demo's 3 x 3 table holds.
+
+The classes are the full product of shapes and motions. The latent given is that of a held-out clip; the class asked
+for keeps what this latent is to carry (the shape for structure, the motion for dynamics) and changes the rest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from autoencoder.data import Shapes, to_video
+from autoencoder.data.shapes import confirmed, oracle
+from autoencoder.latents import VidTwinLatents
+from autoencoder.metrics import VideoPSNR
+from autoencoder.pictures import to_uint8
+from autoencoder.vidtwin import AutoencoderVidTwin
+from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
+
+BATCH = 20
+# Row of the table -> the latent given.
+GIVEN = {"S, D | c": None, "D | S, c": "structure", "S | D, c": "dynamics"}
+HALVES = ("structure", "dynamics")
+
+
+@dataclass(frozen=True)
+class Recombination:
+    """One row of the table.
+
+    Attributes:
+        shape, motion, both: shares of the videos whose shape, motion and class are those asked for, in [0, 1].
+        kept: PSNR in dB of what the given latent alone decodes to, against the same of its source (80 dB where they are
+            equal); None where nothing is given.
+        source: PSNR in dB of what the given latent alone decodes to, against the source clip; None likewise.
+    """
+
+    shape: float
+    motion: float
+    both: float
+    kept: float | None = None
+    source: float | None = None
+
+
+class Sources:
+    """Held-out clips and their latents.
+
+    Args:
+        vae: the autoencoder.
+        held_out: moving shapes; the class of clip i is i modulo 10, its motion the last bit.
+        count: clips to take, without their partners.
+    """
+
+    def __init__(self, vae: AutoencoderVidTwin, held_out: Shapes, count: int):
+        self.vae, self.count, self.class_names = vae, count, held_out.class_names
+        indices = range(count + 4)  # the last ones have partners behind them
+        self.labels = [held_out.label(index) for index in indices]
+        self.clips = torch.stack([held_out.clip(index) for index in indices])  # (count + 4, T, H, W, 3)
+        self.latents = _encode(vae, self.clips)
+
+    def partners(self, given: str | None) -> list[int]:
+        """For every source a clip of the class asked for: of the other motion, another shape, or the source itself."""
+        offsets = {"structure": lambda index: index ^ 1, "dynamics": lambda index: index + 2, None: int}
+        return [offsets[given](index) for index in range(self.count)]
+
+    def measure(self, latents: VidTwinLatents, classes: Sequence[int], given: str | None) -> Recombination:
+        """Decode, and look at the shape, the motion and the latent given."""
+        verdicts = [oracle(video) for video in _decode(self.vae, latents)]
+        shares = confirmed(verdicts, [self.class_names[label] for label in classes])
+        shares = {name: float(share) for name, share in shares.items()}
+        if given is None:
+            return Recombination(**shares)
+        kept, source = (_decode(self.vae, both, given) for both in (latents, self.latents[: self.count]))
+        return Recombination(**shares, kept=_psnr(kept, source), source=_psnr(kept, self.clips[: self.count]))
+
+    def real(self, given: str) -> Recombination:
+        """The ceiling of a row: the other latent is that of the partner, a real clip of the class asked for."""
+        partners = self.partners(given)
+        mixed = _mix(given, self.latents[: self.count], self.latents[torch.tensor(partners)])
+        return self.measure(mixed, [self.labels[index] for index in partners], given)
+
+    def carried(self) -> dict[str, dict[str, float]]:
+        """Whose shape and whose motion is seen where S and D come from real clips that differ in both.
+
+        Returns:
+            For "structure" and "dynamics", the shares of the videos with the `shape` and the `motion` of the clip that
+            this latent was taken from.
+        """
+        clips = {"structure": list(range(self.count)), "dynamics": [(i ^ 1) + 2 for i in range(self.count)]}
+        mixed = _mix("structure", self.latents[: self.count], self.latents[torch.tensor(clips["dynamics"])])
+        verdicts = [oracle(video) for video in _decode(self.vae, mixed)]
+        shares = {}
+        for half in HALVES:
+            share = confirmed(verdicts, [self.class_names[self.labels[index]] for index in clips[half]])
+            shares[half] = {name: float(share[name]) for name in ("shape", "motion")}
+        return shares
+
+
+def sample(pipe: VidTwinDiffusionPipeline, sources: Sources, given: str | None, **settings) -> VidTwinLatents:
+    """One sample per source, of the class of its partner; sample i has the seed i.
+
+    Args:
+        pipe: a pipeline trained on moving shapes; with `independent_times` where something is given.
+        sources: what gives the latent.
+        given: "structure", "dynamics" or None.
+        settings: further arguments of the pipeline.
+    """
+    classes = [sources.labels[index] for index in sources.partners(given)]
+    parts = []
+    for start in range(0, sources.count, BATCH):
+        batch = slice(start, min(start + BATCH, sources.count))
+        source = {} if given is None else {given: sources.latents[batch]}
+        out = pipe(classes[batch], generator=start, output_type="latent", **settings, **source)
+        parts.append(out.frames)
+    return VidTwinLatents.cat(parts)
+
+
+def tabulate(
+    pipe: VidTwinDiffusionPipeline, sources: Sources, **settings
+) -> tuple[dict[str, Recombination], dict[str, torch.Tensor]]:
+    """All rows, the ceilings behind them, and the videos of the sampled ones, uint8 (count, T, H, W, 3)."""
+    rows, videos = {}, {}
+    for name, given in GIVEN.items():
+        latents = sample(pipe, sources, given, **settings)
+        rows[name] = sources.measure(latents, [sources.labels[index] for index in sources.partners(given)], given)
+        videos[name] = _decode(pipe.vae, latents)
+    return rows | {f"real {half}": sources.real(half) for half in HALVES}, videos
+
+
+def _mix(kept: str, first: VidTwinLatents, second: VidTwinLatents) -> VidTwinLatents:
+    """The `kept` half of the first, the other half of the second."""
+    if kept == "structure":
+        return VidTwinLatents(first.structure, second.dynamics)
+    return VidTwinLatents(second.structure, first.dynamics)
+
+
+@torch.no_grad()
+def _encode(vae: AutoencoderVidTwin, clips: torch.Tensor) -> VidTwinLatents:
+    parts = [vae.encode(to_video(part.to(vae.device))).latent_dist.mode() for part in clips.split(BATCH)]
+    return VidTwinLatents.cat(parts)
+
+
+@torch.no_grad()
+def _decode(vae: AutoencoderVidTwin, latents: VidTwinLatents, part: str = "both") -> torch.Tensor:
+    """uint8 (B, T, H, W, 3)."""
+    starts = range(0, len(latents), BATCH)
+    return torch.cat([to_uint8(vae.decode(latents[start : start + BATCH], part).sample) for start in starts])
+
+
+def _psnr(prediction: torch.Tensor, target: torch.Tensor) -> float:
+    metric = VideoPSNR()
+    metric.update(*((to_video(video) + 1) / 2 for video in (prediction.cpu(), target.cpu())))
+    return metric.compute().item()

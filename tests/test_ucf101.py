@@ -1,4 +1,7 @@
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +9,8 @@ import pytest
 from video_files import make_ucf101, make_video, numbers
 
 from autoencoder.data.ucf101 import UCF101
+from autoencoder.data.ucf101.__main__ import main
+from autoencoder.data.ucf101.check import COMPLETE, Counts, check
 
 CLASSES = ("Archery", "HandstandPushups", "Bowling")  # not in the order of the alphabet
 VIDEOS = (
@@ -16,6 +21,7 @@ VIDEOS = (
     "HandstandPushups/v_HandStandPushups_g08_c01.avi",
 )
 TEST = (VIDEOS[0], VIDEOS[3])
+COUNTS = Counts(videos=5, classes=3, train=3, test=2)
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +138,83 @@ def test_wrong_lists(root, name, text, message):
 def test_wrong_arguments(archive, options, message):
     with pytest.raises(ValueError, match=message):
         UCF101(archive, 8, 32, **options)
+
+
+def test_check_of_a_complete_tree(archive, capsys):
+    assert check(archive, COUNTS) == check(archive / "UCF-101", COUNTS) == check(archive, COUNTS, num_workers=1) == []
+    main(["--root", str(archive), "--num-workers", "0"], COUNTS)
+    assert "is complete: 5 videos of 3 classes, 3 and 2 in split 1; every file opens" in capsys.readouterr().out
+    for fold in (2, 3):
+        assert (archive / "ucfTrainTestlist" / f"trainlist{fold:02d}.txt").is_file()
+
+
+def test_check_counts_against_the_archive(archive):
+    assert (COMPLETE.videos, COMPLETE.classes, COMPLETE.train, COMPLETE.test) == (13_320, 101, 9_537, 3_783)
+    assert check(archive, quick=True) == [
+        "5 videos, there should be 13,320",
+        "3 classes in classInd.txt, there should be 101",
+        "3 videos in trainlist01.txt, there should be 9,537",
+        "2 videos in testlist01.txt, there should be 3,783",
+    ]
+
+
+def test_check_opens_files(root):
+    videos = root / "UCF-101"
+    data = (videos / VIDEOS[1]).read_bytes()
+    (videos / VIDEOS[1]).write_bytes(data[: len(data) // 2])
+    (videos / VIDEOS[2]).write_bytes(b"")
+    assert check(root, COUNTS, quick=True) == []
+    for num_workers in (0, 2):
+        cut, empty = check(root, COUNTS, num_workers=num_workers)
+        assert VIDEOS[1] in cut and VIDEOS[2] in empty
+
+
+def test_check_names_what_is_missing(root):
+    (root / "UCF-101" / VIDEOS[2]).unlink()
+    assert check(root, COUNTS, quick=True) == [
+        "4 videos, there should be 5",
+        "1 classes without a video: Bowling",
+        f"1 listed videos are missing: {VIDEOS[2].lower()}",
+    ]
+    make_video(root / "UCF-101" / "Curling" / "v_Curling_g01_c01.avi", count=2, codec="mpeg4")
+    problems = check(root, COUNTS, quick=True)
+    assert "1 folders of videos that are no class: curling" in problems
+    assert "1 videos are in neither list of split 1: curling/v_curling_g01_c01.avi" in problems
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("classInd.txt", None, "there is no classInd.txt"),
+        ("classInd.txt", "1 Archery\n3 Bowling\n", "classInd.txt, line 2: expected '2 <class name>'"),
+        ("testlist01.txt", None, "1 lists missing in .*ucfTrainTestlist: testlist01.txt"),
+        ("trainlist02.txt", None, "1 lists missing in .*ucfTrainTestlist: trainlist02.txt"),
+        ("trainlist02.txt", "Swimming/v_Swimming_g01_c01.avi 4\n", "trainlist02.txt, line 1: .* does not agree"),
+        ("testlist03.txt", f"{VIDEOS[0]}\n", f"1 videos are in neither list of split 3: {VIDEOS[3].lower()}"),
+        ("testlist02.txt", "\n".join((*TEST, VIDEOS[1])), f"1 videos are listed twice in split 2: {VIDEOS[1].lower()}"),
+        ("testlist01.txt", f"{TEST[0]}\n{TEST[1]}\n{TEST[0]}\n", "3 videos in testlist01.txt, there should be 2"),
+    ],
+)
+def test_check_of_lists(root, name, text, message):
+    path = root / "ucfTrainTestlist" / name
+    path.unlink() if text is None else path.write_text(text)
+    problems = check(root, COUNTS, quick=True)
+    assert [problem for problem in problems if re.search(message, problem)], problems
+
+
+def test_split_1_alone_is_enough(root):
+    for path in (root / "ucfTrainTestlist").glob("*list0[23].txt"):
+        path.unlink()
+    assert check(root, COUNTS, quick=True) == []
+
+
+def test_the_check_as_a_command(root, tmp_path, capsys):
+    """Ends with status 1 and says where the data come from; nothing warns of a module that is imported twice."""
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "autoencoder.data.ucf101", "--quick", "--root"]
+    result = subprocess.run([*command, str(root)], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and "RuntimeWarning" not in result.stderr, result.stderr
+    for part in ("is not complete", "5 videos, there should be 13,320", "https://www.crcv.ucf.edu/data/UCF101.php"):
+        assert part in result.stdout
+    with pytest.raises(SystemExit) as caught:
+        main(["--root", str(tmp_path / "nowhere"), "--num-workers", "0"])
+    assert caught.value.code == 1 and "there is no folder" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from autoencoder.data.folder import VideoFiles
 from autoencoder.data.video_io import ClipReader
 
 SPLITS = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
+SOURCE = "https://www.crcv.ucf.edu/data/UCF101.php"
 LAYOUT = """\
   UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi, ...
   ucfTrainTestlist/classInd.txt, trainlist01.txt, testlist01.txt, ... (to 03)"""
@@ -52,14 +53,14 @@ class UCF101(VideoFiles):
         if fold not in (1, 2, 3):
             raise ValueError(f"fold={fold} is none of 1, 2, 3")
         root = Path(root).absolute()
-        videos = root / "UCF-101" if (root / "UCF-101").is_dir() else root
+        videos = videos_folder(root)
         list_names = [f"{part}list{fold:02d}.txt" for part in SPLITS[split]]
-        lists = _find_lists(root, videos, ["classInd.txt", *list_names])
+        lists = find_lists(root, videos, ["classInd.txt", *list_names])
 
-        class_names = _read_classes(lists / "classInd.txt")
+        class_names = read_classes(lists / "classInd.txt")
         ids = {name.lower(): index for index, name in enumerate(class_names)}
-        listed = [entry for name in list_names for entry in _read_split(lists / name, ids)]
-        on_disk = {path.lower(): path for path in _avi_files(videos)}
+        listed = [entry for name in list_names for entry in read_split(lists / name, ids)]
+        on_disk = {path.lower(): path for path in avi_files(videos)}
         missing = [path for path, _ in listed if path.lower() not in on_disk]
         if missing:
             few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -90,12 +91,21 @@ class UCF101(VideoFiles):
 def _not_there(folder: Path, problem: str) -> str:
     return (
         f"UCF-101 is not complete in {folder}: {problem}. Expected:\n{LAYOUT}\n"
-        "Videos and lists come from https://www.crcv.ucf.edu/data/UCF101.php; `--dataset shapes` needs no files."
+        f"Videos and lists come from {SOURCE}; `--dataset shapes` needs no files."
     )
 
 
-def _find_lists(root: Path, videos: Path, names: list[str]) -> Path:
-    """The folder that holds all of the lists."""
+def videos_folder(root: Path) -> Path:
+    """The folder that holds the class folders."""
+    return root / "UCF-101" if (root / "UCF-101").is_dir() else root
+
+
+def find_lists(root: Path, videos: Path, names: list[str]) -> Path:
+    """The folder that holds all of the named lists.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
     folders = [root / "ucfTrainTestlist", root]
     if videos == root:
         folders += [root.parent / "ucfTrainTestlist", root.parent]
@@ -106,8 +116,12 @@ def _find_lists(root: Path, videos: Path, names: list[str]) -> Path:
     raise FileNotFoundError(_not_there(root, problem))
 
 
-def _read_classes(path: Path) -> list[str]:
-    """Class names in the order of their ids, from lines like `1 ApplyEyeMakeup`."""
+def read_classes(path: Path) -> list[str]:
+    """Class names in the order of their ids, from lines like `1 ApplyEyeMakeup`.
+
+    Raises:
+        ValueError: naming a line that is not like that.
+    """
     names = []
     for number, line in _lines(path):
         fields = line.split()
@@ -117,8 +131,12 @@ def _read_classes(path: Path) -> list[str]:
     return names
 
 
-def _read_split(path: Path, ids: dict[str, int]) -> list[tuple[str, int]]:
-    """Videos and 0-based ids, from lines like `Archery/v_Archery_g01_c01.avi 3`; test lists omit the 1-based id."""
+def read_split(path: Path, ids: dict[str, int]) -> list[tuple[str, int]]:
+    """Videos and 0-based ids, from lines like `Archery/v_Archery_g01_c01.avi 3`; test lists omit the 1-based id.
+
+    Raises:
+        ValueError: naming a line that does not agree with the classes.
+    """
     entries = []
     for number, line in _lines(path):
         video, _, given = line.partition(" ")
@@ -135,5 +153,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def _avi_files(videos: Path) -> Iterator[str]:
+def avi_files(videos: Path) -> Iterator[str]:
+    """Paths of the videos in the class folders, relative to the folder that holds these."""
     return (path.relative_to(videos).as_posix() for path in videos.glob("*/v_*.avi"))

@@ -1,0 +1,51 @@
+"""Check an unpacked UCF-101: python -m autoencoder.data.ucf101 --root DIR.
+
+Counts videos and classes, compares them with the official lists and opens every file. Ends with status 1 where anything
+is missing or damaged, and says what and where it comes from.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import configs
+from autoencoder.data.ucf101 import LAYOUT, SOURCE
+from autoencoder.data.ucf101.check import COMPLETE, Counts, check
+
+
+@dataclass
+class CheckConfig:
+    """What to check."""
+
+    root: Path
+    """Folder that holds UCF-101/ and ucfTrainTestlist/."""
+    quick: bool = False
+    """Look at names only, open no video."""
+    num_workers: int = 2
+    """Processes that open videos; 0 opens them in the process itself."""
+
+    def __post_init__(self):
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
+
+
+def main(argv: Sequence[str] | None = None, counts: Counts = COMPLETE) -> None:
+    """The command; `counts` are those of the complete data set."""
+    parser = configs.make_parser(CheckConfig, __doc__)
+    config = configs.build(CheckConfig, parser.parse_args(configs.normalized(argv, bare_flags=("quick",))))
+    problems = check(config.root, counts, quick=config.quick, num_workers=config.num_workers)
+    if problems:
+        print(f"UCF-101 in {config.root} is not complete:")
+        print("\n".join(f"  {problem}" for problem in problems))
+        print(f"Expected:\n{LAYOUT}\nVideos and lists come from {SOURCE}.")
+        sys.exit(1)
+    opened = "names alone were looked at" if config.quick else "every file opens"
+    print(
+        f"UCF-101 in {config.root} is complete: {counts.videos:,} videos of {counts.classes} classes, {counts.train:,} "
+        f"and {counts.test:,} in split 1; {opened}"
+    )
+
+
+if __name__ == "__main__":
+    configs.run_command(main)

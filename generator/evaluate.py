@@ -1,0 +1,341 @@
+"""Measure how far the samples of a pipeline are from real clips: python -m generator.evaluate --pipeline DIR.
+
+FVD and KVD after the protocol of `generator.evaluation`, beside what the autoencoder and other real clips reach. They
+take the weights of I3D (--i3d PATH); of moving shapes the oracle's class share is measured as well. Several processes
+share the work under `torchrun --nproc-per-node N -m generator.evaluate ...`; the numbers do not depend on how many. An
+evaluation that was stopped goes on from the samples that it kept.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from tqdm.auto import tqdm
+
+import configs
+from autoencoder.data import UCF101, ClipDataset, DataConfig, Shapes, UnreadableVideo
+from autoencoder.data.folder import VideoFiles
+from autoencoder.files import atomic_path
+from autoencoder.fingerprint import fingerprint
+from autoencoder.metrics import I3D
+from autoencoder.metrics.distance import VideoFeatureExtractor
+from autoencoder.metrics.i3d import KNOWN_FILES
+from autoencoder.pictures import to_uint8
+from autoencoder.processes import from_all, process_group
+from autoencoder.seeding import generators
+from generator.evaluation import Observer, RealClips, Sampler, SampleStore, chunks_of, reconstructed
+from generator.evaluation_report import OTHER_REAL, Repeat, class_shares, measure_distances, table
+from pipelines import VidTwinDiffusionPipeline
+from pipelines.checkpoint import load_pipeline
+
+NO_WEIGHTS = f"they take the weights of I3D, put {KNOWN_FILES} somewhere and name it with --i3d PATH"
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "numpy", "av")
+PARTS = {"train": "train", "test": "val"}  # of the other data sets, for the splits of UCF-101
+
+
+@dataclass
+class EvaluateConfig:
+    """What to measure, and how."""
+
+    pipeline: Path
+    """Folder of the pipeline, as `python -m generator.train` leaves it."""
+    dataset: Literal["ucf101", "shapes", "folder"] = "ucf101"
+    """Data set of the real clips."""
+    data_root: str | None = None
+    """Folder (or .csv manifest) of the data set; data/<dataset> by default. `shapes` needs none."""
+    held_out_root: str | None = None
+    """Folder or manifest of the held-out videos of `folder`; null holds out a share of data_root."""
+    split: Literal["train", "test", "all"] = "train"
+    """Part of the data set; published numbers take the training part, some take all of it (`ucf101` only)."""
+    ucf101_fold: int = 1
+    """Official train/test split of UCF-101: 1, 2 or 3."""
+    take: Literal["videos", "chunks"] = "videos"
+    """One clip per video from a random start, or all clips that do not overlap, of which a long video has several."""
+    sample_fps: float | None = 8.0
+    """Frames per second of a real clip, as in training; null takes every frame."""
+    sampling: Literal["time", "stride"] = "time"
+    """Choose frames by time stamps, or every round(fps / sample_fps)-th as published protocols do."""
+    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    """Reader of video files."""
+    num_workers: int = 0
+    """Processes that read clips, per process."""
+    num_samples: int = 2048
+    """Real clips, and samples, of a repeat; distances between other numbers of clips do not compare."""
+    seeds: int = 4
+    """Repeats, each with real clips and samples of its own."""
+    seed: int = 0
+    """Seed of the first repeat; the next ones have the numbers after it."""
+    num_inference_steps: int = 50
+    """Steps of the scheduler."""
+    guidance_scale: float | tuple[float, float] = 5.0
+    """Weight of classifier-free guidance, or [structure, dynamics]; 1 turns it off."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest noise level, in shares of the schedule, at which there is guidance."""
+    scheduler: str | None = None
+    """Class name of a diffusers scheduler in place of the pipeline's own."""
+    i3d: Path | None = None
+    """Weights of I3D, i3d_torchscript.pt or i3d_pretrained_400.pt; without them distances are not measured."""
+    allow_unknown_i3d: bool = False
+    """Take another file of weights, too; no distance is called FVD then."""
+    keep_samples: bool = True
+    """Keep the samples as lossless files, from which a stopped evaluation goes on; else none outlives its batch."""
+    batch_size: int = 16
+    """Clips that go through the models at a time; the last bits of a sample depend on it."""
+    chunk_size: int = 64
+    """Samples of a file, and of a process's turn; a multiple of batch_size."""
+    output_dir: Path = Path("outputs/generator_evaluation")
+    """Folder for evaluation.json, the lists of real clips and the samples."""
+    device: str = "auto"
+    """Where to run, such as "cpu" or "cuda"; "auto" takes CUDA where there is one."""
+
+    def __post_init__(self):
+        for name, least in (("num_samples", 2), ("seeds", 1), ("num_inference_steps", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.chunk_size < 1 or self.chunk_size % self.batch_size:
+            raise ValueError(f"chunk_size={self.chunk_size} must be a multiple of batch_size={self.batch_size}")
+        if self.split == "all" and self.dataset != "ucf101":
+            raise ValueError(f"split='all' is for ucf101; {self.dataset} has 'train' and 'test'")
+        if self.take == "chunks" and self.dataset == "shapes":
+            raise ValueError("take='chunks' is for videos in files; shapes are one clip each")
+        names = ("dataset", "data_root", "held_out_root", "sample_fps", "sampling", "decoder", "ucf101_fold")
+        self.data = DataConfig(crop="center", **{name: getattr(self, name) for name in (*names, "num_workers")})
+
+    def real_clips(self, num_frames: int, size: int) -> ClipDataset:
+        """The data set to draw from, clips of `num_frames` frames of `size` x `size`.
+
+        Raises:
+            FileNotFoundError: if the data are not there; the message says what is to be put where.
+        """
+        if self.split == "all":
+            reading = {"sample_fps": self.sample_fps, "sampling": self.sampling, "decoder": self.decoder}
+            clips = UCF101(self.data.root, num_frames, size, split="all", fold=self.ucf101_fold, **reading)
+        else:
+            clips = self.data.build(PARTS[self.split], num_frames, size)
+        return chunks_of(clips) if self.take == "chunks" else clips
+
+
+def class_ids(pipe: VidTwinDiffusionPipeline, clips: ClipDataset) -> list[int]:
+    """The pipeline's id of every class of the data set; of the one class where clips are not labelled.
+
+    Raises:
+        ValueError: if the pipeline does not know a class.
+    """
+    if clips.class_names:
+        return [pipe.label(name) for name in clips.class_names]
+    if pipe.transformer.config.num_classes != 1:
+        raise ValueError(
+            f"the real clips are not labelled, but the pipeline has {pipe.transformer.config.num_classes} classes"
+        )
+    return [0]
+
+
+def sampling_identity(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig) -> dict[str, Any]:
+    """What a sample is a function of, beside its class, the seed and its place."""
+    settings = {name: value for name, value in pipe.scheduler.config.items() if not name.startswith("_")}
+    return {
+        "vae_sha256": fingerprint(pipe.vae),
+        "transformer_sha256": fingerprint(pipe.transformer),
+        "scheduler": type(pipe.scheduler).__name__,
+        "scheduler_config": settings,
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": config.guidance_scale,
+        "guidance_interval": config.guidance_interval,
+        "batch_size": config.batch_size,
+        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else "CPU",
+    }
+
+
+def make_sampler(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig, seed: int) -> Sampler:
+    """Samples whose noise is a function of the seed and their place."""
+
+    def sample(labels: Sequence[int], places: Sequence[int]) -> torch.Tensor:
+        frames = pipe(
+            labels,
+            config.num_inference_steps,
+            config.guidance_scale,
+            guidance_interval=config.guidance_interval,
+            generator=generators(seed, "evaluate", places),
+            output_type="pt",
+        ).frames
+        return to_uint8(2 * rearrange(frames, "b t c h w -> b c t h w") - 1).cpu()
+
+    return sample
+
+
+class Evaluation:
+    """The work of one process.
+
+    Args:
+        config: of the evaluation.
+        extractor: of features; None leaves the distances out.
+        rank, world_size: of the process.
+    """
+
+    def __init__(
+        self, config: EvaluateConfig, extractor: VideoFeatureExtractor | None, rank: int = 0, world_size: int = 1
+    ):
+        self.config, self.rank, self.world_size = config, rank, world_size
+        self.pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
+        self.pipe.set_progress_bar_config(disable=True)
+        if self.pipe.device.type == "cuda":  # every machine is to give the same numbers
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        size = self.pipe.vae.config
+        self.clips = config.real_clips(size.num_frames, size.sample_size)
+        self.ids = class_ids(self.pipe, self.clips)
+        if len(self.clips) < config.num_samples:
+            more = "; --take chunks takes several clips of a video" if isinstance(self.clips, VideoFiles) else ""
+            raise ValueError(f"num_samples={config.num_samples}, but the data set holds {len(self.clips)} clips{more}")
+        self.identity = sampling_identity(self.pipe, config)
+        self.observe = Observer(extractor, isinstance(self.clips, Shapes), config.batch_size, self.pipe.device)
+
+    def repeat(self, seed: int) -> Repeat:
+        """Draw, sample and look; every process returns all of it.
+
+        Raises:
+            ValueError: if too few clips can be read, or the samples that were kept are others.
+        """
+        config = self.config
+        draws = RealClips(self.clips, seed, config.batch_size, self.rank, self.world_size, config.num_workers)
+        found = draws.take(config.num_samples, self._look_twice)
+        if len(found) < config.num_samples:
+            raise ValueError(
+                f"num_samples={config.num_samples}, but only {len(found)} of the {len(self.clips)} clips can be read; "
+                f"one that cannot: {next(iter(draws.unreadable.values()))}"
+            )
+        repeat = Repeat(seed, *({index: pair[side] for index, pair in found.items()} for side in (0, 1)))
+        if self.observe.extract is not None and draws.num_left >= config.num_samples:
+            repeat.other_real = draws.take(config.num_samples, self.observe)
+        repeat.unreadable = draws.unreadable
+        if self.rank == 0:
+            self._write_real_clips(repeat)
+        repeat.samples = self._sample(seed, [self._label(index) for index in repeat.real])
+        return repeat
+
+    def class_name(self, index: int) -> str:
+        """Name of the class of a real clip."""
+        return self.clips.class_names[self.clips.label(index)] if self.clips.class_names else ""
+
+    def _label(self, index: int) -> int:
+        return self.ids[max(0, self.clips.label(index))]
+
+    def _look_twice(self, frames: torch.Tensor) -> list:
+        """At real clips and at their reconstructions."""
+        return list(zip(self.observe(frames), self.observe(reconstructed(self.pipe.vae, frames)), strict=True))
+
+    def _sample(self, seed: int, labels: list[int]) -> list:
+        """Sights of all samples, in their order."""
+        config = self.config
+        folder = config.output_dir / "samples" / f"seed-{seed}" if config.keep_samples else None
+        store = SampleStore(folder, self.identity | {"seed": seed}, labels, config.chunk_size)
+        sample = make_sampler(self.pipe, config, seed)
+        numbers = range(len(store.places))[self.rank :: self.world_size]
+        bar = tqdm(numbers, f"seed {seed}: samples", unit="chunk", disable=self.rank > 0)
+        mine = {number: self.observe(store.get(number, sample, config.batch_size)) for number in bar}
+        seen = {number: sights for part in from_all(mine) for number, sights in part.items()}
+        return [sight for number in sorted(seen) for sight in seen[number]]
+
+    def _write_real_clips(self, repeat: Repeat) -> None:
+        """Which clips were drawn, so that another evaluation can take the same."""
+        draws = {"real": repeat.real, OTHER_REAL: repeat.other_real}
+        lists = {
+            name: [{"index": i, "clip": self._name(i), "class": self.class_name(i)} for i in drawn]
+            for name, drawn in draws.items()
+        }
+        lists["unreadable"] = {str(index): repeat.unreadable[index] for index in sorted(repeat.unreadable)}
+        with atomic_path(self.config.output_dir / f"real-clips-seed-{repeat.seed}.json") as temporary:
+            temporary.write_text(json.dumps(lists, indent=1) + "\n")
+
+    def _name(self, index: int) -> str:
+        """Of a clip: the last two parts of its path."""
+        return "/".join(Path(self.clips.source(index)).parts[-2:])
+
+
+def describe_protocol(evaluation: Evaluation, extractor: VideoFeatureExtractor | None) -> dict[str, Any]:
+    """Everything that the numbers depend on."""
+    config, model = evaluation.config, evaluation.pipe.vae.config
+    data = {
+        name: getattr(config, name) for name in ("dataset", "split", "ucf101_fold", "take", "sample_fps", "sampling")
+    }
+    return {
+        **data,
+        "data_root": None if config.dataset == "shapes" else str(config.data.root),
+        "num_frames": model.num_frames,
+        "size": model.sample_size,
+        "num_samples": config.num_samples,
+        "seeds": list(range(config.seed, config.seed + config.seeds)),
+        "real_clips": "uniform over videos (or chunks) without replacement, random start",
+        "classes": "of the samples: those of the real clips, one for one",
+        "resize": "short side, bilinear, antialiased; then centre crop",
+        "quantise": "both sides rounded to uint8 at the size of the model",
+        "reconstructions": "the real clips through the autoencoder, posterior means",
+        "ddof": 1,
+        "kernel": "(x y / D + 1)^3, unbiased",
+        "extractor": None if extractor is None else getattr(extractor, "identity", {"name": type(extractor).__name__}),
+        "extractor_resize": "bilinear, half-pixel centres, not antialiased",
+        "pipeline": str(config.pipeline),
+        **evaluation.identity,
+        "tf32": False,
+        "processes": evaluation.world_size,
+        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in LIBRARIES},
+    }
+
+
+def make_report(
+    evaluation: Evaluation, repeats: Sequence[Repeat], extractor: VideoFeatureExtractor | None
+) -> dict[str, Any]:
+    """The content of evaluation.json."""
+    config, missing = evaluation.config, {}
+    if extractor is None:
+        missing["distances"] = NO_WEIGHTS
+    elif not all(repeat.has_other_real for repeat in repeats):
+        missing[OTHER_REAL] = (
+            f"two disjoint draws of {config.num_samples} take {2 * config.num_samples} readable clips, the data set "
+            f"holds {len(evaluation.clips)}"
+        )
+    return {
+        "distances": {} if extractor is None else measure_distances(repeats, extractor),
+        "class_shares": class_shares(repeats, evaluation.class_name) if evaluation.observe.with_oracle else {},
+        "not_measured": missing,
+        "unreadable": [len(repeat.unreadable) for repeat in repeats],
+        "protocol": describe_protocol(evaluation, extractor),
+    }
+
+
+def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict[str, Any] | None:
+    """Evaluate, and write evaluation.json; the report, in the first process."""
+    with process_group() as (rank, world_size):
+        evaluation = Evaluation(config, extractor, rank, world_size)
+        if rank == 0:  # the others write no sample before they have met it at the first draw
+            for leftover in config.output_dir.glob("samples/*/.*.tmp*"):
+                leftover.unlink()
+        repeats = [evaluation.repeat(config.seed + number) for number in range(config.seeds)]
+    if rank > 0:
+        return None
+    report = make_report(evaluation, repeats, extractor)  # behind the group, for metrics would wait for the others
+    with atomic_path(config.output_dir / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = configs.make_parser(EvaluateConfig, __doc__)
+    arguments = configs.normalized(argv, bare_flags=("allow_unknown_i3d",))
+    config = configs.build(EvaluateConfig, parser.parse_args(arguments))
+    extractor = None if config.i3d is None else I3D.from_file(config.i3d, config.allow_unknown_i3d)
+    report = run(config, extractor)
+    if report is not None:
+        print(table(report))
+        print(f"wrote evaluation.json and the lists of real clips to {config.output_dir}")
+
+
+if __name__ == "__main__":
+    configs.run_command(main, UnreadableVideo, FloatingPointError)

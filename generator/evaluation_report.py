@@ -1,0 +1,137 @@
+"""What an evaluation of a generator found: distances and class shares over its repeats, and their table."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from autoencoder.data.shapes import confirmed
+from autoencoder.metrics import FrechetVideoDistance, KernelVideoDistance
+from autoencoder.metrics.distance import VideoFeatureExtractor
+from generator.evaluation import Sight
+
+OTHER_REAL = "other real clips"
+DISTANCES = (FrechetVideoDistance, KernelVideoDistance)
+NOT_MEASURED = "not measured"
+
+
+@dataclass
+class Repeat:
+    """What one seed gave.
+
+    Attributes:
+        seed: of the repeat.
+        real: sights of the real clips, by index in the data set.
+        reconstructions: the same clips through the autoencoder.
+        other_real: real clips of other videos; too few where the data set runs out.
+        samples: one for every real clip, of its class.
+        unreadable: why files could not be read, by index.
+    """
+
+    seed: int
+    real: dict[int, Sight]
+    reconstructions: dict[int, Sight]
+    other_real: dict[int, Sight] = field(default_factory=dict)
+    samples: list[Sight] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> dict[str, list[Sight]]:
+        """What is compared with the real clips."""
+        rows = {"samples": self.samples, "reconstructions": list(self.reconstructions.values())}
+        return rows | ({OTHER_REAL: list(self.other_real.values())} if self.has_other_real else {})
+
+    @property
+    def has_other_real(self) -> bool:
+        """Whether there are as many other real clips as real ones."""
+        return len(self.other_real) == len(self.real)
+
+
+def measure_distances(
+    repeats: Sequence[Repeat], extractor: VideoFeatureExtractor
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Mean, spread and values over the repeats, by what is measured and what is compared with the real clips.
+
+    A row that not every repeat has is left out.
+    """
+    result = {}
+    for distance in DISTANCES:
+        metric = distance(extractor)
+        result[metric.title] = {
+            row: summary([_distance(metric, repeat, row) for repeat in repeats])
+            for row in repeats[0].rows
+            if all(row in repeat.rows for repeat in repeats)
+        }
+    return result
+
+
+def _distance(metric: FrechetVideoDistance | KernelVideoDistance, repeat: Repeat, row: str) -> float:
+    metric.reset()
+    for sights, real in ((repeat.real.values(), True), (repeat.rows[row], False)):
+        metric.update_features(torch.stack([sight.features for sight in sights]), real=real)
+    return metric.compute().item()
+
+
+def class_shares(repeats: Sequence[Repeat], class_name: Callable[[int], str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Share of moving shapes whose shape, motion and both the oracle sees, by row.
+
+    Args:
+        repeats: of the evaluation.
+        class_name: of a real clip, by index.
+    """
+    result = {}
+    for row in ("samples", "reconstructions", "real clips"):
+        shares = []
+        for repeat in repeats:
+            sights = repeat.real.values() if row == "real clips" else repeat.rows[row]
+            shares.append(confirmed([sight.verdict for sight in sights], [class_name(index) for index in repeat.real]))
+        result[row] = {name: summary([float(share[name]) for share in shares]) for name in shares[0]}
+    return result
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation, the latter None for one value, and the values."""
+    mean = math.fsum(values) / len(values)
+    spread = None
+    if len(values) > 1:
+        spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return {"mean": mean, "spread": spread, "values": list(values)}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for a person."""
+    protocol = report["protocol"]
+    lines = _columns("distance from real clips", report["distances"]) if report["distances"] else []
+    lines += [f"{name}: {NOT_MEASURED}, {reason}" for name, reason in report["not_measured"].items()]
+    shares = report["class_shares"]
+    if shares:
+        names = shares["samples"]
+        turned = {name: {row: values[name] for row, values in shares.items()} for name in names}
+        lines += ["", *_columns("confirmed by the oracle", turned, percent=True)]
+    seeds = ", ".join(map(str, protocol["seeds"]))
+    lines += [
+        "",
+        f"{protocol['num_samples']} clips of {protocol['num_frames']} frames at {protocol['size']} x "
+        f"{protocol['size']}, seeds {seeds}; {protocol['dataset']}, split {protocol['split']}, take "
+        f"{protocol['take']}; mean and standard deviation over the seeds",
+        f"{protocol['scheduler']}, {protocol['num_inference_steps']} steps, guidance {protocol['guidance_scale']}; "
+        f"{protocol['dtype']} on {protocol['device']}",
+        f"clips that could not be read: {', '.join(map(str, report['unreadable']))}",
+    ]
+    return "\n".join(lines)
+
+
+def _columns(heading: str, columns: dict[str, dict[str, dict[str, Any]]], percent: bool = False) -> list[str]:
+    """A line for every row of the columns, mean ± spread."""
+    form = "{:.1%}" if percent else "{:.3f}"
+    widths = [max(20, len(name) + 2) for name in columns]
+    lines = [f"{heading:26}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True))]
+    for row in next(iter(columns.values())):
+        cells = []
+        for column in columns.values():
+            spread = column[row]["spread"]
+            cells.append(form.format(column[row]["mean"]) + ("" if spread is None else " ± " + form.format(spread)))
+        lines.append(f"{row:26}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+    return lines

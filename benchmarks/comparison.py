@@ -34,12 +34,17 @@ def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
     return names
 
 
+def run_command(module: str, arguments: Sequence[str]) -> None:
+    """Run a command of the project as a person would."""
+    command = [sys.executable, "-m", module, *arguments]
+    print(f"\n$ python {' '.join(command[1:])}", flush=True)
+    subprocess.run(command, check=True)
+
+
 def train(module: str, arguments: Sequence[str], folder: Path) -> None:
     """Run a training command into a folder, in place of what was there."""
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", module, *arguments, "--output-dir", str(folder)]
-    print(f"\n$ python {' '.join(command[1:])}", flush=True)
-    subprocess.run(command, check=True)
+    run_command(module, [*arguments, "--output-dir", str(folder)])
 
 
 def last_scalars(folder: Path, tags: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,139 @@
+"""Samples confirmed by the oracle against solver steps: `python -m benchmarks.solvers --pipelines DIR[,DIR]`.
+
+For each pipeline of moving shapes the schedulers that fit its prediction, all from the same noise. Solvers of second
+order call the network twice a step.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib
+import torch
+
+import configs
+from autoencoder.device import resolve_device
+from autoencoder.files import atomic_path
+from benchmarks.comparison import check_counts
+from benchmarks.oracle_share import oracle_share
+from benchmarks.report import environment
+from pipelines.checkpoint import load_pipeline
+from pipelines.schedulers import convert_scheduler, set_timesteps
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+DDPM_SOLVERS = (
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "HeunDiscreteScheduler",
+)
+FLOW_SOLVERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "UniPCMultistepScheduler")
+
+
+@dataclass
+class SolversConfig:
+    """What is sampled."""
+
+    pipelines: str
+    """Pipeline folders of moving shapes, separated by commas, as `python -m generator.train` leaves them."""
+    steps: str = "5,8,10,20,25,50"
+    """Numbers of scheduler steps, separated by commas."""
+    videos_per_class: int = 10
+    """Samples of every class."""
+    guidance_scale: float = 2.0
+    """Weight of classifier-free guidance."""
+    output_dir: Path = Path("outputs/benchmarks")
+    """Folder for solvers.json and solvers.png."""
+
+    def __post_init__(self):
+        check_counts(videos_per_class=self.videos_per_class, **{f"steps {n}": n for n in self.numbers})
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of steps."""
+        return [int(number) for number in self.steps.split(",")]
+
+
+@dataclass(frozen=True)
+class SolverResult:
+    """One scheduler with one number of steps.
+
+    Attributes:
+        pipeline, prediction_type, scheduler, steps: what was sampled.
+        calls: of the transformer, the conditional and the null one counted together.
+        shape, motion, both: shares of the samples that the oracle confirms.
+    """
+
+    pipeline: str
+    prediction_type: str
+    scheduler: str
+    steps: int
+    calls: int
+    shape: float
+    motion: float
+    both: float
+
+
+def measure(folder: str, config: SolversConfig) -> list[SolverResult]:
+    """All schedulers and steps of one pipeline."""
+    pipe = load_pipeline(folder)
+    kind, own = pipe.transformer.config.prediction_type, pipe.scheduler.config
+    results = []
+    for name in FLOW_SOLVERS if kind == "flow" else DDPM_SOLVERS:
+        for steps in config.numbers:
+            pipe.scheduler = convert_scheduler(name, own, kind)
+            calls = len(set_timesteps(pipe.scheduler, steps, kind, torch.device("cpu")))
+            shares = oracle_share(pipe, config.videos_per_class, steps, config.guidance_scale)
+            results.append(SolverResult(folder, kind, name, steps, calls, **shares))
+            print(row(results[-1]), flush=True)
+    return results
+
+
+def row(result: SolverResult) -> str:
+    """One line of the table."""
+    shares = "".join(f"{share:9.0%}" for share in (result.shape, result.motion, result.both))
+    return f"{result.prediction_type:14}{result.scheduler:34}{result.steps:6}{result.calls:7}{shares}"
+
+
+def plot(results: Sequence[SolverResult], path: Path) -> None:
+    """Confirmed share against calls of the network, a line per scheduler."""
+    figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    lines: dict[tuple[str, str], list[SolverResult]] = {}
+    for result in results:
+        lines.setdefault((result.prediction_type, result.scheduler), []).append(result)
+    for (kind, scheduler), points in lines.items():
+        axis.plot(
+            [point.calls for point in points],
+            [100 * point.both for point in points],
+            marker="o",
+            label=f"{kind}: {scheduler.removesuffix('Scheduler')}",
+        )
+    axis.set(xscale="log", xlabel="calls of the transformer", ylabel="samples confirmed by the oracle, %")
+    axis.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    pyplot.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = configs.make_parser(SolversConfig, __doc__)
+    config = configs.build(SolversConfig, parser.parse_args(configs.normalized(argv)))
+    print(f"{'prediction':14}{'scheduler':34}{'steps':>6}{'calls':>7}{'shape':>9}{'motion':>9}{'both':>9}")
+    results = [result for folder in config.pipelines.split(",") for result in measure(folder, config)]
+    report = {
+        **environment(resolve_device("auto")),
+        "guidance_scale": config.guidance_scale,
+        "results": list(map(asdict, results)),
+    }
+    with atomic_path(config.output_dir / "solvers.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    plot(results, config.output_dir / "solvers.png")
+    print(f"wrote solvers.json and solvers.png to {config.output_dir}")
+
+
+if __name__ == "__main__":
+    configs.run_command(main)

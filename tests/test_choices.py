@@ -1,0 +1,68 @@
+"""The comparison of stage two's choices, and of its solvers, as commands."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from test_latent_cache import make_autoencoder
+
+import configs
+from benchmarks import choices, solvers
+from benchmarks.choices import CHOICES, DEFAULT, ChoicesConfig, flags
+from generator.train import parse
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The config of a variant's run, flat."""
+    config = yaml.safe_load(parse([*flags(ChoicesConfig(autoencoder="model"), name, 0), "--output-dir", "run"])[3])
+    flat = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    groups = {group: values for group, values in config.items() if isinstance(values, dict)}
+    return flat | {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_choice_is_one_value_of_the_config(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_autoencoder().save_pretrained("model")
+    default, chosen = settings(DEFAULT), settings(name)
+    changed = {key for key in chosen if chosen[key] != default.get(key)}
+    assert {f"--{key}".replace("_", "-") for key in changed} <= set(CHOICES[name][::2]) and len(CHOICES[name]) in (0, 2)
+
+
+def test_the_commands_train_sample_and_compare(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(CHOICES, DEFAULT, ("--model.num-layers", "1", "--model.hidden-size", "16"))
+    monkeypatch.setitem(CHOICES, "flow", (*CHOICES[DEFAULT], "--objective.kind", "flow"))
+    make_autoencoder().save_pretrained(tmp_path / "model")
+    short = ["--max-steps", "2", "--max-videos", "40", "--seeds", "1", "--num-inference-steps", "2"]
+    arguments = [
+        *short,
+        "--videos-per-class",
+        "1",
+        "--variants",
+        f"{DEFAULT},flow",
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
+    choices.main([*arguments, "--autoencoder", str(tmp_path / "model")])
+    report = json.loads((tmp_path / "out/choices.json").read_text())
+    assert [row["variant"] for row in report["rows"]] == [DEFAULT, "flow"]
+    assert all(row["loss"] > 0 and 0 <= row["both"] <= row["shape"] <= 1 for row in report["rows"])
+    assert "not measured: one seed" in capfd.readouterr().out
+
+    folders = ",".join(str(tmp_path / "out" / f"{name}-0" / "pipeline") for name in (DEFAULT, "flow"))
+    solvers.main(["--pipelines", folders, "--steps", "2,4", "--videos-per-class", "1", "--output-dir", str(tmp_path)])
+    results = json.loads((tmp_path / "solvers.json").read_text())["results"]
+    calls = {(row["prediction_type"], row["scheduler"], row["steps"]): row["calls"] for row in results}
+    assert len(calls) == 2 * (len(solvers.DDPM_SOLVERS) + len(solvers.FLOW_SOLVERS))
+    assert (calls["sample", "DDIMScheduler", 4], calls["flow", "FlowMatchHeunDiscreteScheduler", 4]) == (4, 7)
+    assert (tmp_path / "solvers.png").stat().st_size > 1000
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="variants must be of default, .*, got dropout"):
+        configs.build(ChoicesConfig, vars(ChoicesConfig()) | {"variants": "dropout"})
+    with pytest.raises(ValueError, match="steps 0 must be at least 1, got 0"):
+        solvers.SolversConfig(pipelines="x", steps="5,0")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -28,7 +28,7 @@ from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.pictures import save_png, sheet, to_uint8
 from configs import build, make_parser, normalized
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
-from pipelines.recombination import Sources, tabulate
+from pipelines.recombination import recombination_table, recombine
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -150,23 +150,6 @@ def sample(pipe: VidTwinDiffusionPipeline, config: DemoConfig) -> tuple[torch.Te
     return torch.cat(videos), [name for name in names for _ in range(count)]
 
 
-def recombine(
-    pipe: VidTwinDiffusionPipeline, config: DemoConfig, held_out: Shapes
-) -> tuple[dict, list[tuple[str, list[torch.Tensor]]]]:
-    """The table of one latent given and the other sampled, and its rows of the sheet."""
-    sources = Sources(pipe.vae, held_out, config.num_recombined)
-    settings = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
-    rows, videos = tabulate(pipe, sources, **settings)
-    captions = {
-        "held-out clips that give a latent": sources.clips,
-        "their structure, with dynamics sampled for the other motion": videos["D | S, c"],
-        "their dynamics, with structure sampled for the next shape": videos["S | D, c"],
-    }
-    pictures = [(caption, list(clips[0:10:2])) for caption, clips in captions.items()]
-    summary = {"rows": {name: asdict(row) for name, row in rows.items()}, "carried": sources.carried()}
-    return summary, pictures
-
-
 def write_pictures(
     config: DemoConfig,
     vae: AutoencoderVidTwin,
@@ -216,24 +199,11 @@ def table(summary: dict) -> str:
     lines += [f"{kind:28}{v['shape']:9.0%}{v['motion']:8.0%}{v['both']:8.0%}" for kind, v in summary["oracle"].items()]
     lines += ["", f"{'spread within a class':28}{'colour':>9}{'place':>8}"]
     lines += [f"{kind:28}{v['colour']:9.3f}{v['place']:8.3f}" for kind, v in summary["spread"].items()]
-    lines += recombination_table(summary["recombination"])
+    lines += ["", recombination_table(summary["recombination"])]
     lines += ["", *(f"{name:28}{value}" for name, value in summary["cost"].items())]
     lines += ["", *(f"{'seconds: ' + name:28}{value:.0f}" for name, value in summary["seconds"].items())]
     lines += ["", *(f"{'reached' if met else 'NOT reached':12}{goal}" for goal, met in summary["goals"].items())]
     return "\n".join(lines)
-
-
-def recombination_table(recombination: dict) -> list[str]:
-    """The rows with one latent given, and what either latent carries."""
-    lines = ["", f"{'one latent given':28}{'shape':>9}{'motion':>8}{'both':>8}{'kept, dB':>10}{'source, dB':>12}"]
-    for name, row in recombination["rows"].items():
-        shares = f"{row['shape']:9.0%}{row['motion']:8.0%}{row['both']:8.0%}"
-        decibels = "" if row["kept"] is None else f"{row['kept']:10.2f}{row['source']:12.2f}"
-        lines.append(f"{name:28}{shares}{decibels}")
-    lines += ["", f"{'real S and D of two clips':28}{'shape':>9}{'motion':>8}"]
-    for half, share in recombination["carried"].items():
-        lines.append(f"{'as in the clip of the ' + half:28}{share['shape']:9.0%}{share['motion']:8.0%}")
-    return lines
 
 
 def goals(summary: dict) -> dict[str, bool]:
@@ -302,7 +272,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds["samples"] = time.perf_counter() - start
     start = time.perf_counter()
     held_out = Shapes(pipe.vae.config.num_frames, pipe.vae.config.sample_size, "val")
-    recombination, more_rows = recombine(pipe, config, held_out)
+    recombination, more_rows = recombine(
+        pipe, held_out, config.num_recombined, config.num_inference_steps, config.guidance_scale
+    )
     write_pictures(config, pipe.vae, held_out, samples, class_names, more_rows)
     write_curves(config)
     summary = summarize(config, pipe, held_out, samples, class_names) | {"recombination": recombination}

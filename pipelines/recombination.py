@@ -5,7 +5,8 @@ for keeps what this latent is to carry (the shape for structure, the motion for 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -124,6 +125,44 @@ def tabulate(
         rows[name] = sources.measure(latents, [sources.labels[index] for index in sources.partners(given)], given)
         videos[name] = _decode(pipe.vae, latents)
     return rows | {f"real {half}": sources.real(half) for half in HALVES}, videos
+
+
+def recombine(
+    pipe: VidTwinDiffusionPipeline, held_out: Shapes, count: int, num_inference_steps: int, guidance_scale: float
+) -> tuple[dict[str, Any], list[tuple[str, list[torch.Tensor]]]]:
+    """Measure and show.
+
+    Args:
+        pipe: a pipeline trained on moving shapes with `independent_times`.
+        held_out: the data set that gives a latent.
+        count: videos of every row, at least 10.
+        num_inference_steps, guidance_scale: as in the pipeline.
+
+    Returns:
+        What `recombination_table` prints, in the terms of JSON, and rows of `autoencoder.pictures.sheet`.
+    """
+    sources = Sources(pipe.vae, held_out, count)
+    rows, videos = tabulate(pipe, sources, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    captions = {
+        "held-out clips that give a latent": sources.clips,
+        "their structure, with dynamics sampled for the other motion": videos["D | S, c"],
+        "their dynamics, with structure sampled for the next shape": videos["S | D, c"],
+    }
+    pictures = [(caption, list(clips[:10:2])) for caption, clips in captions.items()]  # one of every shape
+    return {"rows": {name: asdict(row) for name, row in rows.items()}, "carried": sources.carried()}, pictures
+
+
+def recombination_table(summary: dict[str, Any]) -> str:
+    """The rows with one latent given, and what either latent carries."""
+    lines = [f"{'one latent given':28}{'shape':>9}{'motion':>8}{'both':>8}{'kept, dB':>10}{'source, dB':>12}"]
+    for name, row in summary["rows"].items():
+        shares = f"{row['shape']:9.0%}{row['motion']:8.0%}{row['both']:8.0%}"
+        decibels = "" if row["kept"] is None else f"{row['kept']:10.2f}{row['source']:12.2f}"
+        lines.append(f"{name:28}{shares}{decibels}")
+    lines += ["", f"{'real S and D of two clips':28}{'shape':>9}{'motion':>8}"]
+    for half, share in summary["carried"].items():
+        lines.append(f"{'as in the clip of the ' + half:28}{share['shape']:9.0%}{share['motion']:8.0%}")
+    return "\n".join(lines)
 
 
 def _mix(kept: str, first: VidTwinLatents, second: VidTwinLatents) -> VidTwinLatents:

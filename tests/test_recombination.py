@@ -1,13 +1,17 @@
 """One latent given, the other sampled: partners, shares, and what stays as it was."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_latent_cache import make_autoencoder
 
 from autoencoder.data.shapes import CLASS_NAMES, Shapes
 from generator import VidTwinDiT
 from generator.objective import make_scheduler
-from pipelines import VidTwinDiffusionPipeline, recombination
+from pipelines import VidTwinDiffusionPipeline, recombination, recombine
 from pipelines.recombination import GIVEN, Recombination, Sources, tabulate
 
 COUNT = 10
@@ -43,7 +47,8 @@ def test_shares_and_ceilings_of_decoders_whose_answer_is_known(sources, monkeypa
     }
 
 
-def test_the_given_latent_comes_out_as_it_was(sources):
+@pytest.fixture
+def pipe(sources) -> VidTwinDiffusionPipeline:
     torch.manual_seed(0)
     vae = sources.vae
     transformer = VidTwinDiT(
@@ -54,12 +59,17 @@ def test_the_given_latent_comes_out_as_it_was(sources):
         num_layers=1,
         num_attention_heads=2,
         num_classes=len(CLASS_NAMES),
+        id2label={str(label): name for label, name in enumerate(CLASS_NAMES)},
         independent_times=True,
     )
     for parameter in (*transformer.parameters(), *vae.decoder.proj_out.parameters()):
         torch.nn.init.normal_(parameter, std=0.1)
     pipe = VidTwinDiffusionPipeline(vae=vae, transformer=transformer, scheduler=make_scheduler("flow"))
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_given_latent_comes_out_as_it_was(sources, pipe):
     rows, videos = tabulate(pipe, sources, num_inference_steps=2, guidance_scale=1.0)
     assert set(rows) == {*GIVEN, "real structure", "real dynamics"}
     assert all(isinstance(row, Recombination) for row in rows.values())
@@ -69,3 +79,16 @@ def test_the_given_latent_comes_out_as_it_was(sources):
         assert not torch.equal(videos[name], videos["S, D | c"])
     again = recombination.sample(pipe, sources, "structure", num_inference_steps=2, guidance_scale=1.0)
     assert torch.equal(again.structure, sources.latents[:COUNT].structure)
+
+
+def test_the_command_prints_and_writes_the_table(pipe, tmp_path, capsys):
+    pipe.save_pretrained(tmp_path / "pipeline")
+    arguments = ["--pipeline", str(tmp_path / "pipeline"), "--count", "10", "--num-inference-steps", "1"]
+    recombine.main([*arguments, "--output-dir", str(tmp_path), "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in GIVEN) and "as in the clip of the dynamics" in printed
+    summary = json.loads((tmp_path / "recombination.json").read_text())
+    assert summary["rows"]["D | S, c"]["kept"] == pytest.approx(80.0)
+    assert np.asarray(Image.open(tmp_path / "sheet.png")).std() > 1
+    with pytest.raises(ValueError, match="count must be at least 10, one of every class, got 9"):
+        recombine.main([*arguments[:2], "--count", "9"])

@@ -195,6 +195,7 @@ def test_ucf101_is_the_recommended_recipe(parsed_generator):
     assert (settings["qk_norm"], settings["positions"]) == ("rms_norm", "rotary")
     objective = config.objective
     assert (objective.kind, objective.logit_mean, objective.logit_std) == ("flow", 0.0, 1.0)
+    assert objective.independent_times
     assert (config.dataset, config.ema_decay, config.second_ema_decay) == ("ucf101", 0.9999, 0.999)
     low, high = config.sample_guidance_interval
     assert 0 <= low < high < 1

@@ -152,7 +152,7 @@ def test_one_latent_alone(checkpoint, videos, tmp_path, part):
     assert report["compression_rate"] == pytest.approx(np.prod(shape) / np.prod(model.video_shape))
 
 
-def test_several_processes_give_the_numbers_of_one(long_checkpoint, videos, tmp_path):
+def test_several_processes_give_the_numbers_of_one(long_checkpoint, videos, tmp_path, one_thread):
     i3d = ["--i3d", str(write_archive(tmp_path / "i3d.pt")), "--allow-unknown-i3d"]
     one = run(long_checkpoint, videos, tmp_path / "one", *i3d)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

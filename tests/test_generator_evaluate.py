@@ -167,7 +167,7 @@ def test_the_whole_way_on_ucf101(archive, pipeline, weights, tmp_path, capsys):
     assert drawn(tmp_path, 0)["real"] != drawn(tmp_path, 1)["real"]
 
 
-def test_two_processes_give_the_bytes_of_one(archive, pipeline, weights, tmp_path):
+def test_two_processes_give_the_bytes_of_one(archive, pipeline, weights, tmp_path, one_thread):
     more = {"data_root": archive, "i3d": weights, "allow_unknown_i3d": "true", "num_samples": 7, "batch_size": 2}
     command.main(flags(pipeline, tmp_path / "one", **more))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -8,8 +8,7 @@ from tiny_models import tiny_pipeline
 from video_files import make_video
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
-from autoencoder.data.video_io import ClipReader
-from pipelines import VidTwinDiffusionPipeline
+from pipelines import VidTwinDiffusionPipeline, sample
 from pipelines.conditioning import read_latents
 from pipelines.sample import class_ids, main
 
@@ -45,17 +44,18 @@ def test_writes_a_file_per_video_and_a_sheet(folder, tmp_path, capsys):
         assert image.width >= 4 * 96 and image.height > 4 * 96
 
 
-def test_a_video_depends_on_its_class_and_seed_alone(folder, tmp_path):
+def test_a_video_depends_on_its_class_and_seed_alone(folder, tmp_path, monkeypatch):
+    written = {}
+    monkeypatch.setattr(sample, "write_video", lambda path, frames, fps: written.update({path: frames.astype(int)}))
     common = ["--pipeline", str(folder), "--num-inference-steps", "2", "--device", "cpu"]
     main([*common, "--class", "all", "--out", str(tmp_path / "all"), "--num-videos", "2"])
     main([*common, "--class", "1", "--out", str(tmp_path / "one"), "--seed", "1"])
-    assert names(tmp_path / "one") == ["YoYo_1.mp4", "sheet.png"]
-    reader = ClipReader(num_frames=4, sample_fps=None)
+    assert [path.name for path in written if path.parent.name == "one"] == ["YoYo_1.mp4"]
     one, same, other = (
-        np.asarray(reader.read(tmp_path / name)).astype(int)
-        for name in ("one/YoYo_1.mp4", "all/YoYo_1.mp4", "all/Band_Marching_1.mp4")
+        written[tmp_path / name] for name in ("one/YoYo_1.mp4", "all/YoYo_1.mp4", "all/Band_Marching_1.mp4")
     )
-    assert np.abs(one - same).max() <= 2 and np.abs(one - other).max() > 2
+    # Products of another batch size may round to the next level.
+    assert np.abs(one - same).max() <= 1 and np.abs(one - other).max() > 1
 
 
 def test_a_number_that_is_a_name_is_a_name():

@@ -63,9 +63,11 @@ class Sources:
         offsets = {"structure": lambda index: index ^ 1, "dynamics": lambda index: index + 2, None: int}
         return [offsets[given](index) for index in range(self.count)]
 
-    def measure(self, latents: VidTwinLatents, classes: Sequence[int], given: str | None) -> Recombination:
-        """Decode, and look at the shape, the motion and the latent given."""
-        verdicts = [oracle(video) for video in _decode(self.vae, latents)]
+    def measure(
+        self, latents: VidTwinLatents, videos: torch.Tensor, classes: Sequence[int], given: str | None
+    ) -> Recombination:
+        """Look at the shape and the motion of the videos that latents decode to, and at the latent given."""
+        verdicts = [oracle(video) for video in videos]
         shares = confirmed(verdicts, [self.class_names[label] for label in classes])
         shares = {name: float(share) for name, share in shares.items()}
         if given is None:
@@ -77,7 +79,7 @@ class Sources:
         """The ceiling of a row: the other latent is that of the partner, a real clip of the class asked for."""
         partners = self.partners(given)
         mixed = _mix(given, self.latents[: self.count], self.latents[torch.tensor(partners)])
-        return self.measure(mixed, [self.labels[index] for index in partners], given)
+        return self.measure(mixed, _decode(self.vae, mixed), [self.labels[index] for index in partners], given)
 
     def carried(self) -> dict[str, dict[str, float]]:
         """Whose shape and whose motion is seen where S and D come from real clips that differ in both.
@@ -122,8 +124,9 @@ def tabulate(
     rows, videos = {}, {}
     for name, given in GIVEN.items():
         latents = sample(pipe, sources, given, **settings)
-        rows[name] = sources.measure(latents, [sources.labels[index] for index in sources.partners(given)], given)
         videos[name] = _decode(pipe.vae, latents)
+        classes = [sources.labels[index] for index in sources.partners(given)]
+        rows[name] = sources.measure(latents, videos[name], classes, given)
     return rows | {f"real {half}": sources.real(half) for half in HALVES}, videos
 
 

@@ -17,6 +17,7 @@ import torch
 
 import configs
 from autoencoder.cost import format_bytes
+from benchmarks.comparison import check_counts
 from benchmarks.report import environment, write_json
 from generator.latent_cache import LatentCache, write_index, write_shard
 
@@ -46,9 +47,8 @@ class CacheBenchmarkConfig:
     """JSON file to write."""
 
     def __post_init__(self):
-        for name in ("clips", "factor", "shard_size", "batch_size", "batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        counts = ("clips", "factor", "shard_size", "batch_size", "batches")
+        check_counts(**{name: getattr(self, name) for name in counts})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ from benchmarks.comparison import (
     check_counts,
     chosen_variants,
     last_scalars,
-    run_command,
     summarize,
     train,
     with_spread,
@@ -121,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config.autoencoder = str(autoencoder_folder(config.autoencoder))
     # Encoded beforehand, so that no run pays for it.
     latents = ["--dataset", "shapes", "--autoencoder", config.autoencoder, "--max-videos", str(config.max_videos)]
-    run_command("generator.cache_latents", [*latents, "--output-dir", str(config.output_dir / "latents")])
+    configs.start_command("generator.cache_latents", [*latents, "--output-dir", str(config.output_dir / "latents")])
     runs = {name: [run(config, name, seed) for seed in range(config.seeds)] for name in config.names}
     rows = summarize(runs, decisive="both")
     settings = {"preset": config.preset, "max_steps": config.max_steps, "flags": CHOICES}

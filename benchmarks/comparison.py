@@ -2,15 +2,14 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoencoder.files import atomic_path
+from autoencoder.plots import read_scalars
+from configs import start_command
 
 Runs = Mapping[str, Sequence[Mapping[str, float]]]  # by variant, the scores of each seed's run by name
 
@@ -34,24 +33,15 @@ def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
     return names
 
 
-def run_command(module: str, arguments: Sequence[str]) -> None:
-    """Run a command of the project as a person would."""
-    command = [sys.executable, "-m", module, *arguments]
-    print(f"\n$ python {' '.join(command[1:])}", flush=True)
-    subprocess.run(command, check=True)
-
-
 def train(module: str, arguments: Sequence[str], folder: Path) -> None:
     """Run a training command into a folder, in place of what was there."""
     shutil.rmtree(folder, ignore_errors=True)
-    run_command(module, [*arguments, "--output-dir", str(folder)])
+    start_command(module, [*arguments, "--output-dir", str(folder)])
 
 
 def last_scalars(folder: Path, tags: Sequence[str]) -> dict[str, float]:
     """The last records of a run, by their names without the part before the slash."""
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    return {tag.split("/")[1]: events.Scalars(tag)[-1].value for tag in tags}
+    return {tag.split("/")[1]: points[-1].value for tag, points in read_scalars(folder, *tags).items()}
 
 
 def summarize(runs: Runs, decisive: str) -> list[dict]:

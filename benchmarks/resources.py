@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,14 +16,11 @@ import configs
 from autoencoder import AutoencoderVidTwin
 from autoencoder.cost import count_flops, format_bytes, format_flops, measure
 from autoencoder.device import resolve_device
-from autoencoder.files import atomic_path
+from autoencoder.plots import pyplot, save_figure
 from benchmarks.report import environment, write_json
 from benchmarks.saved_memory import count_memory
 from benchmarks.suite import TRAINING_FLOPS, preset_model
 from benchmarks.uniform_dit import Grid, UniformDiT, num_tokens, patchify
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
 
 # A 16 x 224 x 224 clip, (d, T, H, W) (PAPER.md, "Resource comparison"); iVideoGPT works at 256 x 256.
 OTHERS: dict[str, tuple[Grid, ...]] = {
@@ -252,9 +248,7 @@ def draw(rows: Sequence[Resources], path: Path) -> None:
         axis.axvline(1, color="black", linewidth=0.8)
         axis.legend(loc="upper right")
     axes[0].invert_yaxis()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

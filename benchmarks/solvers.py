@@ -4,25 +4,20 @@ For each pipeline of moving shapes the schedulers that fit its prediction, all f
 order call the network twice a step.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import torch
 
 import configs
 from autoencoder.device import resolve_device
-from autoencoder.files import atomic_path
+from autoencoder.plots import pyplot, save_figure
 from benchmarks.comparison import check_counts
 from benchmarks.oracle_share import oracle_share
-from benchmarks.report import environment
+from benchmarks.report import environment, write_json
 from pipelines.checkpoint import load_pipeline
 from pipelines.schedulers import convert_scheduler, set_timesteps
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
 
 DDPM_SOLVERS = (
     "DDIMScheduler",
@@ -113,9 +108,7 @@ def plot(results: Sequence[SolverResult], path: Path) -> None:
         )
     axis.set(xscale="log", xlabel="calls of the transformer", ylabel="samples confirmed by the oracle, %")
     axis.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -124,13 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = configs.build(SolversConfig, parser.parse_args(configs.normalized(argv)))
     print(f"{'prediction':14}{'scheduler':34}{'steps':>6}{'calls':>7}{'shape':>9}{'motion':>9}{'both':>9}")
     results = [result for folder in config.pipelines.split(",") for result in measure(folder, config)]
-    report = {
-        **environment(resolve_device("auto")),
-        "guidance_scale": config.guidance_scale,
-        "results": list(map(asdict, results)),
-    }
-    with atomic_path(config.output_dir / "solvers.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    machine = environment(resolve_device("auto")) | {"guidance_scale": config.guidance_scale}
+    write_json(config.output_dir / "solvers.json", "solvers", machine, results)
     plot(results, config.output_dir / "solvers.png")
     print(f"wrote solvers.json and solvers.png to {config.output_dir}")
 

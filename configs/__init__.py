@@ -5,6 +5,7 @@ and an unknown one is an error.
 """
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -93,6 +94,16 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
 def build(config_class: type, namespace: Any) -> Any:
     """The config dataclass from a parsed and instantiated namespace."""
     return config_class(**{field.name: namespace[field.name] for field in fields(config_class)})
+
+
+def start_command(module: str, arguments: Sequence[str]) -> None:
+    """Run a command of the project in a process of its own, as a person would.
+
+    Raises:
+        subprocess.CalledProcessError: if it fails.
+    """
+    print(f"\n$ python -m {' '.join([module, *arguments])}", flush=True)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 def run_command(main: Callable[[], None], *errors: type[Exception]) -> None:

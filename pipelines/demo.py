@@ -6,17 +6,13 @@ came out of them and writes videos, a sheet of frames, curves and a summary.
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.cost import count_flops, format_flops
@@ -26,12 +22,10 @@ from autoencoder.data.video_io import write_video
 from autoencoder.files import atomic_path
 from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.pictures import save_png, sheet, to_uint8
-from configs import build, make_parser, normalized
+from autoencoder.plots import pyplot, read_scalars, save_figure
+from configs import build, make_parser, normalized, start_command
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.recombination import recombination_table, recombine
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
 
 FPS = 8.0
 BATCH = 10
@@ -69,10 +63,8 @@ class DemoConfig:
 
 def run(module: str, *flags: str) -> float:
     """Run a command of the project as a person would; returns its seconds."""
-    command = [sys.executable, "-m", module, *flags]
-    print(f"\n$ python -m {' '.join(command[2:])}", flush=True)
     start = time.perf_counter()
-    subprocess.run(command, check=True)
+    start_command(module, flags)
     return time.perf_counter() - start
 
 
@@ -179,16 +171,11 @@ def write_curves(config: DemoConfig) -> None:
     wanted = [("autoencoder", ["train/l1"]), ("autoencoder", ["val/psnr"])]
     wanted.append(("generator", ["train/loss_structure", "train/loss_dynamics"]))
     for axis, (stage, tags) in zip(axes, wanted, strict=True):
-        events = EventAccumulator(str(config.output_dir / stage / "tensorboard"), size_guidance={"scalars": 0})
-        events.Reload()
-        for tag in tags:
-            points = events.Scalars(tag)
+        for tag, points in read_scalars(config.output_dir / stage, *tags).items():
             axis.plot([point.step for point in points], [point.value for point in points], label=tag)
         axis.set(title=stage, xlabel="optimiser step")
         axis.legend()
-    with atomic_path(config.output_dir / "curves.png") as temporary:
-        figure.savefig(temporary, dpi=100)
-    pyplot.close(figure)
+    save_figure(figure, config.output_dir / "curves.png")
 
 
 def table(summary: dict) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_latent_cache import MODEL
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.ablations import SpaceInHidden, TemporalConvolution
@@ -10,23 +11,7 @@ from autoencoder.train import parse
 from benchmarks.ablations import PAPER, channels_of_one_latent, main, table
 from benchmarks.comparison import summarize
 
-TINY = {
-    "num_frames": 8,
-    "sample_size": 32,
-    "patch_size": 8,
-    "hidden_size": 16,
-    "num_layers": 1,
-    "num_attention_heads": 2,
-    "structure_queries": 3,
-    "structure_channels": 2,
-    "structure_conv_channels": 8,
-    "dynamics_channels": 4,
-    "qformer_hidden_size": 8,
-    "qformer_num_layers": 1,
-    "qformer_num_attention_heads": 2,
-    "qformer_intermediate_size": 8,
-    "qformer_dropout": 0.0,
-}
+TINY = MODEL | {"dynamics_channels": 4, "dynamics_downsamples": 1, "qformer_dropout": 0.0}
 ABLATIONS = {
     "one_latent": {"dynamics_channels": 0, "structure_channels": 13},
     "dynamics_qformer": {"dynamics_reader": "qformer"},

@@ -1,0 +1,27 @@
+"""Reading the records of a run, and writing figures without a display."""
+
+from pathlib import Path
+
+import matplotlib
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
+
+from autoencoder.files import atomic_path
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+__all__ = ["pyplot", "read_scalars", "save_figure"]
+
+
+def read_scalars(folder: str | Path, *tags: str) -> dict[str, list[ScalarEvent]]:
+    """All records of a run's folder by TensorBoard tag, each with its `step` and `value`."""
+    events = EventAccumulator(str(Path(folder) / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: events.Scalars(tag) for tag in tags}
+
+
+def save_figure(figure: pyplot.Figure, path: str | Path) -> None:
+    """Write a figure as a picture, atomically, and close it."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    pyplot.close(figure)

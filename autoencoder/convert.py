@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import configs
-from autoencoder.files import atomic_folder
-from autoencoder.fingerprint import fingerprint
+from autoencoder.checkpoint import fingerprint
+from autoencoder.common import commands
+from autoencoder.common.files import atomic_folder
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 
@@ -30,13 +30,13 @@ class ConvertConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(ConvertConfig, __doc__)
+    parser = commands.make_parser(ConvertConfig, __doc__)
     parser.add_argument("checkpoint", type=Path, help="the reference's .ckpt or .safetensors file")
     parser.add_argument("output", type=Path, help="new folder")
-    namespace = parser.parse_args(configs.normalized(argv))
+    namespace = parser.parse_args(commands.normalized(argv))
     if namespace.output.exists():
         raise FileExistsError(f"{namespace.output} exists already: give the name of a new folder")
-    overrides = configs.build(ConvertConfig, namespace).overrides
+    overrides = commands.build(ConvertConfig, namespace).overrides
     model = AutoencoderVidTwin.from_original(namespace.checkpoint, **overrides)
     with atomic_folder(namespace.output) as temporary:
         model.save_pretrained(temporary)
@@ -45,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

@@ -11,10 +11,10 @@ from typing import Literal
 
 from tqdm.auto import tqdm
 
-import configs
 from autoencoder.checkpoint import load_autoencoder
-from autoencoder.data.video_file import check_output, open_writer
-from autoencoder.encoded_video import EncodedVideo, decode_video
+from autoencoder.common import commands
+from autoencoder.whole_videos.encoded_video import EncodedVideo, decode_video
+from autoencoder.whole_videos.video_file import check_output, open_writer
 
 
 @dataclass
@@ -33,11 +33,11 @@ class DecodeConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(DecodeConfig, __doc__)
+    parser = commands.make_parser(DecodeConfig, __doc__)
     parser.add_argument("input", type=Path, help="file that `python -m autoencoder.encode` wrote")
     parser.add_argument("output", type=Path, help="video file")
-    namespace = parser.parse_args(configs.normalized(argv))
-    config = configs.build(DecodeConfig, namespace)
+    namespace = parser.parse_args(commands.normalized(argv))
+    config = commands.build(DecodeConfig, namespace)
     check_output(namespace.output, *filter(None, [config.audio_of]))
     encoded = EncodedVideo.load(namespace.input)
     frames = decode_video(load_autoencoder(config.checkpoint, config.device), encoded, config.part)
@@ -50,4 +50,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

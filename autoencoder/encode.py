@@ -11,12 +11,12 @@ from typing import Literal
 
 from tqdm.auto import tqdm
 
-import configs
 from autoencoder.checkpoint import load_autoencoder
+from autoencoder.common import commands
 from autoencoder.data import UnreadableVideo
-from autoencoder.data.video_file import open_file
-from autoencoder.encoded_video import encode_video
-from autoencoder.whole_video import chosen_overlap
+from autoencoder.whole_videos.clips import chosen_overlap
+from autoencoder.whole_videos.encoded_video import encode_video
+from autoencoder.whole_videos.video_file import open_file
 
 
 @dataclass
@@ -35,11 +35,11 @@ class EncodeConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(EncodeConfig, __doc__)
+    parser = commands.make_parser(EncodeConfig, __doc__)
     parser.add_argument("input", type=Path, help="video file")
     parser.add_argument("output", type=Path, help="file for the latents; its name ends in .safetensors")
-    namespace = parser.parse_args(configs.normalized(argv))
-    config = configs.build(EncodeConfig, namespace)
+    namespace = parser.parse_args(commands.normalized(argv))
+    config = commands.build(EncodeConfig, namespace)
     if namespace.output.suffix != ".safetensors":
         raise ValueError(f"{namespace.output}: the name of the file must end in .safetensors")
     model = load_autoencoder(config.checkpoint, config.device)
@@ -52,4 +52,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, UnreadableVideo)
+    commands.run_command(main, UnreadableVideo)

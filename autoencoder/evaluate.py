@@ -1,7 +1,7 @@
 """Measure how well an autoencoder reconstructs videos: python -m autoencoder.evaluate --checkpoint DIR --videos DIR.
 
-The protocol is that of VidTok's published evaluation (`autoencoder.evaluation`). Several processes share the videos
-under `torchrun --nproc-per-node N -m autoencoder.evaluate ...`; the numbers do not depend on how many.
+The protocol is that of VidTok's published evaluation (`autoencoder.whole_videos.scores`). Several processes share the
+videos under `torchrun --nproc-per-node N -m autoencoder.evaluate ...`; the numbers do not depend on how many.
 """
 
 import csv
@@ -17,11 +17,20 @@ from typing import Any, Literal
 import torch
 from tqdm.auto import tqdm
 
-import configs
-from autoencoder.checkpoint import load_autoencoder
-from autoencoder.cost import count_flops, format_bytes, format_flops
+from autoencoder.checkpoint import fingerprint, load_autoencoder
+from autoencoder.common import commands
+from autoencoder.common.cost import count_flops, format_bytes, format_flops
+from autoencoder.common.files import atomic_path
+from autoencoder.common.pictures import save_png, sheet, to_uint8
+from autoencoder.common.processes import process_group
 from autoencoder.data import UnreadableVideo
-from autoencoder.evaluation import (
+from autoencoder.latents import VidTwinLatents
+from autoencoder.metrics import I3D, FrechetVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
+from autoencoder.metrics.i3d_network import SIDE
+from autoencoder.metrics.lpips import vgg16_file, vgg16_identity
+from autoencoder.metrics.reconstruction import FrameMetric
+from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.whole_videos.scores import (
     Evaluation,
     ListedVideo,
     Protocol,
@@ -31,16 +40,6 @@ from autoencoder.evaluation import (
     mean_metrics,
     reconstruction,
 )
-from autoencoder.files import atomic_path
-from autoencoder.fingerprint import fingerprint
-from autoencoder.latents import VidTwinLatents
-from autoencoder.metrics import I3D, FrechetVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
-from autoencoder.metrics.i3d_network import SIDE
-from autoencoder.metrics.lpips import vgg16_file, vgg16_identity
-from autoencoder.metrics.reconstruction import FrameMetric
-from autoencoder.pictures import save_png, sheet, to_uint8
-from autoencoder.processes import process_group
-from autoencoder.vidtwin import AutoencoderVidTwin
 
 NOT_MEASURED = "not measured"
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "av")
@@ -267,9 +266,9 @@ def write_sheet(path: Path, evaluation: Evaluation, videos: Sequence[ListedVideo
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(EvaluateConfig, __doc__)
-    arguments = configs.normalized(argv, bare_flags=("allow_unknown_i3d",))
-    config = configs.build(EvaluateConfig, parser.parse_args(arguments))
+    parser = commands.make_parser(EvaluateConfig, __doc__)
+    arguments = commands.normalized(argv, bare_flags=("allow_unknown_i3d",))
+    config = commands.build(EvaluateConfig, parser.parse_args(arguments))
     with process_group() as (rank, world_size):
         videos = list_videos(config.videos)
         evaluation, lpips_weights = prepare(config)
@@ -289,4 +288,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, UnreadableVideo)
+    commands.run_command(main, UnreadableVideo)

@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import reduce
 from safetensors.torch import load_file
 
-from autoencoder.files import save_safetensors
+from autoencoder.common.files import save_safetensors
 
 Generators = torch.Generator | list[torch.Generator] | None
 

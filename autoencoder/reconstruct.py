@@ -14,12 +14,12 @@ from typing import Literal, NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-import configs
 from autoencoder.checkpoint import load_autoencoder
+from autoencoder.common import commands
 from autoencoder.data import UnreadableVideo
-from autoencoder.data.video_file import TimedFrame, VideoFile, check_output, open_file, open_writer
 from autoencoder.vidtwin import AutoencoderVidTwin
-from autoencoder.whole_video import Fit, chosen_overlap, decode_frames, encode_frames, swap_dynamics
+from autoencoder.whole_videos.clips import Fit, chosen_overlap, decode_frames, encode_frames, swap_dynamics
+from autoencoder.whole_videos.video_file import TimedFrame, VideoFile, check_output, open_file, open_writer
 
 
 @dataclass
@@ -145,10 +145,10 @@ def reconstruct(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(ReconstructConfig, __doc__)
+    parser = commands.make_parser(ReconstructConfig, __doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="input and output; with --structure the output alone")
-    namespace = parser.parse_args(configs.normalized(argv, bare_flags=("beside",)))
-    config = configs.build(ReconstructConfig, namespace)
+    namespace = parser.parse_args(commands.normalized(argv, bare_flags=("beside",)))
+    config = commands.build(ReconstructConfig, namespace)
     source, dynamics_source, output = config.split(namespace.paths)
     check_output(output, source, dynamics_source)
     model = load_autoencoder(config.checkpoint, config.device)
@@ -162,4 +162,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, UnreadableVideo)
+    commands.run_command(main, UnreadableVideo)

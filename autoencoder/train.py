@@ -10,14 +10,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
-import configs
-from autoencoder.config import TrainConfig
+from autoencoder.common import commands
+from autoencoder.common.files import atomic_folder, atomic_path
+from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, is_first_process, prepare, write_pointer
 from autoencoder.data import UnreadableVideo
-from autoencoder.data.datamodule import ClipDataModule
-from autoencoder.files import atomic_folder, atomic_path
 from autoencoder.metrics.lpips import lpips_network
-from autoencoder.module import VidTwinModule
-from autoencoder.run import LAST_AUTOENCODER, RunFolder, is_first_process, prepare, write_pointer
+from autoencoder.training.config import TrainConfig
+from autoencoder.training.datamodule import ClipDataModule
+from autoencoder.training.module import VidTwinModule
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 RUNS = Path("outputs/autoencoder")
@@ -91,12 +91,12 @@ class StepProgressBar(TQDMProgressBar):
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, RunFolder, str]:
     """Config, model, folder, and the whole config as YAML."""
     folder, arguments = prepare(argv, "autoencoder", RUNS, preset=lambda _: PRESET, bare_flags=BARE_FLAGS)
-    parser = configs.make_parser(TrainConfig, __doc__, {"model": AutoencoderVidTwin})
+    parser = commands.make_parser(TrainConfig, __doc__, {"model": AutoencoderVidTwin})
     namespace = parser.parse_args(arguments)
     text = parser.dump(namespace)
     torch.manual_seed(namespace.seed)  # the weights that the model starts from
     built = parser.instantiate(namespace)
-    return configs.build(TrainConfig, built), built.model, folder, text
+    return commands.build(TrainConfig, built), built.model, folder, text
 
 
 def load_lpips(config: TrainConfig) -> nn.Module | None:
@@ -200,4 +200,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, UnreadableVideo, FloatingPointError)
+    commands.run_command(main, UnreadableVideo, FloatingPointError)

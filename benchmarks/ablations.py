@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-import configs
 from autoencoder import AutoencoderVidTwin
-from autoencoder.device import resolve_device
+from autoencoder.common import commands
+from autoencoder.common.device import resolve_device
 from benchmarks.comparison import (
     check_counts,
     chosen_variants,
@@ -109,8 +109,8 @@ def table(rows: Sequence[dict]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(AblationConfig, __doc__)
-    config = configs.build(AblationConfig, parser.parse_args(configs.normalized(argv)))
+    parser = commands.make_parser(AblationConfig, __doc__)
+    config = commands.build(AblationConfig, parser.parse_args(commands.normalized(argv)))
     runs = {name: [run(config, name, seed) for seed in range(config.seeds)] for name in config.names}
     rows = summarize(runs, decisive="psnr")
     device = resolve_device("auto")
@@ -120,4 +120,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, subprocess.CalledProcessError)
+    commands.run_command(main, subprocess.CalledProcessError)

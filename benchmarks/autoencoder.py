@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-import configs
 from autoencoder import AutoencoderVidTwin
-from autoencoder.losses import VidTwinLoss
-from autoencoder.seeding import generators
+from autoencoder.common import commands
+from autoencoder.common.seeding import generators
+from autoencoder.training.losses import VidTwinLoss
 from benchmarks.suite import Stage, preset_model, run
 
 
@@ -40,4 +40,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import configs
-from autoencoder.cost import format_bytes
+from autoencoder.common import commands
+from autoencoder.common.cost import format_bytes
 from benchmarks.comparison import check_counts
 from benchmarks.report import environment, write_json
 from generator.latent_cache import LatentCache, write_index, write_shard
@@ -135,8 +135,8 @@ def measure(folder: Path, clips: int, config: CacheBenchmarkConfig) -> CacheResu
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(CacheBenchmarkConfig, __doc__)
-    config = configs.build(CacheBenchmarkConfig, parser.parse_args(configs.normalized(argv)))
+    parser = commands.make_parser(CacheBenchmarkConfig, __doc__)
+    config = commands.build(CacheBenchmarkConfig, parser.parse_args(commands.normalized(argv)))
     print(HEADER, flush=True)
     with tempfile.TemporaryDirectory(dir=config.folder) as temporary:
         rows = []
@@ -151,4 +151,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

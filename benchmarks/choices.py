@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import configs
-from autoencoder.device import resolve_device
+from autoencoder.common import commands
+from autoencoder.common.device import resolve_device
 from benchmarks.comparison import (
     check_counts,
     chosen_variants,
@@ -115,12 +115,12 @@ def table(rows: Sequence[dict]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(ChoicesConfig, __doc__)
-    config = configs.build(ChoicesConfig, parser.parse_args(configs.normalized(argv)))
+    parser = commands.make_parser(ChoicesConfig, __doc__)
+    config = commands.build(ChoicesConfig, parser.parse_args(commands.normalized(argv)))
     config.autoencoder = str(autoencoder_folder(config.autoencoder))
     # Encoded beforehand, so that no run pays for it.
     latents = ["--dataset", "shapes", "--autoencoder", config.autoencoder, "--max-videos", str(config.max_videos)]
-    configs.start_command("generator.cache_latents", [*latents, "--output-dir", str(config.output_dir / "latents")])
+    commands.start_command("generator.cache_latents", [*latents, "--output-dir", str(config.output_dir / "latents")])
     runs = {name: [run(config, name, seed) for seed in range(config.seeds)] for name in config.names}
     rows = summarize(runs, decisive="both")
     settings = {"preset": config.preset, "max_steps": config.max_steps, "flags": CHOICES}
@@ -130,4 +130,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, subprocess.CalledProcessError)
+    commands.run_command(main, subprocess.CalledProcessError)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from autoencoder.files import atomic_path
-from autoencoder.plots import read_scalars
-from configs import start_command
+from autoencoder.common.commands import start_command
+from autoencoder.common.files import atomic_path
+from autoencoder.common.plots import read_scalars
 
 Runs = Mapping[str, Sequence[Mapping[str, float]]]  # by variant, the scores of each seed's run by name
 

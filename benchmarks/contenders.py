@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
-from autoencoder.cost import count_flops
+from autoencoder.common.cost import count_flops
 from benchmarks.suite import TRAINING_FLOPS, preset_model
 from benchmarks.turns import Contender
 from generator import VidTwinDiT

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import configs
+from autoencoder.common import commands
+from autoencoder.common.seeding import derive_seed
 from autoencoder.data.folder import VideoFolder
 from autoencoder.data.video_io import SAMPLINGS, ClipReader, UnreadableVideo, index_frames
-from autoencoder.seeding import derive_seed
 from benchmarks.report import environment, write_json
 
 HEADER = (
@@ -204,8 +204,8 @@ def results(config: DataBenchmarkConfig) -> Iterator[LoaderResult]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(DataBenchmarkConfig, __doc__)
-    config = configs.build(DataBenchmarkConfig, parser.parse_args(configs.normalized(argv)))
+    parser = commands.make_parser(DataBenchmarkConfig, __doc__)
+    config = commands.build(DataBenchmarkConfig, parser.parse_args(commands.normalized(argv)))
     if importlib.util.find_spec("decord") is None:
         raise ValueError("decord is not installed, and the loader is measured beside it: pip install decord")
     measured = []
@@ -227,4 +227,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

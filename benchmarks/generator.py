@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 
-import configs
 from autoencoder import AutoencoderVidTwin
+from autoencoder.common import commands
+from autoencoder.common.seeding import generators
 from autoencoder.data.shapes import CLASS_NAMES
-from autoencoder.seeding import generators
 from benchmarks.suite import Stage, preset_model, run
 from generator import VidTwinDiT
 from generator.objective import ObjectiveConfig, diffusion_loss
@@ -61,4 +61,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

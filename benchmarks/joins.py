@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import configs
 from autoencoder.checkpoint import load_autoencoder
+from autoencoder.common import commands
 from autoencoder.data import UnreadableVideo
 from autoencoder.data.clips import to_video
-from autoencoder.data.video_file import open_file
 from autoencoder.vidtwin import AutoencoderVidTwin
-from autoencoder.whole_video import Fit, chosen_overlap, decode_frames, encode_frames
+from autoencoder.whole_videos.clips import Fit, chosen_overlap, decode_frames, encode_frames
+from autoencoder.whole_videos.video_file import open_file
 from benchmarks.report import environment, write_json
 
 HEADER = f"{'video':20} {'overlap':>7} {'borders':>7} {'inside':>7} {'mean':>6} {'p95':>6} {'original':>9} {'p95':>6}"
@@ -123,10 +123,10 @@ def summarize(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(JoinsConfig, __doc__)
+    parser = commands.make_parser(JoinsConfig, __doc__)
     parser.add_argument("videos", nargs="+", type=Path, help="video files longer than a clip")
-    namespace = parser.parse_args(configs.normalized(argv))
-    config = configs.build(JoinsConfig, namespace)
+    namespace = parser.parse_args(commands.normalized(argv))
+    config = commands.build(JoinsConfig, namespace)
     model = load_autoencoder(config.checkpoint, config.device)
     num_frames = model.config.num_frames
     overlaps = [0, chosen_overlap(None, num_frames)] if config.overlaps is None else config.overlaps
@@ -144,4 +144,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, UnreadableVideo)
+    commands.run_command(main, UnreadableVideo)

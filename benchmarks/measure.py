@@ -13,7 +13,7 @@ from torch.autograd import DeviceType
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from autoencoder.cost import measure
+from autoencoder.common.cost import measure
 
 # What an operator belongs to: the first pattern that fits its name or the name of one that called it. Copies come
 # before matrix products, so that laying out an input is a copy, but spreading the bias is a part of the product.

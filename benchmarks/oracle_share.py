@@ -1,9 +1,7 @@
 """How many samples of moving shapes the oracle confirms."""
 
-import numpy as np
-import torch
-
-from autoencoder.data.shapes import confirmed, oracle
+from autoencoder.common.pictures import unit_to_uint8
+from autoencoder.metrics.oracle import confirmed, oracle
 from pipelines import VidTwinDiffusionPipeline
 
 
@@ -21,7 +19,6 @@ def oracle_share(
     for label in range(len(names)):
         seed = label * videos_per_class
         out = pipe(label, num_inference_steps, guidance_scale, videos_per_class, generator=seed)
-        frames = (out.frames * 255).round().astype(np.uint8)  # (B, T, H, W, 3)
-        verdicts += [oracle(torch.from_numpy(video)) for video in frames]
+        verdicts += [oracle(video) for video in unit_to_uint8(out.frames)]
     shares = confirmed(verdicts, [name for name in names for _ in range(videos_per_class)])
     return {name: float(share) for name, share in shares.items()}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from autoencoder.cost import format_bytes, format_flops
-from autoencoder.files import atomic_path
+from autoencoder.common.cost import format_bytes, format_flops
+from autoencoder.common.files import atomic_path
 from benchmarks.measure import Measurement
 
 HEADER = (
@@ -24,7 +24,7 @@ HEADER = (
 class Result(Measurement):
     """A measurement and what was measured.
 
-    FLOPs are those of `autoencoder.cost.count_flops`; a training step counts as three forwards, by convention.
+    FLOPs are those of `autoencoder.common.cost.count_flops`; a training step counts as three forwards, by convention.
 
     Attributes:
         size: name of the model's size.

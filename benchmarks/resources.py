@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import configs
 from autoencoder import AutoencoderVidTwin
-from autoencoder.cost import count_flops, format_bytes, format_flops, measure
-from autoencoder.device import resolve_device
-from autoencoder.plots import pyplot, save_figure
+from autoencoder.common import commands
+from autoencoder.common.cost import count_flops, format_bytes, format_flops, measure
+from autoencoder.common.device import resolve_device
+from autoencoder.common.plots import pyplot, save_figure
 from benchmarks.report import environment, write_json
 from benchmarks.saved_memory import count_memory
 from benchmarks.suite import TRAINING_FLOPS, preset_model
@@ -253,8 +253,8 @@ def draw(rows: Sequence[Resources], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(ResourcesConfig, __doc__)
-    config = configs.build(ResourcesConfig, parser.parse_args(configs.normalized(argv)))
+    parser = commands.make_parser(ResourcesConfig, __doc__)
+    config = commands.build(ResourcesConfig, parser.parse_args(commands.normalized(argv)))
     device = resolve_device("auto")
     rows = compare(config.attention, device)
     print(summary(rows, config.attention))
@@ -265,4 +265,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

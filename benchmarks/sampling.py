@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-import configs
-from autoencoder.cost import format_bytes, format_flops
-from autoencoder.device import resolve_device
+from autoencoder.common import commands
+from autoencoder.common.cost import format_bytes, format_flops
+from autoencoder.common.device import resolve_device
 from benchmarks import contenders
 from benchmarks.contenders import PATCHES, Scale
 from benchmarks.measure import time_by_kind
@@ -274,9 +274,9 @@ def results(config: SamplingConfig, scale: Scale, device: torch.device) -> Itera
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(SamplingConfig, __doc__)
-    namespace = parser.parse_args(configs.normalized(argv, bare_flags=("compile", "quick")))
-    config = configs.build(SamplingConfig, namespace)
+    parser = commands.make_parser(SamplingConfig, __doc__)
+    namespace = parser.parse_args(commands.normalized(argv, bare_flags=("compile", "quick")))
+    config = commands.build(SamplingConfig, namespace)
     device = resolve_device("auto")
     machine = environment(device) | {"dtype": config.dtype, "quick": config.quick}
     print(", ".join(f"{key} {value}" for key, value in machine.items()), HEADER, sep="\n", flush=True)
@@ -290,4 +290,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-import configs
-from autoencoder.device import resolve_device
-from autoencoder.plots import pyplot, save_figure
+from autoencoder.common import commands
+from autoencoder.common.device import resolve_device
+from autoencoder.common.plots import pyplot, save_figure
 from benchmarks.comparison import check_counts
 from benchmarks.oracle_share import oracle_share
 from benchmarks.report import environment, write_json
@@ -113,8 +113,8 @@ def plot(results: Sequence[SolverResult], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(SolversConfig, __doc__)
-    config = configs.build(SolversConfig, parser.parse_args(configs.normalized(argv)))
+    parser = commands.make_parser(SolversConfig, __doc__)
+    config = commands.build(SolversConfig, parser.parse_args(commands.normalized(argv)))
     print(f"{'prediction':14}{'scheduler':34}{'steps':>6}{'calls':>7}{'shape':>9}{'motion':>9}{'both':>9}")
     results = [result for folder in config.pipelines.split(",") for result in measure(folder, config)]
     machine = environment(resolve_device("auto")) | {"guidance_scale": config.guidance_scale}
@@ -124,4 +124,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import nn
 
-import configs
-from autoencoder.cost import count_flops
-from autoencoder.device import resolve_device
+from autoencoder.common import commands
+from autoencoder.common.cost import count_flops
+from autoencoder.common.device import resolve_device
 from benchmarks.measure import measure_in_turns, time_by_kind
 from benchmarks.report import HEADER, Result, environment, write_json
 
@@ -99,7 +99,7 @@ class Work:
 
 def preset_model(stage: str, name: str) -> dict[str, Any]:
     """The model's part of a preset."""
-    return yaml.safe_load(configs.preset_path(stage, name).read_text())["model"]
+    return yaml.safe_load(commands.preset_path(stage, name).read_text())["model"]
 
 
 def forward(stage: Stage, size: str, batch_size: int, dtype: str, device: torch.device) -> Work:
@@ -163,9 +163,9 @@ def results(stage: Stage, config: BenchmarkConfig, device: torch.device) -> Iter
 
 def run(stage: Stage, description: str, argv: Sequence[str] | None) -> None:
     """The command of a stage."""
-    parser = configs.make_parser(BenchmarkConfig, description)
-    namespace = parser.parse_args(configs.normalized(argv, bare_flags=("skip_training",)))
-    config = configs.build(BenchmarkConfig, namespace)
+    parser = commands.make_parser(BenchmarkConfig, description)
+    namespace = parser.parse_args(commands.normalized(argv, bare_flags=("skip_training",)))
+    config = commands.build(BenchmarkConfig, namespace)
     device = resolve_device("auto")
     machine = environment(device)
     print(", ".join(f"{key} {value}" for key, value in machine.items()), HEADER, sep="\n", flush=True)

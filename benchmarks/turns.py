@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from autoencoder.cost import measure
+from autoencoder.common.cost import measure
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,24 @@ from dataclasses import fields
 
 import yaml
 
-import configs
 from autoencoder.checkpoint import load_autoencoder
+from autoencoder.common import commands
+from autoencoder.common.processes import process_group
 from autoencoder.data import UnreadableVideo
-from autoencoder.processes import process_group
 from generator.config import CacheConfig, CacheLatentsConfig
 from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
 
 
 def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
     """The config; its defaults are those with which `generator.train` caches the same data set."""
-    arguments = configs.normalized(argv, bare_flags=("flip",))
-    parser = configs.make_parser(CacheLatentsConfig, __doc__)
-    if configs.flag_value(arguments, "config") is None:
-        path = configs.preset_path("generator", configs.flag_value(arguments, "dataset") or CacheConfig.dataset)
+    arguments = commands.normalized(argv, bare_flags=("flip",))
+    parser = commands.make_parser(CacheLatentsConfig, __doc__)
+    if commands.flag_value(arguments, "config") is None:
+        path = commands.preset_path("generator", commands.flag_value(arguments, "dataset") or CacheConfig.dataset)
         shared = {field.name for field in fields(CacheConfig)}
         preset = yaml.safe_load(path.read_text())
         parser.set_defaults({name: value for name, value in preset.items() if name in shared})
-    return configs.build(CacheLatentsConfig, parser.parse_args(arguments))
+    return commands.build(CacheLatentsConfig, parser.parse_args(arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,4 +45,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, UnreadableVideo)
+    commands.run_command(main, UnreadableVideo)

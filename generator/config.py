@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from autoencoder.common.optimization import OptimizerConfig
+from autoencoder.common.run import RunConfig
 from autoencoder.data import DataConfig
-from autoencoder.optimization import OptimizerConfig
-from autoencoder.run import RunConfig
 from generator.objective import ObjectiveConfig
 
 CACHES = Path("outputs/latents")

@@ -20,19 +20,19 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from autoencoder.checkpoint import fingerprint
+from autoencoder.common.files import atomic_path, save_safetensors
+from autoencoder.common.processes import from_all
+from autoencoder.common.run import LAST_AUTOENCODER, read_pointer
+from autoencoder.common.seeding import derive_seed
 from autoencoder.data import ClipDataset, UnreadableVideo, to_video
 from autoencoder.data.stream import FileReport, collate
-from autoencoder.files import atomic_path, save_safetensors
-from autoencoder.fingerprint import fingerprint
 from autoencoder.latents import VidTwinLatents
-from autoencoder.processes import from_all
-from autoencoder.run import LAST_AUTOENCODER, read_pointer
-from autoencoder.seeding import derive_seed
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import CacheConfig
 
 INDEX = "index.json"
-ABOUT = "latent_cache"  # key of the shards' metadata
+METADATA_KEY = "latent_cache"  # key of the shards' metadata
 ENCODE_BATCH_SIZE = 16  # fixed, because the last bits of a latent may depend on the batch around it
 UNLABELLED = ("video",)  # the one class of a data set without labels
 
@@ -98,7 +98,7 @@ class LatentCache:
         if not path.is_file():
             raise FileNotFoundError(f"{path}, which {INDEX} lists, is missing; remove {INDEX} to have it made again")
         shard = safe_open(path, "pt")
-        _check_identity(path, _about(path, shard)["identity"], self.identity)
+        _check_identity(path, _metadata(path, shard)["identity"], self.identity)
         if (found := shard.get_slice("labels").get_shape()[0]) != count:
             raise ValueError(f"{path} holds {found} clips, {INDEX} lists {count}")
         return shard
@@ -148,10 +148,10 @@ def build_cache(
         ValueError: if the folder holds latents of another autoencoder or other settings; the message names both.
         UnreadableVideo: if too many files are bad.
     """
-    mark = fingerprint(model)
+    autoencoder_hash = fingerprint(model)
     if not from_all((Path(folder) / INDEX).is_file())[0]:  # as the first process sees it, so that all do the same
-        _Encoder(model.eval(), config, Path(folder), mark, progress).run()
-    return LatentCache(folder, mark, config.settings)
+        _Encoder(model.eval(), config, Path(folder), autoencoder_hash, progress).run()
+    return LatentCache(folder, autoencoder_hash, config.settings)
 
 
 class _Clips(Dataset):
@@ -179,14 +179,20 @@ class _Clips(Dataset):
 class _Encoder:
     """Makes the shards that are missing, then the index."""
 
-    def __init__(self, model: AutoencoderVidTwin, config: CacheConfig, folder: Path, mark: str, progress: bool):
+    def __init__(
+        self, model: AutoencoderVidTwin, config: CacheConfig, folder: Path, autoencoder_hash: str, progress: bool
+    ):
         self.model, self.config, self.folder, self.progress = model, config, folder, progress
         clips = config.build(config.split, model.config.num_frames, model.config.sample_size)
         if config.flip and not clips.flip_invariant:
             raise ValueError(f"flip=True, but {type(clips).__name__} does not declare its labels flip-invariant")
         names = (f"{Path(clips.source(index)).name} {clips.label(index)}" for index in range(len(clips)))
         files = hashlib.sha256("\n".join(names).encode()).hexdigest()
-        self.identity = config.settings | {"autoencoder": mark, "files": files, "shard_size": config.shard_size}
+        self.identity = config.settings | {
+            "autoencoder": autoencoder_hash,
+            "files": files,
+            "shard_size": config.shard_size,
+        }
         order = np.random.default_rng(derive_seed(config.clip_seed, "videos")).permutation(len(clips))
         self.items = _Clips(clips, np.sort(order[: config.max_videos]), config)
         self.report = FileReport(len(clips), config.max_bad_share)
@@ -236,10 +242,10 @@ class _Encoder:
         if not path.is_file():
             return False
         with safe_open(path, "pt") as shard:
-            about = _about(path, shard)
-        _check_identity(path, about["identity"], self.identity)
-        unreadable = {int(video): reason for video, reason in about["unreadable"].items()}
-        self.report.update({"tried": about["tried"], "unreadable": unreadable})
+            metadata = _metadata(path, shard)
+        _check_identity(path, metadata["identity"], self.identity)
+        unreadable = {int(video): reason for video, reason in metadata["unreadable"].items()}
+        self.report.update({"tried": metadata["tried"], "unreadable": unreadable})
         return True
 
     def _write_shard(self, number: int, batches: Iterator[dict], bar: tqdm) -> None:
@@ -299,9 +305,9 @@ def write_shard(
         tried: videos of the shard.
         unreadable: reason by video of those that could not be read.
     """
-    about = {"identity": identity, "tried": list(tried), "unreadable": unreadable or {}}
+    metadata = {"identity": identity, "tried": list(tried), "unreadable": unreadable or {}}
     # One entry, because safetensors writes several in an order that changes from run to run.
-    save_safetensors(tensors, _shard_path(folder, number), {ABOUT: json.dumps(about)})
+    save_safetensors(tensors, _shard_path(folder, number), {METADATA_KEY: json.dumps(metadata)})
 
 
 def write_index(
@@ -361,11 +367,13 @@ def _shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.safetensors"
 
 
-def _about(path: Path, shard: safe_open) -> dict[str, Any]:
+def _metadata(path: Path, shard: safe_open) -> dict[str, Any]:
     """What a shard says of itself."""
-    if ABOUT not in (metadata := shard.metadata() or {}):
-        raise ValueError(f"{path} is no shard of a latent cache: its metadata lack {ABOUT!r}; give another folder")
-    return json.loads(metadata[ABOUT])
+    if METADATA_KEY not in (metadata := shard.metadata() or {}):
+        raise ValueError(
+            f"{path} is no shard of a latent cache: its metadata lack {METADATA_KEY!r}; give another folder"
+        )
+    return json.loads(metadata[METADATA_KEY])
 
 
 def _check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -9,16 +9,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-import configs
+from autoencoder.common import commands
+from autoencoder.common.files import atomic_folder, atomic_path
+from autoencoder.common.pictures import add_moving_picture, unit_to_uint8
+from autoencoder.common.run import RunFolder, prepare, write_pointer
 from autoencoder.data import UnreadableVideo
-from autoencoder.files import atomic_folder, atomic_path
-from autoencoder.pictures import add_moving_picture
-from autoencoder.run import RunFolder, prepare, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
@@ -33,8 +32,8 @@ SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving ave
 BARE_FLAGS = ("resume", "flip", "gradient_checkpointing", "compile")
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 # Arguments of the transformer that follow from the autoencoder, the data and the objective.
-FOLLOWING = {"structure_shape", "dynamics_shape", "dynamics_axes", "num_classes", "id2label", "prediction_type"}
-FOLLOWING |= {"independent_times", "structure_mean", "structure_std", "dynamics_mean", "dynamics_std"}
+DERIVED_ARGUMENTS = {"structure_shape", "dynamics_shape", "dynamics_axes", "num_classes", "id2label", "prediction_type"}
+DERIVED_ARGUMENTS |= {"independent_times", "structure_mean", "structure_std", "dynamics_mean", "dynamics_std"}
 
 
 class VideoSampler:
@@ -64,26 +63,26 @@ class VideoSampler:
             generator=config.seed,
         ).frames
         for label, video in zip(classes, videos, strict=True):
-            frames = (video * 255).round().astype(np.uint8)
+            frames = unit_to_uint8(video)
             tag = f"sample: {names[str(label)]}"
             add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
 
 
 def default_preset(arguments: Sequence[str]) -> str:
     """The preset of the data set's name."""
-    return configs.flag_value(arguments, "dataset") or TrainConfig.dataset
+    return commands.flag_value(arguments, "dataset") or TrainConfig.dataset
 
 
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
     """Config, what it says of the model, folder, and the whole config as YAML."""
     folder, arguments = prepare(argv, "generator", RUNS, default_preset, bare_flags=BARE_FLAGS)
-    parser = configs.make_parser(TrainConfig, __doc__, partial_groups={"model": (VidTwinDiT, FOLLOWING)})
+    parser = commands.make_parser(TrainConfig, __doc__, partial_groups={"model": (VidTwinDiT, DERIVED_ARGUMENTS)})
     namespace = parser.parse_args(arguments)
     # Noted in the config, so that a resumed run keeps its autoencoder when another one has been trained since.
     namespace.autoencoder = str(autoencoder_folder(namespace.autoencoder))
     text = parser.dump(namespace)
     built = parser.instantiate(namespace)
-    return configs.build(TrainConfig, built), vars(built.model), folder, text
+    return commands.build(TrainConfig, built), vars(built.model), folder, text
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -133,7 +132,7 @@ def train(
 
     Args:
         config: of the run.
-        model_settings: arguments of `VidTwinDiT` but those in `FOLLOWING`.
+        model_settings: arguments of `VidTwinDiT` but those in `DERIVED_ARGUMENTS`.
         folder: of the run, which goes on from its newest checkpoint.
         callbacks: called with the trainer after every step.
         accelerator: of `make_accelerator`, which is called if none is given.
@@ -144,12 +143,12 @@ def train(
     """
     accelerator = accelerator or make_accelerator(config)
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
-    mark = fingerprint(vae)
+    autoencoder_hash = fingerprint(vae)
     show = progress and accelerator.is_main_process
-    cache = build_cache(vae, config, config.latent_cache or config.cache_folder(mark), show)
+    cache = build_cache(vae, config, config.latent_cache or config.cache_folder(autoencoder_hash), show)
     held_out = None
     if config.validate_every:
-        place = f"{config.latent_cache}-val" if config.latent_cache else config.held_out.cache_folder(mark)
+        place = f"{config.latent_cache}-val" if config.latent_cache else config.held_out.cache_folder(autoencoder_hash)
         held_out = build_cache(vae, config.held_out, place, show)
 
     torch.manual_seed(config.seed)  # the weights that the model starts from
@@ -186,4 +185,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, UnreadableVideo, FloatingPointError)
+    commands.run_command(main, UnreadableVideo, FloatingPointError)

@@ -23,11 +23,11 @@ from torch.distributed.tensor import DTensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from autoencoder.cost import count_flops
+from autoencoder.common.cost import count_flops
+from autoencoder.common.files import atomic_path
+from autoencoder.common.run import RunFolder
+from autoencoder.common.seeding import derive_seed, generators
 from autoencoder.data.stream import PositionSampler
-from autoencoder.files import atomic_path
-from autoencoder.run import RunFolder
-from autoencoder.seeding import derive_seed, generators
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache
@@ -35,7 +35,7 @@ from generator.objective import diffusion_loss
 
 # Whole tensors on the CPU of the main process, by the names of the parameters: so a checkpoint fits any number of
 # processes, sharded or not.
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+FULL_STATE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class GeneratorTrainer:
@@ -273,8 +273,8 @@ class GeneratorTrainer:
             "averages": [
                 average.state_dict() | {"shadow_params": self._whole_average(average)} for average in self.averages
             ],
-            "model": get_model_state_dict(self.model, options=WHOLE),
-            "optimizer": get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=WHOLE),
+            "model": get_model_state_dict(self.model, options=FULL_STATE),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=FULL_STATE),
             "schedule": self.schedule.state_dict(),
         }
         if not self.accelerator.is_main_process:
@@ -301,13 +301,13 @@ class GeneratorTrainer:
         state = torch.load(path, map_location="cpu", weights_only=True)
         self._check_checkpoint(path, state)
         for average, saved in zip(self.averages, state["averages"], strict=True):
-            set_model_state_dict(self.model, saved.pop("shadow_params"), options=WHOLE)
+            set_model_state_dict(self.model, saved.pop("shadow_params"), options=FULL_STATE)
             average.load_state_dict(saved)
             for shadow, parameter in zip(average.shadow_params, self.model.parameters(), strict=True):
                 shadow.copy_(parameter.detach())
         # Before the weights, because it fills the state of the optimiser by a step of length 0.
-        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state["optimizer"], options=WHOLE)
-        set_model_state_dict(self.model, state["model"], options=WHOLE)
+        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state["optimizer"], options=FULL_STATE)
+        set_model_state_dict(self.model, state["model"], options=FULL_STATE)
         self.schedule.load_state_dict(state["schedule"])
         return step
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from autoencoder.device import resolve_device
+from autoencoder.common.device import resolve_device
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.schedulers import convert_scheduler
 

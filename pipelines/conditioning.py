@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from autoencoder.cost import count_flops
+from autoencoder.common.cost import count_flops
 from autoencoder.data import to_video
 from autoencoder.data.video_io import ClipReader
 from autoencoder.latents import VidTwinLatents

@@ -15,15 +15,16 @@ import numpy as np
 import torch
 
 from autoencoder import AutoencoderVidTwin
-from autoencoder.cost import count_flops, format_flops
+from autoencoder.codec import decode_clips, decode_float_clips, encode_clips
+from autoencoder.common.commands import build, make_parser, normalized, start_command
+from autoencoder.common.cost import count_flops, format_flops
+from autoencoder.common.files import atomic_path
+from autoencoder.common.pictures import save_png, sheet, to_uint8, unit_to_uint8
+from autoencoder.common.plots import pyplot, read_scalars, save_figure
 from autoencoder.data import Shapes, to_video
-from autoencoder.data.shapes import Verdict, confirmed, oracle
 from autoencoder.data.video_io import write_video
-from autoencoder.files import atomic_path
 from autoencoder.metrics import VideoPSNR, VideoSSIM
-from autoencoder.pictures import save_png, sheet, to_uint8
-from autoencoder.plots import pyplot, read_scalars, save_figure
-from configs import build, make_parser, normalized, start_command
+from autoencoder.metrics.oracle import Verdict, confirmed, oracle
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.recombination import recombination_table, recombine
 
@@ -83,7 +84,6 @@ def train(config: DemoConfig) -> dict[str, float]:
     return seconds
 
 
-@torch.no_grad()
 def reconstruct(vae: AutoencoderVidTwin, clips: torch.Tensor) -> dict[str, torch.Tensor]:
     """Decode clips from both latents and from one alone, and freeze them to their mean frame.
 
@@ -95,8 +95,8 @@ def reconstruct(vae: AutoencoderVidTwin, clips: torch.Tensor) -> dict[str, torch
         Float (B, 3, T, H, W) in [-1, 1] for each of `VIEWS`.
     """
     video = to_video(clips)
-    latents = vae.encode(video).latent_dist.mode()
-    views = {part: vae.decode(latents, part).sample.clamp(-1, 1) for part in VIEWS[:3]}
+    latents = encode_clips(vae, clips)
+    views = {part: decode_float_clips(vae, latents, part).cpu() for part in VIEWS[:3]}
     return views | {"mean frame": video.mean(dim=2, keepdim=True).expand_as(video)}
 
 
@@ -138,7 +138,7 @@ def sample(pipe: VidTwinDiffusionPipeline, config: DemoConfig) -> tuple[torch.Te
     for label, name in enumerate(names):
         print(f"sampling {count} of {name}", flush=True)
         out = pipe(label, config.num_inference_steps, config.guidance_scale, count, generator=label * count)
-        videos.append(torch.from_numpy((out.frames * 255).round().astype(np.uint8)))
+        videos.append(unit_to_uint8(out.frames))
     return torch.cat(videos), [name for name in names for _ in range(count)]
 
 
@@ -215,12 +215,7 @@ def summarize(
     """All that is measured, but the seconds."""
     clips = [held_out.clip(index) for index in range(config.num_held_out)]
     real_names = [held_out.class_names[held_out.label(index)] for index in range(len(clips))]
-    rebuilt = torch.cat(
-        [
-            to_uint8(reconstruct(pipe.vae, torch.stack(clips[i : i + BATCH]))["both"])
-            for i in range(0, len(clips), BATCH)
-        ]
-    )
+    rebuilt = decode_clips(pipe.vae, encode_clips(pipe.vae, torch.stack(clips)))
     seen = {
         "real clips": ([oracle(clip) for clip in clips], real_names),
         "reconstructions": ([oracle(clip) for clip in rebuilt], real_names),

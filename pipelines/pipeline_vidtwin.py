@@ -16,7 +16,7 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
 # `from_pretrained` finds the classes of the components among the modules that are already imported.
-from autoencoder.cost import Cost, count_flops, measure
+from autoencoder.common.cost import Cost, count_flops, measure
 from autoencoder.latents import Generators, VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
+from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.data import Shapes, to_video
-from autoencoder.data.shapes import confirmed, oracle
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import VideoPSNR
-from autoencoder.pictures import to_uint8
+from autoencoder.metrics.oracle import confirmed, oracle
 from autoencoder.vidtwin import AutoencoderVidTwin
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
 BATCH = 20
 # Row of the table -> the latent given.
 GIVEN = {"S, D | c": None, "D | S, c": "structure", "S | D, c": "dynamics"}
-HALVES = ("structure", "dynamics")
+LATENT_NAMES = ("structure", "dynamics")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Sources:
         indices = range(count + 4)  # the last ones have partners behind them
         self.labels = [held_out.label(index) for index in indices]
         self.clips = torch.stack([held_out.clip(index) for index in indices])  # (count + 4, T, H, W, 3)
-        self.latents = _encode(vae, self.clips)
+        self.latents = encode_clips(vae, self.clips)
 
     def partners(self, given: str | None) -> list[int]:
         """For every source a clip of the class asked for: of the other motion, another shape, or the source itself."""
@@ -72,14 +72,14 @@ class Sources:
         shares = {name: float(share) for name, share in shares.items()}
         if given is None:
             return Recombination(**shares)
-        kept, source = (_decode(self.vae, both, given) for both in (latents, self.latents[: self.count]))
+        kept, source = (decode_clips(self.vae, both, given) for both in (latents, self.latents[: self.count]))
         return Recombination(**shares, kept=_psnr(kept, source), source=_psnr(kept, self.clips[: self.count]))
 
     def real(self, given: str) -> Recombination:
         """The ceiling of a row: the other latent is that of the partner, a real clip of the class asked for."""
         partners = self.partners(given)
         mixed = _mix(given, self.latents[: self.count], self.latents[torch.tensor(partners)])
-        return self.measure(mixed, _decode(self.vae, mixed), [self.labels[index] for index in partners], given)
+        return self.measure(mixed, decode_clips(self.vae, mixed), [self.labels[index] for index in partners], given)
 
     def carried(self) -> dict[str, dict[str, float]]:
         """Whose shape and whose motion is seen where S and D come from real clips that differ in both.
@@ -90,9 +90,9 @@ class Sources:
         """
         clips = {"structure": list(range(self.count)), "dynamics": [(i ^ 1) + 2 for i in range(self.count)]}
         mixed = _mix("structure", self.latents[: self.count], self.latents[torch.tensor(clips["dynamics"])])
-        verdicts = [oracle(video) for video in _decode(self.vae, mixed)]
+        verdicts = [oracle(video) for video in decode_clips(self.vae, mixed)]
         shares = {}
-        for half in HALVES:
+        for half in LATENT_NAMES:
             share = confirmed(verdicts, [self.class_names[self.labels[index]] for index in clips[half]])
             shares[half] = {name: float(share[name]) for name in ("shape", "motion")}
         return shares
@@ -124,10 +124,10 @@ def tabulate(
     rows, videos = {}, {}
     for name, given in GIVEN.items():
         latents = sample(pipe, sources, given, **settings)
-        videos[name] = _decode(pipe.vae, latents)
+        videos[name] = decode_clips(pipe.vae, latents)
         classes = [sources.labels[index] for index in sources.partners(given)]
         rows[name] = sources.measure(latents, videos[name], classes, given)
-    return rows | {f"real {half}": sources.real(half) for half in HALVES}, videos
+    return rows | {f"real {half}": sources.real(half) for half in LATENT_NAMES}, videos
 
 
 def recombine(
@@ -142,7 +142,7 @@ def recombine(
         num_inference_steps, guidance_scale: as in the pipeline.
 
     Returns:
-        What `recombination_table` prints, in the terms of JSON, and rows of `autoencoder.pictures.sheet`.
+        What `recombination_table` prints, in the terms of JSON, and rows of `autoencoder.common.pictures.sheet`.
     """
     sources = Sources(pipe.vae, held_out, count)
     rows, videos = tabulate(pipe, sources, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
@@ -173,19 +173,6 @@ def _mix(kept: str, first: VidTwinLatents, second: VidTwinLatents) -> VidTwinLat
     if kept == "structure":
         return VidTwinLatents(first.structure, second.dynamics)
     return VidTwinLatents(second.structure, first.dynamics)
-
-
-@torch.no_grad()
-def _encode(vae: AutoencoderVidTwin, clips: torch.Tensor) -> VidTwinLatents:
-    parts = [vae.encode(to_video(part.to(vae.device))).latent_dist.mode() for part in clips.split(BATCH)]
-    return VidTwinLatents.cat(parts)
-
-
-@torch.no_grad()
-def _decode(vae: AutoencoderVidTwin, latents: VidTwinLatents, part: str = "both") -> torch.Tensor:
-    """uint8 (B, T, H, W, 3)."""
-    starts = range(0, len(latents), BATCH)
-    return torch.cat([to_uint8(vae.decode(latents[start : start + BATCH], part).sample) for start in starts])
 
 
 def _psnr(prediction: torch.Tensor, target: torch.Tensor) -> float:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoencoder.common.commands import build, make_parser, normalized, run_command
+from autoencoder.common.files import atomic_path
+from autoencoder.common.pictures import save_png, sheet
 from autoencoder.data import Shapes
-from autoencoder.files import atomic_path
-from autoencoder.pictures import save_png, sheet
-from configs import build, make_parser, normalized, run_command
 from pipelines.checkpoint import load_pipeline
 from pipelines.recombination import recombination_table, recombine
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoencoder.common.commands import build, make_parser, normalized, run_command
+from autoencoder.common.pictures import save_png, sheet, unit_to_uint8
 from autoencoder.data import UnreadableVideo
 from autoencoder.data.video_io import write_video
 from autoencoder.latents import VidTwinLatents
-from autoencoder.pictures import save_png, sheet
-from configs import build, make_parser, normalized, run_command
 from pipelines.checkpoint import load_pipeline
 from pipelines.conditioning import read_latents
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
@@ -122,7 +122,7 @@ def sample_videos(
         )
         print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {out.cost}")
         for (class_id, seed), video in zip(batch, out.frames, strict=True):
-            yield class_id, seed, (video * 255).round().astype(np.uint8)
+            yield class_id, seed, unit_to_uint8(video).numpy()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

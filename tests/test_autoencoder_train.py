@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder import train as train_command
-from autoencoder.losses import VidTwinLoss
+from autoencoder.training.losses import VidTwinLoss
 
 MODEL = {
     "num_frames": 8,

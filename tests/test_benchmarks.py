@@ -8,7 +8,7 @@ from torch import nn
 
 import benchmarks.autoencoder
 import benchmarks.generator
-from autoencoder.cost import count_flops
+from autoencoder.common.cost import count_flops
 from autoencoder.transformer import FeedForward
 from benchmarks.measure import LinearCall, measure_in_turns, recorded_linears, time_by_kind
 from benchmarks.report import Result

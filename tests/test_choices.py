@@ -8,7 +8,7 @@ import torch
 import yaml
 from test_latent_cache import make_autoencoder
 
-import configs
+from autoencoder.common import commands
 from benchmarks import choices, solvers
 from benchmarks.choices import CHOICES, DEFAULT, ChoicesConfig, flags
 from generator.train import parse
@@ -63,6 +63,6 @@ def test_the_commands_train_sample_and_compare(tmp_path, capfd, monkeypatch):
 
 def test_bad_settings():
     with pytest.raises(ValueError, match="variants must be of default, .*, got dropout"):
-        configs.build(ChoicesConfig, vars(ChoicesConfig()) | {"variants": "dropout"})
+        commands.build(ChoicesConfig, vars(ChoicesConfig()) | {"variants": "dropout"})
     with pytest.raises(ValueError, match="steps 0 must be at least 1, got 0"):
         solvers.SolversConfig(pipelines="x", steps="5,0")

@@ -8,7 +8,7 @@ from tiny_models import NAMES, noise_latents, tiny_pipeline
 from video_files import make_video, numbers
 
 from autoencoder import VidTwinLatents
-from autoencoder.cost import count_flops
+from autoencoder.common.cost import count_flops
 from autoencoder.data import UnreadableVideo, to_video
 from autoencoder.data.video_io import ClipReader
 from pipelines.conditioning import read_latents
@@ -16,7 +16,7 @@ from pipelines.schedulers import convert_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in diffusers' schedulers
 
-HALVES = ("structure", "dynamics")
+LATENT_NAMES = ("structure", "dynamics")
 OTHER = {"structure": "dynamics", "dynamics": "structure"}
 
 
@@ -37,7 +37,7 @@ def test_guidance_of_each_latent_is_the_formula():
     layout = pipe.transformer.layout
     null = pipe.transformer(layout.pack(noise), torch.tensor(999), torch.full((2,), len(NAMES))).sample
     null = pipe.transformer.denormalize(layout.unpack(null))
-    for half, scale in zip(HALVES, (3.0, 0.5), strict=True):
+    for half, scale in zip(LATENT_NAMES, (3.0, 0.5), strict=True):
         conditional, unconditional = getattr(plain, half), getattr(null, half)
         expected = unconditional + scale * (conditional - unconditional)
         assert torch.allclose(getattr(out, half), expected, atol=1e-5)
@@ -90,7 +90,7 @@ def test_outside_the_interval_the_condition_is_asked_for_alone(name, kind, inter
     assert not torch.equal(out.frames.structure, everywhere.structure)
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", LATENT_NAMES)
 @pytest.mark.parametrize("kind", ["flow", "v_prediction"])
 def test_a_given_latent_enters_clean_and_comes_out_bit_for_bit(half, kind):
     pipe = tiny_pipeline(kind, independent_times=True)
@@ -106,14 +106,14 @@ def test_a_given_latent_enters_clean_and_comes_out_bit_for_bit(half, kind):
     clean = getattr(pipe.transformer.normalize(given), half)
     for tokens, timestep, _ in calls:
         assert torch.equal(getattr(layout.unpack(tokens), half), clean.repeat(2, *[1] * (clean.ndim - 1)))
-        assert timestep.shape == (4, 2) and not timestep[:, HALVES.index(half)].any()
+        assert timestep.shape == (4, 2) and not timestep[:, LATENT_NAMES.index(half)].any()
     for tokens in seen:
         assert torch.equal(getattr(layout.unpack(tokens), half), clean)
     assert [timestep[0].max().item() for _, timestep, _ in calls] == pipe.scheduler.timesteps.tolist()
     assert not torch.equal(getattr(out, OTHER[half]), getattr(given, OTHER[half]))
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", LATENT_NAMES)
 def test_the_sampled_latent_starts_from_the_noise_of_the_joint_call_and_depends_on_the_given_one(half):
     pipe = tiny_pipeline(independent_times=True)
     calls = record_calls(pipe)
@@ -128,7 +128,7 @@ def test_the_sampled_latent_starts_from_the_noise_of_the_joint_call_and_depends_
     assert (outs[0] - outs[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", LATENT_NAMES)
 def test_a_video_does_not_depend_on_its_batch(half):
     pipe = tiny_pipeline(independent_times=True)
     given = noise_latents(pipe, 3, seed=5)
@@ -247,7 +247,7 @@ def test_bad_arguments_raise_one_clear_error(arguments, error, message):
 
 def test_a_transformer_that_knows_one_noise_level_takes_no_latent_as_given():
     pipe = tiny_pipeline()
-    for half in HALVES:
+    for half in LATENT_NAMES:
         with pytest.raises(
             ValueError, match=f"{half} is given, but the transformer was not trained with independent_times"
         ):

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
-from autoencoder.cost import Cost, count_flops, format_bytes, format_flops, measure
+from autoencoder.common.cost import Cost, count_flops, format_bytes, format_flops, measure
 from generator import VidTwinDiT
 
 SMALL_VAE = {

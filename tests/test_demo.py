@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from autoencoder.data.shapes import CLASS_NAMES, Shapes, oracle
+from autoencoder.data.shapes import CLASS_NAMES, Shapes
 from autoencoder.data.video_io import ClipReader
+from autoencoder.metrics.oracle import oracle
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.demo import confirmed, goals, spread
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autoencoder.device import resolve_device
+from autoencoder.common.device import resolve_device
 
 
 def test_auto_takes_cuda_where_there_is_one(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoencoder.discriminator import PatchDiscriminator
+from autoencoder.training.discriminator import PatchDiscriminator
 
 
 @pytest.fixture

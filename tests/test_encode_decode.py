@@ -12,10 +12,10 @@ from tiny_models import tiny_vae
 from video_files import make_video
 
 from autoencoder import AutoencoderVidTwin, convert, decode, encode
-from autoencoder.data.video_file import open_file
-from autoencoder.encoded_video import ABOUT, EncodedVideo, decode_video, encode_video
-from autoencoder.fingerprint import fingerprint
+from autoencoder.checkpoint import fingerprint
 from autoencoder.reconstruct import ReconstructConfig, reconstructed
+from autoencoder.whole_videos.encoded_video import METADATA_KEY, EncodedVideo, decode_video, encode_video
+from autoencoder.whole_videos.video_file import open_file
 
 WEIGHTS = Path(__file__).parent / "data" / "reference" / "one_block.weights.safetensors"
 
@@ -69,7 +69,7 @@ def test_commands(checkpoint, model, video, tmp_path):
     seconds = [[frame.stamp * file.format.time_base for frame in file.frames()] for file in (given, made)]
     assert seconds[0] == seconds[1] and seconds[0][-1] == Fraction(280, 1000)
     with safe_open(latents, "pt") as file:
-        about = json.loads(file.metadata()[ABOUT])
+        about = json.loads(file.metadata()[METADATA_KEY])
     assert about["model"] == fingerprint(model) and about["num_frames"] == 11 and about["overlap"] == 1
     assert about["box"] == [2, 0, 12, 16] and Fraction(about["format"]["rate"]) == given.format.rate
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):

@@ -20,10 +20,10 @@ from video_files import make_audio, make_video
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder import evaluate as command
-from autoencoder.data import video_file
-from autoencoder.data.video_file import open_file
-from autoencoder.evaluation import ListedVideo, Protocol, VideoScore, best_median_worst, list_videos
-from autoencoder.fingerprint import fingerprint
+from autoencoder.checkpoint import fingerprint
+from autoencoder.whole_videos import video_file
+from autoencoder.whole_videos.scores import ListedVideo, Protocol, VideoScore, best_median_worst, list_videos
+from autoencoder.whole_videos.video_file import open_file
 
 FRAMES, SIZE = 4, 16  # of the tiny model
 LONG = 12  # frames of the other one

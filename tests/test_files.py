@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from autoencoder import files
-from autoencoder.files import atomic_folder, atomic_path, save_safetensors
+from autoencoder.common import files
+from autoencoder.common.files import atomic_folder, atomic_path, save_safetensors
 
 
 def names(folder) -> list[str]:

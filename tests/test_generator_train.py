@@ -17,10 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_latent_cache import make_autoencoder
 from video_files import make_ucf101
 
-import configs
 from autoencoder import AutoencoderVidTwin
+from autoencoder.common import commands
+from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, write_pointer
 from autoencoder.data.shapes import CLASS_NAMES
-from autoencoder.run import LAST_AUTOENCODER, RunFolder, write_pointer
 from generator import VidTwinDiT
 from generator import train as train_command
 from generator.config import TrainConfig
@@ -400,7 +400,7 @@ def test_presets_build_on_the_latents_of_the_default_autoencoder(workplace, monk
     """On the meta device, at full size; the tokens of the tiny autoencoder's small grids are padded where need be."""
     monkeypatch.chdir(workplace)
     config, settings, _, _ = train_command.parse(["--config", name])
-    preset = yaml.safe_load(configs.preset_path("autoencoder", "tiny").read_text())
+    preset = yaml.safe_load(commands.preset_path("autoencoder", "tiny").read_text())
     with torch.device("meta"):
         vae = AutoencoderVidTwin(**preset["model"])
         model = VidTwinDiT(

@@ -15,12 +15,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from video_files import make_video
 
-import configs
 from autoencoder import AutoencoderVidTwin
+from autoencoder.common import commands
+from autoencoder.common.run import LAST_AUTOENCODER, write_pointer
+from autoencoder.common.seeding import derive_seed
 from autoencoder.data import UnreadableVideo, VideoFolder, to_video
 from autoencoder.data.shapes import Shapes
-from autoencoder.run import LAST_AUTOENCODER, write_pointer
-from autoencoder.seeding import derive_seed
 from benchmarks import cache as cache_benchmark
 from generator import cache_latents
 from generator.config import CacheConfig
@@ -143,8 +143,8 @@ def test_continues_where_it_was_stopped(model, tmp_path, monkeypatch, stop_at):
 
 def test_refuses_another_autoencoder_and_other_settings(model, tmp_path):
     build(model, tmp_path, max_videos=8, shard_size=4)
-    mark, other = fingerprint(model), make_autoencoder(seed=1)
-    both = f"autoencoder='{mark}' there and '{fingerprint(other)}' here"
+    autoencoder_hash, other = fingerprint(model), make_autoencoder(seed=1)
+    both = f"autoencoder='{autoencoder_hash}' there and '{fingerprint(other)}' here"
     for complete in (True, False):
         if not complete:
             (tmp_path / INDEX).unlink()
@@ -279,14 +279,14 @@ def test_refuses_flips_of_labels_that_do_not_allow_them(model, tmp_path):
 
 def test_fingerprint_follows_weights_and_config(model, tmp_path):
     model.save_pretrained(tmp_path)
-    mark = fingerprint(model)
-    assert fingerprint(AutoencoderVidTwin.from_pretrained(tmp_path)) == mark
+    autoencoder_hash = fingerprint(model)
+    assert fingerprint(AutoencoderVidTwin.from_pretrained(tmp_path)) == autoencoder_hash
     other = AutoencoderVidTwin.from_pretrained(tmp_path)
     other.decoder.proj_out.weight.data.flatten()[0] += 1e-3
-    assert fingerprint(other) != mark
+    assert fingerprint(other) != autoencoder_hash
     other = AutoencoderVidTwin(**MODEL | {"qformer_dropout": 0.1})
     other.load_state_dict(model.state_dict())
-    assert fingerprint(other) != mark
+    assert fingerprint(other) != autoencoder_hash
 
 
 def test_the_command_caches_for_training(model, tmp_path, monkeypatch, capsys):
@@ -305,7 +305,7 @@ def test_the_command_caches_for_training(model, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("dataset", ["shapes", "ucf101", "folder"])
 def test_the_command_has_the_defaults_of_the_training_preset(dataset):
-    preset = yaml.safe_load(configs.preset_path("generator", dataset).read_text())
+    preset = yaml.safe_load(commands.preset_path("generator", dataset).read_text())
     config = cache_latents.parse(["--dataset", dataset])
     assert config.dataset == dataset == preset["dataset"]
     assert config.clips_per_video == preset.get("clips_per_video", 1) and config.flip == preset.get("flip", False)

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch.distributions import Normal, kl_divergence
 
 from autoencoder import VidTwinLatents, VidTwinPosterior
-from autoencoder.seeding import generators
+from autoencoder.common.seeding import generators
 
 
 def latents(batch: int = 3, seed: int = 0) -> VidTwinLatents:

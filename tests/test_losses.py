@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autoencoder import VidTwinPosterior
-from autoencoder.discriminator import PatchDiscriminator
-from autoencoder.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
+from autoencoder.training.discriminator import PatchDiscriminator
+from autoencoder.training.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
 
 
 def example() -> tuple[torch.Tensor, torch.Tensor, VidTwinPosterior]:

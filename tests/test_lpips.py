@@ -10,9 +10,9 @@ from einops import rearrange
 from torch import nn
 from torchmetrics.functional.image.lpips import _NoTrainLpips
 
-from autoencoder.losses import VidTwinLoss
 from autoencoder.metrics import VideoLPIPS
 from autoencoder.metrics.lpips import VGG16_FILE, load_vgg16, lpips_network, vgg16_identity
+from autoencoder.training.losses import VidTwinLoss
 
 
 @pytest.fixture(scope="module")

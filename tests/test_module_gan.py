@@ -15,18 +15,18 @@ from tiny_models import tiny_vae
 from torch import nn
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
-from autoencoder import module as module_file
 from autoencoder import train as train_command
-from autoencoder.config import TrainConfig
+from autoencoder.common.seeding import derive_seed, generators
 from autoencoder.data import to_video
-from autoencoder.data.datamodule import ClipDataModule
 from autoencoder.data.stream import PositionSampler, TrainingClips, collate
-from autoencoder.discriminator import PatchDiscriminator
-from autoencoder.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
 from autoencoder.metrics import VideoPSNR
 from autoencoder.metrics.lpips import lpips_network
-from autoencoder.module import VidTwinModule, add_noise
-from autoencoder.seeding import derive_seed, generators
+from autoencoder.training import module as module_file
+from autoencoder.training.config import TrainConfig
+from autoencoder.training.datamodule import ClipDataModule
+from autoencoder.training.discriminator import PatchDiscriminator
+from autoencoder.training.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
+from autoencoder.training.module import VidTwinModule, add_noise
 
 GAN = {
     "gan": True,
@@ -304,7 +304,7 @@ def test_compiled_blocks_give_the_losses_of_eager(tmp_path, monkeypatch):
 
 SCRIPT = """
 import torch
-from autoencoder import module as module_file
+from autoencoder.training import module as module_file
 from autoencoder.train import parse, train
 
 factors, sound = [], module_file.adaptive_weight

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from autoencoder.seeding import generators
+from autoencoder.common.seeding import generators
 from generator import VidTwinDiT
 from generator.objective import (
     ObjectiveConfig,

@@ -9,7 +9,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from autoencoder.pictures import GAP, add_moving_picture, gif_bytes, save_png, sheet, to_uint8
+from autoencoder.common.pictures import GAP, add_moving_picture, gif_bytes, save_png, sheet, to_uint8
 
 
 def grey_clip(*levels: int, height: int = 6, width: int = 8) -> torch.Tensor:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tiny_models import NAMES, max_difference, noise_latents, tiny_pipeline
 
-from autoencoder import AutoencoderVidTwin, VidTwinLatents, cost
-from autoencoder.cost import count_flops
+from autoencoder import AutoencoderVidTwin, VidTwinLatents
+from autoencoder.common import cost
+from autoencoder.common.cost import count_flops
 from generator import VidTwinDiT
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.schedulers import convert_scheduler

@@ -6,16 +6,16 @@ import pytest
 import torch
 import yaml
 
-import configs
 from autoencoder import AutoencoderVidTwin
-from autoencoder.config import TrainConfig
+from autoencoder.common import commands
 from autoencoder.train import parse
+from autoencoder.training.config import TrainConfig
 from generator import VidTwinDiT
 from generator import train as generator_train
 from generator.config import TrainConfig as GeneratorConfig
 from generator.objective import make_scheduler
 
-PRESETS = sorted(path.stem for path in (configs.ROOT / "autoencoder").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (commands.PRESETS / "autoencoder").glob("*.yaml"))
 
 # PAPER.md: parameters counted on the reference without what no forward reads, latent scalars, and the rate in percent.
 COUNTED = {
@@ -28,7 +28,7 @@ COUNTED = {
 }
 SIZES = {"small": (12, 8, 512), "base": (16, 12, 768), "large": (16, 12, 1536)}
 
-GENERATOR_PRESETS = sorted(path.stem for path in (configs.ROOT / "generator").glob("*.yaml"))
+GENERATOR_PRESETS = sorted(path.stem for path in (commands.PRESETS / "generator").glob("*.yaml"))
 # arXiv 2212.09748: layers, width, heads, and the millions of parameters that its table states.
 DIT_SIZES = {"size_s": (12, 384, 6, 33), "size_b": (12, 768, 12, 130)}
 DIT_SIZES |= {"size_l": (24, 1024, 16, 458), "size_xl": (28, 1152, 16, 675)}
@@ -83,7 +83,7 @@ def test_without_flags_nothing_needs_weights():
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_parses(name):
     config, model = parsed(name)
-    given = yaml.safe_load((configs.ROOT / "autoencoder" / f"{name}.yaml").read_text())
+    given = yaml.safe_load((commands.PRESETS / "autoencoder" / f"{name}.yaml").read_text())
     for key, value in given.pop("model").items():
         assert model.config[key] == value, key
     for role in ("optimizer", "discriminator_optimizer"):
@@ -204,7 +204,7 @@ def test_ucf101_is_the_recommended_recipe(parsed_generator):
 @pytest.mark.parametrize("name", GENERATOR_PRESETS)
 def test_every_generator_preset_says_what_it_sets(parsed_generator, name):
     config, settings = parsed_generator(name)
-    given = yaml.safe_load((configs.ROOT / "generator" / f"{name}.yaml").read_text())
+    given = yaml.safe_load((commands.PRESETS / "generator" / f"{name}.yaml").read_text())
     for key, value in given.pop("model").items():
         assert settings[key] == value, key
     for part in ("objective", "optimizer"):

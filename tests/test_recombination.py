@@ -36,9 +36,11 @@ def test_shares_and_ceilings_of_decoders_whose_answer_is_known(sources, monkeypa
         return lambda vae, latents, part="both": sources.clips[torch.tensor(clips)]
 
     partners = sources.partners("structure")
-    monkeypatch.setattr(recombination, "_decode", decoder(partners))
+    monkeypatch.setattr(recombination, "decode_clips", decoder(partners))
     assert sources.real("structure").shape == sources.real("structure").motion == 1.0
-    monkeypatch.setattr(recombination, "_decode", decoder(range(COUNT)))  # always the clip that gives the structure
+    monkeypatch.setattr(
+        recombination, "decode_clips", decoder(range(COUNT))
+    )  # always the clip that gives the structure
     ceiling = sources.real("structure")
     assert (ceiling.shape, ceiling.motion, ceiling.both, ceiling.source) == (1.0, 0.0, 0.0, pytest.approx(80.0))
     assert sources.carried() == {

@@ -14,8 +14,8 @@ from video_files import make_audio, make_video, numbered_frames, turn_quarter
 from autoencoder import AutoencoderVidTwin
 from autoencoder import reconstruct as command
 from autoencoder.data import UnreadableVideo
-from autoencoder.data.video_file import VideoFormat, open_file, open_writer
-from autoencoder.whole_video import Fit, chosen_overlap, cut, decode_frames, encode_frames, join
+from autoencoder.whole_videos.clips import Fit, chosen_overlap, cut, decode_frames, encode_frames, join
+from autoencoder.whole_videos.video_file import VideoFormat, open_file, open_writer
 from benchmarks import joins
 
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autoencoder.run import RunConfig, RunFolder, read_pointer, write_pointer
+from autoencoder.common.run import RunConfig, RunFolder, read_pointer, write_pointer
 
 
 def start(folder: RunFolder) -> RunFolder:

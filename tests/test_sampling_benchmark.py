@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoencoder.cost import count_flops
+from autoencoder.common.cost import count_flops
 from benchmarks import contenders, sampling
 from benchmarks.contenders import PATCHES
 from benchmarks.sampling import SamplingConfig, SamplingRow, ratio

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder.data.shapes import CLASS_NAMES, MOTIONS, SHAPES, SPLITS, Shapes, oracle
+from autoencoder.data.shapes import CLASS_NAMES, MOTIONS, SHAPES, SPLITS, Shapes
+from autoencoder.metrics.oracle import oracle
 
 SHARE_TOLERANCE = 0.01  # of antialiasing
 

@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState
 from test_generator_train import EXACT, arguments, records, transformer_weights
 from test_latent_cache import make_autoencoder
 
-import configs
-from autoencoder.run import LAST_AUTOENCODER, write_pointer
+from autoencoder.common import commands
+from autoencoder.common.run import LAST_AUTOENCODER, write_pointer
 from generator import VidTwinDiT
 from generator import train as train_command
 
@@ -43,7 +43,7 @@ class Watched(train.GeneratorTrainer):
         assert self.accelerator.is_fsdp2 and all(isinstance(weight, DTensor) for weight in self.model.parameters())
 
 train.Accelerator, train.GeneratorTrainer = Sharded, Watched
-train.configs.run_command(lambda: train.main(sys.argv[1:]))
+train.commands.run_command(lambda: train.main(sys.argv[1:]))
 """
 
 
@@ -102,7 +102,7 @@ def test_two_shards_train_like_one_model_and_resume_with_the_same_bits(tmp_path,
 
 @pytest.mark.parametrize("name", ["multi_gpu", "multi_node", "fsdp2"])
 def test_launch_configs_are_accelerates_and_leave_the_run_to_its_own_config(name):
-    config = load_config_from_file(str(configs.ROOT / f"accelerate/{name}.yaml"))
+    config = load_config_from_file(str(commands.PRESETS / f"accelerate/{name}.yaml"))
     assert config.num_processes == 8 * config.num_machines
     assert (config.mixed_precision, config.num_machines) == ("no", 2 if name == "multi_node" else 1)
     if name == "fsdp2":

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from video_files import cut_without_encoding, make_audio, make_video, numbered_frames, numbers, turn_quarter
 
-from autoencoder import files
+from autoencoder.common import files
 from autoencoder.data import frame_index, video_io
 from autoencoder.data.video_io import ClipReader, UnreadableVideo, index_frames, resize_and_crop, write_video
 

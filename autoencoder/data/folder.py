@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoencoder.common.seeding import derive_seed
 from autoencoder.data.listing import VIDEO_ENDINGS, PathTable, read_manifest, scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
-from autoencoder.seeding import derive_seed
 
 
 class VideoFiles:

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from autoencoder.common.seeding import derive_seed
 from autoencoder.data.clips import ClipDataset
 from autoencoder.data.video_io import UnreadableVideo
-from autoencoder.seeding import derive_seed
 
 MAX_STAND_INS = 20
 

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from autoencoder.common.files import atomic_path
 from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, index_frames, open_video, video_length
-from autoencoder.files import atomic_path
 
 SAMPLINGS = ("time", "stride")
 CROPS = ("center", "random")

@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 from torchmetrics.utilities import rank_zero_warn
 
-from autoencoder.files import atomic_path
+from autoencoder.common.files import atomic_path
 from autoencoder.metrics.distance import FAKE, REAL, FeatureDistance, VideoFeatureExtractor, require_two
 
 LOADED = "real_loaded"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import configs
+from autoencoder.common import commands
 from autoencoder.data.ucf101 import LAYOUT, SOURCE
 from autoencoder.data.ucf101.check import COMPLETE, Counts, check
 
@@ -32,8 +32,8 @@ class CheckConfig:
 
 def main(argv: Sequence[str] | None = None, counts: Counts = COMPLETE) -> None:
     """The command; `counts` are those of the complete data set."""
-    parser = configs.make_parser(CheckConfig, __doc__)
-    config = configs.build(CheckConfig, parser.parse_args(configs.normalized(argv, bare_flags=("quick",))))
+    parser = commands.make_parser(CheckConfig, __doc__)
+    config = commands.build(CheckConfig, parser.parse_args(commands.normalized(argv, bare_flags=("quick",))))
     problems = check(config.root, counts, quick=config.quick, num_workers=config.num_workers)
     if problems:
         print(f"UCF-101 in {config.root} is not complete:")
@@ -48,4 +48,4 @@ def main(argv: Sequence[str] | None = None, counts: Counts = COMPLETE) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main)
+    commands.run_command(main)

@@ -1,9 +1,9 @@
-"""Measure how far the samples of a pipeline are from real clips: python -m generator.evaluate --pipeline DIR.
+"""Measure how far the samples of a pipeline are from real clips: python -m pipelines.evaluate --pipeline DIR.
 
-FVD and KVD after the protocol of `generator.evaluation`, beside what the autoencoder and other real clips reach. They
-take the weights of I3D (--i3d PATH); of moving shapes the oracle's class share is measured as well. Several processes
-share the work under `torchrun --nproc-per-node N -m generator.evaluate ...`; the numbers do not depend on how many. An
-evaluation that was stopped goes on from the samples that it kept.
+FVD and KVD after the protocol of `pipelines.evaluation.clips`, beside what the autoencoder and other real clips reach.
+They take the weights of I3D (--i3d PATH); of moving shapes the oracle's class share is measured as well. Several
+processes share the work under `torchrun --nproc-per-node N -m pipelines.evaluate ...`; the numbers do not depend on how
+many. An evaluation that was stopped goes on from the samples that it kept.
 """
 
 import json
@@ -18,21 +18,22 @@ import torch
 from einops import rearrange
 from tqdm.auto import tqdm
 
-import configs
+from autoencoder.checkpoint import fingerprint
+from autoencoder.codec import decode_clips, encode_clips
+from autoencoder.common import commands
+from autoencoder.common.files import atomic_path
+from autoencoder.common.pictures import unit_to_uint8
+from autoencoder.common.processes import from_all, process_group
+from autoencoder.common.seeding import generators
 from autoencoder.data import UCF101, ClipDataset, DataConfig, Shapes, UnreadableVideo
 from autoencoder.data.folder import VideoFiles
-from autoencoder.files import atomic_path
-from autoencoder.fingerprint import fingerprint
 from autoencoder.metrics import I3D
 from autoencoder.metrics.distance import VideoFeatureExtractor
 from autoencoder.metrics.i3d import KNOWN_FILES
-from autoencoder.pictures import to_uint8
-from autoencoder.processes import from_all, process_group
-from autoencoder.seeding import generators
-from generator.evaluation import Observer, RealClips, Sampler, SampleStore, chunks_of, reconstructed
-from generator.evaluation_report import OTHER_REAL, Repeat, class_shares, measure_distances, table
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.checkpoint import load_pipeline
+from pipelines.evaluation.clips import ClipMeasurer, RealClips, Sampler, SampleStore, chunks_of
+from pipelines.evaluation.report import OTHER_REAL, Repeat, class_shares, measure_distances, table
 
 NO_WEIGHTS = f"they take the weights of I3D, put {KNOWN_FILES} somewhere and name it with --i3d PATH"
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "numpy", "av")
@@ -165,7 +166,7 @@ def make_sampler(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig, seed: i
             generator=generators(seed, "evaluate", places),
             output_type="pt",
         ).frames
-        return to_uint8(2 * rearrange(frames, "b t c h w -> b c t h w") - 1).cpu()
+        return rearrange(unit_to_uint8(frames), "b t c h w -> b t h w c").cpu()
 
     return sample
 
@@ -194,7 +195,9 @@ class Evaluation:
             more = "; --take chunks takes several clips of a video" if isinstance(self.clips, VideoFiles) else ""
             raise ValueError(f"num_samples={config.num_samples}, but the data set holds {len(self.clips)} clips{more}")
         self.identity = sampling_identity(self.pipe, config)
-        self.observe = Observer(extractor, isinstance(self.clips, Shapes), config.batch_size, self.pipe.device)
+        self.measure_clips = ClipMeasurer(
+            extractor, isinstance(self.clips, Shapes), config.batch_size, self.pipe.device
+        )
 
     def repeat(self, seed: int) -> Repeat:
         """Draw, sample and look; every process returns all of it.
@@ -204,15 +207,15 @@ class Evaluation:
         """
         config = self.config
         draws = RealClips(self.clips, seed, config.batch_size, self.rank, self.world_size, config.num_workers)
-        found = draws.take(config.num_samples, self._look_twice)
+        found = draws.take(config.num_samples, self._measure_both)
         if len(found) < config.num_samples:
             raise ValueError(
                 f"num_samples={config.num_samples}, but only {len(found)} of the {len(self.clips)} clips can be read; "
                 f"one that cannot: {next(iter(draws.unreadable.values()))}"
             )
         repeat = Repeat(seed, *({index: pair[side] for index, pair in found.items()} for side in (0, 1)))
-        if self.observe.extract is not None and draws.num_left >= config.num_samples:
-            repeat.other_real = draws.take(config.num_samples, self.observe)
+        if self.measure_clips.extract is not None and draws.num_left >= config.num_samples:
+            repeat.other_real = draws.take(config.num_samples, self.measure_clips)
         repeat.unreadable = draws.unreadable
         if self.rank == 0:
             self._write_real_clips(repeat)
@@ -226,21 +229,22 @@ class Evaluation:
     def _label(self, index: int) -> int:
         return self.ids[max(0, self.clips.label(index))]
 
-    def _look_twice(self, frames: torch.Tensor) -> list:
-        """At real clips and at their reconstructions."""
-        return list(zip(self.observe(frames), self.observe(reconstructed(self.pipe.vae, frames)), strict=True))
+    def _measure_both(self, frames: torch.Tensor) -> list:
+        """Findings of real clips, each with those of its reconstruction."""
+        reconstructed = decode_clips(self.pipe.vae, encode_clips(self.pipe.vae, frames))
+        return list(zip(self.measure_clips(frames), self.measure_clips(reconstructed), strict=True))
 
     def _sample(self, seed: int, labels: list[int]) -> list:
-        """Sights of all samples, in their order."""
+        """Findings of all samples, in their order."""
         config = self.config
         folder = config.output_dir / "samples" / f"seed-{seed}" if config.keep_samples else None
         store = SampleStore(folder, self.identity | {"seed": seed}, labels, config.chunk_size)
         sample = make_sampler(self.pipe, config, seed)
         numbers = range(len(store.places))[self.rank :: self.world_size]
         bar = tqdm(numbers, f"seed {seed}: samples", unit="chunk", disable=self.rank > 0)
-        mine = {number: self.observe(store.get(number, sample, config.batch_size)) for number in bar}
-        seen = {number: sights for part in from_all(mine) for number, sights in part.items()}
-        return [sight for number in sorted(seen) for sight in seen[number]]
+        mine = {number: self.measure_clips(store.get(number, sample, config.batch_size)) for number in bar}
+        seen = {number: findings for part in from_all(mine) for number, findings in part.items()}
+        return [found for number in sorted(seen) for found in seen[number]]
 
     def _write_real_clips(self, repeat: Repeat) -> None:
         """Which clips were drawn, so that another evaluation can take the same."""
@@ -302,7 +306,7 @@ def make_report(
         )
     return {
         "distances": {} if extractor is None else measure_distances(repeats, extractor),
-        "class_shares": class_shares(repeats, evaluation.class_name) if evaluation.observe.with_oracle else {},
+        "class_shares": class_shares(repeats, evaluation.class_name) if evaluation.measure_clips.with_oracle else {},
         "not_measured": missing,
         "unreadable": [len(repeat.unreadable) for repeat in repeats],
         "protocol": describe_protocol(evaluation, extractor),
@@ -327,9 +331,9 @@ def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = configs.make_parser(EvaluateConfig, __doc__)
-    arguments = configs.normalized(argv, bare_flags=("allow_unknown_i3d",))
-    config = configs.build(EvaluateConfig, parser.parse_args(arguments))
+    parser = commands.make_parser(EvaluateConfig, __doc__)
+    arguments = commands.normalized(argv, bare_flags=("allow_unknown_i3d",))
+    config = commands.build(EvaluateConfig, parser.parse_args(arguments))
     extractor = None if config.i3d is None else I3D.from_file(config.i3d, config.allow_unknown_i3d)
     report = run(config, extractor)
     if report is not None:
@@ -338,4 +342,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configs.run_command(main, UnreadableVideo, FloatingPointError)
+    commands.run_command(main, UnreadableVideo, FloatingPointError)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from av.codec.context import Flags
 
+from autoencoder.common.files import atomic_path
 from autoencoder.data.frame_index import UnreadableVideo, open_video
-from autoencoder.files import atomic_path
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
 CRF = "12"  # near lossless

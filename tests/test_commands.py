@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-import configs
+from autoencoder.common import commands
 
-PRESET = str(configs.ROOT / "autoencoder" / "tiny.yaml")
+PRESET = str(commands.PRESETS / "autoencoder" / "tiny.yaml")
 
 
 @pytest.mark.parametrize(
@@ -30,32 +30,32 @@ PRESET = str(configs.ROOT / "autoencoder" / "tiny.yaml")
     ],
 )
 def test_normalized(given, expected):
-    assert configs.normalized(given, "autoencoder", bare_flags=("resume",)) == expected
+    assert commands.normalized(given, "autoencoder", bare_flags=("resume",)) == expected
 
 
 def test_a_file_comes_before_a_preset(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").write_text("seed: 1\n")
-    assert configs.normalized(["--config", "tiny"], "autoencoder") == ["--config", "tiny"]
+    assert commands.normalized(["--config", "tiny"], "autoencoder") == ["--config", "tiny"]
 
 
 def test_normalized_reads_the_command_line(monkeypatch):
-    monkeypatch.setattr(configs.sys, "argv", ["train.py", "--max-steps", "3"])
-    assert configs.normalized(None) == ["--max_steps", "3"]
+    monkeypatch.setattr(commands.sys, "argv", ["train.py", "--max-steps", "3"])
+    assert commands.normalized(None) == ["--max_steps", "3"]
 
 
 @pytest.mark.parametrize("arguments", [["--config", "tinny"], ["--config=tinny"]])
 def test_an_unknown_preset_names_those_there_are(arguments):
     with pytest.raises(ValueError, match="no preset 'tinny' for the autoencoder: there are base, convolution,.*tiny"):
-        configs.normalized(arguments, "autoencoder")
+        commands.normalized(arguments, "autoencoder")
 
 
 def test_flag_value():
     arguments = ["--seed", "1", "--output_dir=a=b", "--resume"]
-    assert configs.flag_value(arguments, "seed") == "1"
-    assert configs.flag_value(arguments, "output_dir") == "a=b"
-    assert configs.flag_value(arguments, "resume") is None
-    assert configs.flag_value(arguments, "out") is None
+    assert commands.flag_value(arguments, "seed") == "1"
+    assert commands.flag_value(arguments, "output_dir") == "a=b"
+    assert commands.flag_value(arguments, "resume") is None
+    assert commands.flag_value(arguments, "out") is None
 
 
 @dataclass
@@ -81,9 +81,9 @@ class Part:
 
 def test_parser_builds_what_the_file_and_the_flags_say(tmp_path, capsys):
     (tmp_path / "example.yaml").write_text("width: 5\nroot: here\npart:\n  height: 4\n")
-    parser = configs.make_parser(Example, "Do it.", {"part": Part})
+    parser = commands.make_parser(Example, "Do it.", {"part": Part})
     built = parser.instantiate(parser.parse_args(["--config", str(tmp_path / "example.yaml"), "--width=7"]))
-    assert configs.build(Example, built) == Example(width=7, root="here")
+    assert commands.build(Example, built) == Example(width=7, root="here")
     assert built.part.height == 4.0
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from autoencoder.files import atomic_path
+from autoencoder.common.files import atomic_path
 
 Frames = torch.Tensor | np.ndarray  # uint8 (T, H, W, 3)
 
@@ -40,6 +40,14 @@ def to_uint8(video: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"the video holds {int((~video.isfinite()).sum())} values that are not finite")
     video = ((video.float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
     return rearrange(video, "... c t h w -> ... t h w c")
+
+
+def unit_to_uint8(values: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Round values in [0, 1], of any layout, to the 256 levels of a file: uint8 of the same shape.
+
+    What a pipeline returns as `output_type="np"` becomes frames, and what metrics compare becomes what a file holds.
+    """
+    return (255 * torch.as_tensor(values)).round().to(torch.uint8)
 
 
 def gif_bytes(frames: Frames, fps: float) -> bytes:

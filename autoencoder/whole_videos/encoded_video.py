@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from autoencoder.data.video_file import TimedFrame, VideoFile, VideoFormat
-from autoencoder.files import save_safetensors
-from autoencoder.fingerprint import fingerprint
+from autoencoder.checkpoint import fingerprint
+from autoencoder.common.files import save_safetensors
 from autoencoder.latents import VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
-from autoencoder.whole_video import Fit, decode_frames, encode_frames
+from autoencoder.whole_videos.clips import Fit, decode_frames, encode_frames
+from autoencoder.whole_videos.video_file import TimedFrame, VideoFile, VideoFormat
 
-ABOUT = "encoded_video"  # key of the file's metadata
+METADATA_KEY = "encoded_video"  # key of the file's metadata
 TENSORS = {"structure", "dynamics", "times"}
 
 
@@ -41,7 +41,7 @@ class EncodedVideo:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, atomically."""
-        about = {
+        metadata = {
             "model": self.model,
             "num_frames": len(self.times),
             "format": self.format.to_json(),
@@ -51,7 +51,7 @@ class EncodedVideo:
             "overlap": self.overlap,
         }
         tensors = {"structure": self.latents.structure, "dynamics": self.latents.dynamics, "times": self.times}
-        save_safetensors(tensors, path, {ABOUT: json.dumps(about)})
+        save_safetensors(tensors, path, {METADATA_KEY: json.dumps(metadata)})
 
     @classmethod
     def load(cls, path: str | Path) -> "EncodedVideo":
@@ -65,21 +65,21 @@ class EncodedVideo:
             raise FileNotFoundError(f"there is no file {path}; `python -m autoencoder.encode` makes such a file")
         try:
             with safe_open(path, "pt") as file:
-                about = (file.metadata() or {}).get(ABOUT)
+                metadata = (file.metadata() or {}).get(METADATA_KEY)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except SafetensorError as error:
             raise ValueError(f"{path} is no readable safetensors file: {error}") from error
-        if about is None or tensors.keys() != TENSORS:
+        if metadata is None or tensors.keys() != TENSORS:
             raise ValueError(f"{path} holds {sorted(tensors)}, not a video that `python -m autoencoder.encode` wrote")
-        about = json.loads(about)
-        form = VideoFormat.from_json(about["format"])
+        metadata = json.loads(metadata)
+        form = VideoFormat.from_json(metadata["format"])
         return cls(
             latents=VidTwinLatents(tensors["structure"], tensors["dynamics"]),
             times=tensors["times"],
             format=form,
-            fit=Fit(about["fit"], form.width, form.height, about["size"]),
-            overlap=about["overlap"],
-            model=about["model"],
+            fit=Fit(metadata["fit"], form.width, form.height, metadata["size"]),
+            overlap=metadata["overlap"],
+            model=metadata["model"],
         )
 
 

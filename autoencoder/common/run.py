@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import configs
-from autoencoder.files import atomic_path
+from autoencoder.common import commands
+from autoencoder.common.files import atomic_path
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
 
@@ -141,15 +141,15 @@ def prepare(
         stage: folder of the presets.
         parent: where runs without `--output-dir` lie.
         preset: name of the default preset, by the arguments.
-        bare_flags: as `configs.normalized` takes them.
+        bare_flags: as `commands.normalized` takes them.
     """
-    arguments = configs.normalized(argv, stage, bare_flags=bare_flags)
-    resume = (configs.flag_value(arguments, "resume") or "false").lower() == "true"
-    folder = RunFolder.choose(parent, configs.flag_value(arguments, "output_dir"), resume)
+    arguments = commands.normalized(argv, stage, bare_flags=bare_flags)
+    resume = (commands.flag_value(arguments, "resume") or "false").lower() == "true"
+    folder = RunFolder.choose(parent, commands.flag_value(arguments, "output_dir"), resume)
     if resume and folder.config.exists():
         arguments = ["--config", str(folder.config), *arguments]
-    elif configs.flag_value(arguments, "config") is None:
-        arguments = ["--config", str(configs.preset_path(stage, preset(arguments))), *arguments]
+    elif commands.flag_value(arguments, "config") is None:
+        arguments = ["--config", str(commands.preset_path(stage, preset(arguments))), *arguments]
     return folder, arguments
 
 

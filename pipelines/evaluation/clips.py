@@ -22,20 +22,18 @@ from einops import rearrange
 from safetensors import safe_open
 from torch.utils.data import DataLoader, Dataset
 
-from autoencoder.data import ClipDataset, UnreadableVideo, to_video
+from autoencoder.common.files import save_safetensors
+from autoencoder.common.processes import from_all
+from autoencoder.common.seeding import derive_seed
+from autoencoder.data import ClipDataset, UnreadableVideo
 from autoencoder.data.folder import VideoFiles
 from autoencoder.data.frame_index import video_length
-from autoencoder.data.shapes import Verdict, oracle
 from autoencoder.data.video_io import ClipReader
-from autoencoder.files import save_safetensors
 from autoencoder.metrics import FrechetVideoDistance
 from autoencoder.metrics.distance import VideoFeatureExtractor
-from autoencoder.pictures import to_uint8
-from autoencoder.processes import from_all
-from autoencoder.seeding import derive_seed
-from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.metrics.oracle import Verdict, oracle
 
-ABOUT = "samples"  # key of the metadata of a chunk
+METADATA_KEY = "samples"  # key of the metadata of a chunk
 T = TypeVar("T")
 
 Sampler = Callable[[Sequence[int], Sequence[int]], torch.Tensor]
@@ -43,7 +41,7 @@ Sampler = Callable[[Sequence[int], Sequence[int]], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Sight:
+class ClipFindings:
     """What is kept of a clip.
 
     Attributes:
@@ -55,7 +53,7 @@ class Sight:
     verdict: Verdict | None
 
 
-class Observer:
+class ClipMeasurer:
     """Looks at clips as the distances and the oracle do.
 
     Args:
@@ -71,7 +69,7 @@ class Observer:
         self.extract = None if extractor is None else FrechetVideoDistance(extractor).to(device).extract
         self.with_oracle, self.batch_size = with_oracle, batch_size
 
-    def __call__(self, frames: torch.Tensor) -> list[Sight]:
+    def __call__(self, frames: torch.Tensor) -> list[ClipFindings]:
         """Look at clips uint8 (B, T, H, W, 3)."""
         features, verdicts = [None] * len(frames), [None] * len(frames)
         if self.extract is not None:
@@ -79,14 +77,7 @@ class Observer:
             features = [row for video in videos for row in self.extract(video).cpu()]
         if self.with_oracle:
             verdicts = [oracle(clip) for clip in frames]
-        return [Sight(*pair) for pair in zip(features, verdicts, strict=True)]
-
-
-@torch.no_grad()
-def reconstructed(vae: AutoencoderVidTwin, frames: torch.Tensor) -> torch.Tensor:
-    """Clips uint8 (B, T, H, W, 3) through the autoencoder, by the posterior's means."""
-    latents = vae.encode(to_video(frames.to(vae.device)).to(vae.dtype)).latent_dist.mode()
-    return to_uint8(vae.decode(latents).sample).cpu()
+        return [ClipFindings(*pair) for pair in zip(features, verdicts, strict=True)]
 
 
 def chunks_of(clips: VideoFiles) -> VideoFiles:
@@ -162,12 +153,12 @@ class RealClips:
         """Videos that were not tried."""
         return len(self.order) - self.next
 
-    def take(self, count: int, look: Callable[[torch.Tensor], list[T]]) -> dict[int, T]:
+    def take(self, count: int, measure: Callable[[torch.Tensor], list[T]]) -> dict[int, T]:
         """Read clips that were not read before; all processes must call it.
 
         Args:
             count: of the clips.
-            look: from clips uint8 (B, T, H, W, 3) to one finding per clip.
+            measure: from clips uint8 (B, T, H, W, 3) to one finding per clip.
 
         Returns:
             Findings by index, in the order of the draw; fewer than `count` where the data set runs out.
@@ -176,12 +167,12 @@ class RealClips:
         while len(found) < count and self.num_left:
             places = range(self.next, self.next + min(count - len(found), self.num_left))
             self.next = places.stop
-            for findings, reasons in from_all(self._read(places, look)):
+            for findings, reasons in from_all(self._read(places, measure)):
                 found |= findings
                 self.unreadable |= reasons
         return {int(self.order[place]): found[place] for place in sorted(found)}
 
-    def _read(self, places: range, look: Callable[[torch.Tensor], list[T]]) -> tuple[dict[int, T], dict[int, str]]:
+    def _read(self, places: range, measure: Callable[[torch.Tensor], list[T]]) -> tuple[dict[int, T], dict[int, str]]:
         """This process's share of the places: findings by place, and reasons by index."""
         batches = [places[start : start + self.batch_size] for start in range(0, len(places), self.batch_size)]
         loader = DataLoader(
@@ -195,7 +186,7 @@ class RealClips:
             readable = {place: clip for place, clip in batch if not isinstance(clip, str)}
             reasons |= {int(self.order[place]): clip for place, clip in batch if isinstance(clip, str)}
             if readable:
-                found |= zip(readable, look(torch.stack(list(readable.values()))), strict=True)
+                found |= zip(readable, measure(torch.stack(list(readable.values()))), strict=True)
         return found, reasons
 
 
@@ -233,13 +224,13 @@ class SampleStore:
                 return frames[: len(labels)]
         frames = _sample_in_whole_batches(sample, labels, places.start, batch_size)
         if path is not None:
-            about = {ABOUT: json.dumps(self.identity, sort_keys=True)}
-            save_safetensors({"frames": frames, "labels": torch.tensor(labels)}, path, about)
+            metadata = {METADATA_KEY: json.dumps(self.identity, sort_keys=True)}
+            save_safetensors({"frames": frames, "labels": torch.tensor(labels)}, path, metadata)
         return frames
 
     def _check(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+            found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             different = [name for name in self.identity if found.get(name) != self.identity[name]]
             labels = [] if different else file.get_tensor("labels").tolist()
         first = self.chunk_size * int(path.stem.removeprefix("chunk-"))

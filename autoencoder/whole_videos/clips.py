@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from torchvision.transforms.v2 import functional as F
 
-from autoencoder.data.clips import to_video
+from autoencoder.codec import encode_clips
+from autoencoder.common.pictures import to_uint8
 from autoencoder.data.video_io import resize_and_crop
 from autoencoder.latents import VidTwinLatents
-from autoencoder.pictures import to_uint8
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 FITS = ("pad", "crop")
@@ -148,8 +148,7 @@ def encode_frames(model: AutoencoderVidTwin, frames: Iterable[torch.Tensor], ove
         Posterior means of one clip (B = 1), on the CPU.
     """
     for clip in cut(frames, model.config.num_frames, overlap):
-        video = to_video(clip[None].to(model.device)).to(model.dtype)  # (1, 3, F, S, S)
-        yield model.encode(video).latent_dist.mode().to("cpu")
+        yield encode_clips(model, clip[None]).to("cpu")
 
 
 def decode_frames(

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from autoencoder.data.shapes import confirmed
 from autoencoder.metrics import FrechetVideoDistance, KernelVideoDistance
 from autoencoder.metrics.distance import VideoFeatureExtractor
-from generator.evaluation import Sight
+from autoencoder.metrics.oracle import confirmed
+from pipelines.evaluation.clips import ClipFindings
 
 OTHER_REAL = "other real clips"
 DISTANCES = (FrechetVideoDistance, KernelVideoDistance)
@@ -23,7 +23,7 @@ class Repeat:
 
     Attributes:
         seed: of the repeat.
-        real: sights of the real clips, by index in the data set.
+        real: findings of the real clips, by index in the data set.
         reconstructions: the same clips through the autoencoder.
         other_real: real clips of other videos; too few where the data set runs out.
         samples: one for every real clip, of its class.
@@ -31,14 +31,14 @@ class Repeat:
     """
 
     seed: int
-    real: dict[int, Sight]
-    reconstructions: dict[int, Sight]
-    other_real: dict[int, Sight] = field(default_factory=dict)
-    samples: list[Sight] = field(default_factory=list)
+    real: dict[int, ClipFindings]
+    reconstructions: dict[int, ClipFindings]
+    other_real: dict[int, ClipFindings] = field(default_factory=dict)
+    samples: list[ClipFindings] = field(default_factory=list)
     unreadable: dict[int, str] = field(default_factory=dict)
 
     @property
-    def rows(self) -> dict[str, list[Sight]]:
+    def rows(self) -> dict[str, list[ClipFindings]]:
         """What is compared with the real clips."""
         rows = {"samples": self.samples, "reconstructions": list(self.reconstructions.values())}
         return rows | ({OTHER_REAL: list(self.other_real.values())} if self.has_other_real else {})
@@ -69,8 +69,8 @@ def measure_distances(
 
 def _distance(metric: FrechetVideoDistance | KernelVideoDistance, repeat: Repeat, row: str) -> float:
     metric.reset()
-    for sights, real in ((repeat.real.values(), True), (repeat.rows[row], False)):
-        metric.update_features(torch.stack([sight.features for sight in sights]), real=real)
+    for findings, real in ((repeat.real.values(), True), (repeat.rows[row], False)):
+        metric.update_features(torch.stack([found.features for found in findings]), real=real)
     return metric.compute().item()
 
 
@@ -85,8 +85,10 @@ def class_shares(repeats: Sequence[Repeat], class_name: Callable[[int], str]) ->
     for row in ("samples", "reconstructions", "real clips"):
         shares = []
         for repeat in repeats:
-            sights = repeat.real.values() if row == "real clips" else repeat.rows[row]
-            shares.append(confirmed([sight.verdict for sight in sights], [class_name(index) for index in repeat.real]))
+            findings = repeat.real.values() if row == "real clips" else repeat.rows[row]
+            shares.append(
+                confirmed([found.verdict for found in findings], [class_name(index) for index in repeat.real])
+            )
         result[row] = {name: summary([float(share[name]) for share in shares]) for name in shares[0]}
     return result
 

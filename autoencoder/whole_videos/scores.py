@@ -17,14 +17,16 @@ from einops import rearrange
 from torch import distributed
 from torchvision.transforms.v2 import functional as F
 
-from autoencoder.cost import measure
+from autoencoder.codec import decode_float_clips
+from autoencoder.common.cost import measure
+from autoencoder.common.pictures import unit_to_uint8
 from autoencoder.data.frame_index import UnreadableVideo
 from autoencoder.data.listing import VIDEO_ENDINGS, read_manifest, scan_folder
-from autoencoder.data.video_file import VideoFile, open_file
 from autoencoder.metrics import FrechetVideoDistance
 from autoencoder.metrics.reconstruction import FrameMetric
 from autoencoder.vidtwin import AutoencoderVidTwin
-from autoencoder.whole_video import cut
+from autoencoder.whole_videos.clips import cut
+from autoencoder.whole_videos.video_file import VideoFile, open_file
 
 
 @dataclass(frozen=True)
@@ -194,13 +196,7 @@ def reconstruction(model: AutoencoderVidTwin, video: torch.Tensor, part: str = "
         float32 of the same shape, clamped to [0, 1].
     """
     latents = model.encode((2 * video - 1).to(model.dtype)).latent_dist.mode()
-    sample = model.decode(latents, part=part).sample.float()
-    return (sample.clamp(-1, 1) + 1) / 2
-
-
-def to_levels(video: torch.Tensor) -> torch.Tensor:
-    """Round float [0, 1] to the 256 levels of a file, uint8: what a distance between sets of videos compares."""
-    return (255 * video).round().to(torch.uint8)
+    return (decode_float_clips(model, latents, part) + 1) / 2
 
 
 @dataclass
@@ -250,7 +246,7 @@ class Evaluation:
                 values = {name: metric(clip, original) for name, metric in self.metrics.items()}
                 clip_psnr.append(values["psnr"].item())
                 if self.distance is not None:
-                    features.append([self.distance.extract(to_levels(one)).cpu() for one in (original, clip)])
+                    features.append([self.distance.extract(unit_to_uint8(one)).cpu() for one in (original, clip)])
         if features:
             self.features[index] = tuple(torch.cat(side) for side in zip(*features, strict=True))
         fps = float(file.format.rate)

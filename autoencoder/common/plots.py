@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 
-from autoencoder.files import atomic_path
+from autoencoder.common.files import atomic_path
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402

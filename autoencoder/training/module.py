@@ -11,16 +11,16 @@ from diffusers.utils.torch_utils import randn_tensor
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from autoencoder.config import TrainConfig
-from autoencoder.cost import count_flops
+from autoencoder.common.cost import count_flops
+from autoencoder.common.pictures import add_moving_picture, to_uint8
+from autoencoder.common.seeding import derive_seed, generators
 from autoencoder.data import to_video
 from autoencoder.data.stream import FileReport
-from autoencoder.discriminator import PatchDiscriminator
 from autoencoder.latents import VidTwinLatents
-from autoencoder.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
 from autoencoder.metrics import VideoPSNR, VideoSSIM
-from autoencoder.pictures import add_moving_picture, to_uint8
-from autoencoder.seeding import derive_seed, generators
+from autoencoder.training.config import TrainConfig
+from autoencoder.training.discriminator import PatchDiscriminator
+from autoencoder.training.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 NUM_PICTURES = 4

@@ -1,4 +1,4 @@
-"""The defaults of every command, as YAML files beside this module, and how a command reads them.
+"""How a command reads its config: presets, YAML files and flags.
 
 A command's config is a dataclass with a docstring under each field. Every field is a flag and a key of the YAML file,
 and an unknown one is an error.
@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-ROOT = Path(__file__).parent
+PRESETS = Path(__file__).parents[2] / "configs"
 
 
 def preset_path(stage: str, name: str) -> Path:
@@ -25,7 +25,7 @@ def preset_path(stage: str, name: str) -> Path:
     Raises:
         ValueError: if there is none of that name; the message lists those there are.
     """
-    path = ROOT / stage / f"{name}.yaml"
+    path = PRESETS / stage / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
         raise ValueError(f"no preset {name!r} for the {stage}: there are {known}")

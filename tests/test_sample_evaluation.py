@@ -17,15 +17,16 @@ from tiny_models import tiny_pipeline
 from torch import nn
 from video_files import make_ucf101, make_video
 
+from autoencoder.codec import decode_clips, encode_clips
+from autoencoder.common.seeding import derive_seed
 from autoencoder.data import UCF101, UnreadableVideo
 from autoencoder.data.shapes import CLASS_NAMES
 from autoencoder.data.video_io import ClipReader
 from autoencoder.metrics import FrechetVideoDistance, KernelVideoDistance
-from autoencoder.seeding import derive_seed
-from generator import evaluate as command
-from generator.evaluation import RealClips, chunks_of, reconstructed
-from generator.evaluation_report import summary, table
 from pipelines import VidTwinDiffusionPipeline
+from pipelines import evaluate as command
+from pipelines.evaluation.clips import RealClips, chunks_of
+from pipelines.evaluation.report import summary, table
 
 FRAMES, SIZE = 16, 32
 CLASSES = ("Archery", "HandstandPushups", "Bowling")
@@ -157,7 +158,8 @@ def test_the_whole_way_on_ucf101(archive, pipeline, weights, tmp_path, capsys):
         starts = [np.random.default_rng(derive_seed(seed, "evaluate: real clip", clip["index"])) for clip in real]
         clips = torch.stack([data.clip(clip["index"], rng) for clip, rng in zip(real, starts, strict=True)])
         extractor = command.I3D.from_file(weights, allow_unknown=True)
-        for row, fake in (("samples", samples), ("reconstructions", reconstructed(pipe.vae, clips))):
+        rebuilt = decode_clips(pipe.vae, encode_clips(pipe.vae, clips))
+        for row, fake in (("samples", samples), ("reconstructions", rebuilt)):
             own[row].append(own_distance(FrechetVideoDistance(extractor), clips, fake))
     for row, values in own.items():
         assert frechet[row]["values"] == pytest.approx(values, rel=1e-3), row
@@ -172,7 +174,7 @@ def test_two_processes_give_the_bytes_of_one(archive, pipeline, weights, tmp_pat
     command.main(flags(pipeline, tmp_path / "one", **more))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(
-        [*launcher, "-m", "generator.evaluate", *flags(pipeline, tmp_path / "two", **more)],
+        [*launcher, "-m", "pipelines.evaluate", *flags(pipeline, tmp_path / "two", **more)],
         capture_output=True,
         text=True,
         timeout=300,

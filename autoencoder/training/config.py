@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from autoencoder.common.optimization import OptimizerConfig
+from autoencoder.common.run import RunConfig
 from autoencoder.data import DataConfig
-from autoencoder.optimization import OptimizerConfig
-from autoencoder.run import RunConfig
 
 
 def _discriminator_optimizer() -> OptimizerConfig:

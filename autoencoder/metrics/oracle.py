@@ -1,0 +1,112 @@
+"""The oracle of moving shapes: it recognises shape and motion from pixels alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autoencoder.data.shapes import AREA_SHARE, SHAPES, coverage
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the oracle sees in a clip.
+
+    Attributes:
+        shape: one of `SHAPES`, or "none".
+        motion: one of `MOTIONS`, or "none".
+        colour: RGB of the shape in [0, 1], (3,); NaN without a shape.
+        centre: mean centroid (x, y) as a share of the frame, (2,); NaN without a shape.
+    """
+
+    shape: str
+    motion: str
+    colour: np.ndarray
+    centre: np.ndarray
+
+
+NOTHING = Verdict("none", "none", np.full(3, np.nan), np.full(2, np.nan))
+
+
+def oracle(frames: torch.Tensor | np.ndarray) -> Verdict:
+    """Recognise shape and motion from pixels alone.
+
+    A clip is explained as one colour mixed over another. Where that fails, or no frame holds a shape of a plausible
+    size, the verdict is "none". The mixing weights, registered on their centroids and averaged over time, are compared
+    with every shape; the path of the centroids tells the motion.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+    """
+    alpha, colour = _matte(np.asarray(frames, dtype=np.float64) / 255)
+    if alpha is None:
+        return NOTHING
+    mass = alpha.sum(axis=(1, 2))
+    size = alpha.shape[-1]
+    if np.mean((mass > 0.5 * AREA_SHARE[0] * size**2) & (mass < 1.5 * AREA_SHARE[1] * size**2)) < 0.75:
+        return NOTHING
+    centres = np.arange(size) + 0.5
+    mass = np.maximum(mass, 1e-6)
+    centre_x, centre_y = (alpha.sum(axis=axis) @ centres / mass for axis in (1, 2))
+    shape = _best_shape(_registered_mean(alpha, centre_x, centre_y), size)
+    if shape == "none":
+        return NOTHING
+    centre = np.array([centre_x.mean(), centre_y.mean()]) / size
+    return Verdict(shape, _motion(centre_x, centre_y, size), colour, centre)
+
+
+def _matte(video: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Mixing weights (T, H, W) of foreground over background, None where two colours do not do; and its colour."""
+    border = np.concatenate([video[:, 0], video[:, -1], video[:, :, 0], video[:, :, -1]], axis=1)
+    background = np.median(border, axis=(0, 1))
+    difference = video - background
+    strength = np.linalg.norm(difference, axis=-1)
+    peak = np.quantile(strength, 1 - AREA_SHARE[0] / 2)
+    if peak < 0.15:
+        return None, background
+    direction = np.median(difference[strength >= peak], axis=0)
+    alpha = np.clip(difference @ direction / (direction @ direction), 0.0, 1.0)
+    unexplained = ((difference - alpha[..., None] * direction) ** 2).sum() / (difference**2).sum()
+    if unexplained > 0.25:
+        return None, background
+    return np.where(alpha < 0.2, 0.0, alpha), np.clip(background + direction, 0.0, 1.0)
+
+
+def _registered_mean(alpha: np.ndarray, centre_x: np.ndarray, centre_y: np.ndarray) -> np.ndarray:
+    """Mean over time with every centroid moved to the middle of the frame, bilinearly: (H, W)."""
+    theta = torch.zeros(len(alpha), 2, 3, dtype=torch.float64)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1
+    size = alpha.shape[-1]
+    theta[:, 0, 2], theta[:, 1, 2] = (torch.from_numpy(2 * c / size - 1) for c in (centre_x, centre_y))
+    grid = torch.nn.functional.affine_grid(theta, [len(alpha), 1, size, size], align_corners=False)
+    moved = torch.nn.functional.grid_sample(torch.from_numpy(alpha)[:, None], grid, align_corners=False)
+    return moved.mean(dim=(0, 1)).numpy()
+
+
+def _best_shape(mask: np.ndarray, size: int) -> str:
+    """The shape whose picture correlates best with the mask, over a range of areas."""
+    middle = np.array([size / 2])
+
+    def likeness(shape: str) -> float:
+        pictures = [coverage(shape, mask.sum() * scale, middle, middle, size)[0] for scale in (0.8, 0.9, 1.0, 1.1, 1.2)]
+        return max(np.corrcoef(mask.ravel(), picture.ravel())[0, 1] for picture in pictures)
+
+    scores = {shape: likeness(shape) for shape in SHAPES}
+    best = max(scores, key=scores.get)
+    return best if scores[best] > 0.85 else "none"
+
+
+def _motion(centre_x: np.ndarray, centre_y: np.ndarray, size: int) -> str:
+    spread = {"horizontal": centre_x.std(), "vertical": centre_y.std()}
+    best, other = sorted(spread, key=spread.get, reverse=True)
+    return best if spread[best] > size / 40 and spread[best] > 2 * spread[other] else "none"
+
+
+def confirmed(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> dict[str, float]:
+    """Share of verdicts that name the shape, the motion and both of their class."""
+    pairs = [name.split("_") for name in class_names]
+    shape = [verdict.shape == pair[0] for verdict, pair in zip(verdicts, pairs, strict=True)]
+    motion = [verdict.motion == pair[1] for verdict, pair in zip(verdicts, pairs, strict=True)]
+    both = [all(pair) for pair in zip(shape, motion, strict=True)]
+    return {"shape": np.mean(shape), "motion": np.mean(motion), "both": np.mean(both)}

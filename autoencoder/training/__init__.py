@@ -1,0 +1,1 @@
+"""Stage one's training: the LightningModule, its losses, discriminator, config and data."""

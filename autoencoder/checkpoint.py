@@ -8,6 +8,7 @@ import torch
 from diffusers import ModelMixin
 
 from autoencoder.common.device import resolve_device
+from autoencoder.common.errors import MissingFileError
 from autoencoder.vidtwin import READERS, AutoencoderVidTwin
 
 
@@ -23,7 +24,7 @@ def load_autoencoder(folder: str | Path, device: str = "auto") -> AutoencoderVid
         ValueError: if there is no such device.
     """
     if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} is no folder of an autoencoder: it holds no config.json. `python -m autoencoder.train` leaves "
             "one in the folder model/ of its run"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoencoder.checkpoint import fingerprint
 from autoencoder.common import commands
+from autoencoder.common.errors import ExistingFileError
 from autoencoder.common.files import atomic_folder
 from autoencoder.vidtwin import AutoencoderVidTwin
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="new folder")
     namespace = parser.parse_args(commands.normalized(argv))
     if namespace.output.exists():
-        raise FileExistsError(f"{namespace.output} exists already: give the name of a new folder")
+        raise ExistingFileError(f"{namespace.output} exists already: give the name of a new folder")
     overrides = commands.build(ConvertConfig, namespace).overrides
     model = AutoencoderVidTwin.from_original(namespace.checkpoint, **overrides)
     with atomic_folder(namespace.output) as temporary:

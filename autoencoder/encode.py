@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common import commands
-from autoencoder.data import UnreadableVideo
+from autoencoder.common.errors import UserError
 from autoencoder.whole_videos.clips import chosen_overlap
 from autoencoder.whole_videos.encoded_video import encode_video
 from autoencoder.whole_videos.video_file import open_file
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     namespace = parser.parse_args(commands.normalized(argv))
     config = commands.build(EncodeConfig, namespace)
     if namespace.output.suffix != ".safetensors":
-        raise ValueError(f"{namespace.output}: the name of the file must end in .safetensors")
+        raise UserError(f"{namespace.output}: the name of the file must end in .safetensors")
     model = load_autoencoder(config.checkpoint, config.device)
     overlap = chosen_overlap(config.overlap, model.config.num_frames)
     video = open_file(namespace.input)
@@ -52,4 +52,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, UnreadableVideo)
+    commands.run_command(main)

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 from autoencoder.checkpoint import fingerprint, load_autoencoder
 from autoencoder.common import commands
 from autoencoder.common.cost import count_flops, format_bytes, format_flops
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import save_png, sheet, to_uint8
 from autoencoder.common.processes import process_group
-from autoencoder.data import UnreadableVideo
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import I3D, FrechetVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
 from autoencoder.metrics.i3d_network import SIDE
@@ -74,9 +74,9 @@ class EvaluateConfig:
 
     def __post_init__(self):
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
-            raise ValueError(f"sample_fps must be positive, or null for every frame, got {self.sample_fps}")
+            raise UserError(f"sample_fps must be positive, or null for every frame, got {self.sample_fps}")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+            raise UserError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetric], str]:
@@ -91,7 +91,7 @@ def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetri
         try:
             path = vgg16_file(None if lpips == "download" else lpips)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error} (--lpips PATH), or leave LPIPS out by --lpips none") from error
+            raise MissingFileError(f"{error} (--lpips PATH), or leave LPIPS out by --lpips none") from error
         metrics["lpips"] = VideoLPIPS(path, sync_on_compute=False)
         weights = vgg16_identity(path)
     return {name: metric.to(device) for name, metric in metrics.items()}, weights
@@ -108,7 +108,7 @@ def make_distance(config: EvaluateConfig, model: AutoencoderVidTwin) -> FrechetV
         return None
     frames = model.config.num_frames
     if frames < I3D.min_frames:
-        raise ValueError(f"--i3d needs clips of at least {I3D.min_frames} frames, {config.checkpoint} takes {frames}")
+        raise UserError(f"--i3d needs clips of at least {I3D.min_frames} frames, {config.checkpoint} takes {frames}")
     i3d = I3D.from_file(config.i3d, config.allow_unknown_i3d)
     # Process 0 puts the shares of all together, in the order of the list.
     return FrechetVideoDistance(i3d, sync_on_compute=False).to(model.device)
@@ -198,7 +198,7 @@ def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol:
     """
     scores, work = evaluation.scores, evaluation.work
     if not scores:
-        raise ValueError(
+        raise UserError(
             f"none of the {len(videos)} videos at {protocol['videos']} can be read: {evaluation.unreadable[0][1]}"
         )
     compression_rate, flops = cost_of_clip(evaluation.model, evaluation.protocol.part)
@@ -288,4 +288,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, UnreadableVideo)
+    commands.run_command(main)

@@ -9,6 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import reduce
 from safetensors.torch import load_file
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import save_safetensors
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -31,7 +32,7 @@ class VidTwinLatents:
 
     def __post_init__(self):
         if self.structure.ndim != 5 or self.dynamics.ndim != 4 or len(self.structure) != len(self.dynamics):
-            raise ValueError(
+            raise UserError(
                 "latents need a structure of shape (B, d_S, n_q, h_S, w_S) and a dynamics of shape "
                 f"(B, d_D, F, w_D + h_D) with one B, got {tuple(self.structure.shape)} and {tuple(self.dynamics.shape)}"
             )
@@ -73,7 +74,7 @@ class VidTwinLatents:
         """
         tensors = load_file(path)
         if tensors.keys() != {"structure", "dynamics"}:
-            raise ValueError(f"{path} holds {sorted(tensors)}, not the tensors 'dynamics' and 'structure'")
+            raise UserError(f"{path} holds {sorted(tensors)}, not the tensors 'dynamics' and 'structure'")
         return cls(**tensors)
 
 

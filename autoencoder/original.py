@@ -9,6 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autoencoder.common.errors import MissingFileError, UserError
+
 # Our names to theirs; applied in this order to every key of our state dict.
 RENAMES = [
     (r"^(encoder|decoder)\.transformer\.blocks\.", r"\1.blocks."),
@@ -68,7 +70,7 @@ def load_original(model_class, path: str | Path, overrides: Mapping):
     left_over = [key for key in state if key not in names and key not in buffers and not key.startswith(NEVER_READ)]
     missing = sorted((names.keys() | buffers.keys()) - state.keys())
     if left_over or missing:
-        raise ValueError(f"{path} does not fit: missing {_some(missing)}; left over {_some(left_over)}")
+        raise UserError(f"{path} does not fit: missing {_some(missing)}; left over {_some(left_over)}")
     for key, own in names.items():
         ours[own] = _reshaped(path, key, state[key], ours[own])
     for key, buffer in buffers.items():
@@ -97,21 +99,21 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}: give the reference's .ckpt or .safetensors file")
+        raise MissingFileError(f"no checkpoint {path}: give the reference's .ckpt or .safetensors file")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+            raise UserError(f"{path} is no readable safetensors file: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(_foreign_objects_message(path, error)) from error
+        raise UserError(_foreign_objects_message(path, error)) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no readable PyTorch checkpoint: {error}") from error
+        raise UserError(f"{path} is no readable PyTorch checkpoint: {error}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict: expected tensors by name, or those under 'state_dict'")
+        raise UserError(f"{path} holds no state dict: expected tensors by name, or those under 'state_dict'")
     return state
 
 
@@ -138,7 +140,7 @@ def read_config(state: Mapping[str, torch.Tensor], overrides: Mapping) -> dict:
     def shape(key: str, rank: int) -> torch.Size:
         if key not in state or state[key].ndim != rank:
             found = f"has shape {tuple(state[key].shape)}" if key in state else "is missing"
-            raise ValueError(f"no VidTwin reference checkpoint: {key} {found}, expected a tensor of {rank} dimensions")
+            raise UserError(f"no VidTwin reference checkpoint: {key} {found}, expected a tensor of {rank} dimensions")
         return state[key].shape
 
     def count(pattern: str) -> int:
@@ -146,7 +148,7 @@ def read_config(state: Mapping[str, torch.Tensor], overrides: Mapping) -> dict:
 
     hidden_size, _, _, patch_size, _ = shape("encoder.x_embedder.proj.weight", 5)
     if "num_attention_heads" not in overrides and hidden_size not in DEFAULT_HEADS:
-        raise ValueError(
+        raise UserError(
             f"the number of heads cannot be read from the tensors and none is known at width {hidden_size} (known: "
             f"{DEFAULT_HEADS}): give num_attention_heads="
         )
@@ -181,16 +183,16 @@ def _reshaped(path: str | Path, key: str, tensor: torch.Tensor, own: torch.Tenso
     elif key == "cont_emb.2.weight":
         expected = (*own.shape, 1)
     if tuple(tensor.shape) != expected:
-        raise ValueError(f"{path}: {key} has shape {tuple(tensor.shape)}, expected {expected}")
+        raise UserError(f"{path}: {key} has shape {tuple(tensor.shape)}, expected {expected}")
     return tensor.reshape(own.shape).to(own.dtype)
 
 
 def _compare_positions(path: str | Path, key: str, tensor: torch.Tensor, buffer: torch.Tensor) -> None:
     if tuple(tensor.shape) != (1, *buffer.shape):
-        raise ValueError(f"{path}: {key} has shape {tuple(tensor.shape)}, expected {(1, *buffer.shape)}")
+        raise UserError(f"{path}: {key} has shape {tuple(tensor.shape)}, expected {(1, *buffer.shape)}")
     difference = (tensor[0].float() - buffer).abs().max().item()
     if not difference <= POSITION_TOLERANCE:
-        raise ValueError(f"{path}: {key} differs from the fixed sin-cos positions by up to {difference:.3g}")
+        raise UserError(f"{path}: {key} differs from the fixed sin-cos positions by up to {difference:.3g}")
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common import commands
-from autoencoder.data import UnreadableVideo
+from autoencoder.common.errors import UserError
 from autoencoder.vidtwin import AutoencoderVidTwin
 from autoencoder.whole_videos.clips import Fit, chosen_overlap, decode_frames, encode_frames, swap_dynamics
 from autoencoder.whole_videos.video_file import TimedFrame, VideoFile, check_output, open_file, open_writer
@@ -48,7 +48,7 @@ class ReconstructConfig:
 
     def __post_init__(self):
         if (self.structure is None) != (self.dynamics is None):
-            raise ValueError("--structure and --dynamics go together: give both, or an input instead")
+            raise UserError("--structure and --dynamics go together: give both, or an input instead")
 
     def split(self, paths: Sequence[Path]) -> tuple[Path, Path, Path]:
         """The video of the structure, that of the dynamics, and the output.
@@ -59,7 +59,7 @@ class ReconstructConfig:
         expected = 2 if self.structure is None else 1
         if len(paths) != expected:
             names = "an input and an output" if expected == 2 else "the output alone, beside --structure and --dynamics"
-            raise ValueError(f"expected {names}, got {len(paths)} paths: {', '.join(map(str, paths))}")
+            raise UserError(f"expected {names}, got {len(paths)} paths: {', '.join(map(str, paths))}")
         return self.structure or paths[0], self.dynamics or paths[0], paths[-1]
 
 
@@ -162,4 +162,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, UnreadableVideo)
+    commands.run_command(main)

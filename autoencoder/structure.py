@@ -6,6 +6,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from autoencoder.common.errors import UserError
 from autoencoder.transformer import AttentionProcessor
 
 QFORMER_NORM_EPS = 1e-12
@@ -34,7 +35,7 @@ class QFormerAttention(nn.Module, AttentionModuleMixin):
     def __init__(self, dim: int, context_dim: int, num_heads: int, dropout: float):
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"qformer_num_attention_heads={num_heads} does not divide qformer_hidden_size={dim}")
+            raise UserError(f"qformer_num_attention_heads={num_heads} does not divide qformer_hidden_size={dim}")
         self.num_heads = num_heads
         self.dropout = dropout
         self.to_q = nn.Linear(dim, dim)

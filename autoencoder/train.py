@@ -11,9 +11,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder, atomic_path
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, is_first_process, prepare, write_pointer
-from autoencoder.data import UnreadableVideo
 from autoencoder.metrics.lpips import lpips_network
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
@@ -108,7 +108,7 @@ def load_lpips(config: TrainConfig) -> nn.Module | None:
     if not config.lpips_weight:
         return None
     if config.lpips_weights is None:
-        raise ValueError(
+        raise UserError(
             f"lpips_weight={config.lpips_weight} needs the weights of VGG-16: give the path of torchvision's "
             f"vgg16-397923af.pth as --lpips-weights, let torchvision get it by --lpips-weights {DOWNLOAD}, or train "
             "without LPIPS by --lpips-weight 0"
@@ -200,4 +200,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, UnreadableVideo, FloatingPointError)
+    commands.run_command(main)

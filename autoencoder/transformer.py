@@ -7,6 +7,8 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from autoencoder.common.errors import UserError
+
 NORM_EPS = 1e-6
 
 
@@ -48,7 +50,7 @@ class Attention(nn.Module, AttentionModuleMixin):
     def __init__(self, dim: int, num_heads: int, causal: bool = False):
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"num_attention_heads={num_heads} does not divide the width {dim}")
+            raise UserError(f"num_attention_heads={num_heads} does not divide the width {dim}")
         self.num_heads = num_heads
         self.causal = causal
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -130,7 +132,7 @@ def sincos_embedding(dim: int, positions: torch.Tensor) -> torch.Tensor:
         float32 (N, dim), computed in float64.
     """
     if dim % 2:
-        raise ValueError(f"a sin-cos embedding needs an even width, got {dim}")
+        raise UserError(f"a sin-cos embedding needs an even width, got {dim}")
     frequencies = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
     angles = positions.double()[:, None] * frequencies  # (N, dim / 2)
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
@@ -143,7 +145,7 @@ def spatial_embedding(dim: int, grid_size: int) -> torch.Tensor:
         float32 (grid_size^2, dim).
     """
     if dim % 4:
-        raise ValueError(f"a 2-D sin-cos embedding needs a width divisible by 4, got {dim}")
+        raise UserError(f"a 2-D sin-cos embedding needs a width divisible by 4, got {dim}")
     rows, columns = torch.meshgrid(torch.arange(grid_size), torch.arange(grid_size), indexing="ij")
     halves = [sincos_embedding(dim // 2, axis.flatten()) for axis in (columns, rows)]
     return torch.cat(halves, dim=1)

@@ -12,6 +12,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from autoencoder.ablations import PLACE_CHANNELS, DynamicsQFormerEncoder, SpaceInHidden, TemporalConvolution
+from autoencoder.common.errors import UserError
 from autoencoder.dynamics import DynamicsDecoder, DynamicsEncoder
 from autoencoder.latents import VidTwinLatents, VidTwinPosterior
 from autoencoder.structure import QFormer, StructureDecoder, StructureEncoder, halved
@@ -162,17 +163,17 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
     def _check_config(self) -> None:
         for name, choices in READERS.items():
             if self.config[name] not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
         may_be_zero = ("structure_downsamples", "dynamics_channels", "dynamics_downsamples", "qformer_dropout")
         for name, value in self.config.items():
             if not (name.startswith("_") or name in READERS) and (
                 value < 0 or (value == 0 and name not in may_be_zero)
             ):
-                raise ValueError(f"{name} must be {'at least 0' if name in may_be_zero else 'positive'}, got {value}")
+                raise UserError(f"{name} must be {'at least 0' if name in may_be_zero else 'positive'}, got {value}")
         if self.config.qformer_dropout >= 1:
-            raise ValueError(f"qformer_dropout must be below 1, got {self.config.qformer_dropout}")
+            raise UserError(f"qformer_dropout must be below 1, got {self.config.qformer_dropout}")
         if self.config.sample_size % self.config.patch_size:
-            raise ValueError(
+            raise UserError(
                 f"sample_size={self.config.sample_size} is not a multiple of patch_size={self.config.patch_size}"
             )
 
@@ -254,11 +255,11 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
             ValueError: if a latent has another shape than the model's, or `part` is unknown.
         """
         if part not in PARTS:
-            raise ValueError(f"part={part!r} is none of {', '.join(PARTS)}")
+            raise UserError(f"part={part!r} is none of {', '.join(PARTS)}")
         _check_shape("latents.structure", latents.structure, ("B", *self.structure_shape))
         _check_shape("latents.dynamics", latents.dynamics, ("B", *self.dynamics_shape))
         if part == "dynamics" and not self.config.dynamics_channels:
-            raise ValueError("part='dynamics': this model has no dynamics latent")
+            raise UserError("part='dynamics': this model has no dynamics latent")
         features = 0  # (B, F, h w, C)
         if part != "dynamics":
             features = features + self.structure_decoder(latents.structure)

@@ -3,7 +3,6 @@
 Every variant is trained with each of the seeds by `python -m autoencoder.train`; what counts is the last validation.
 """
 
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,4 +119,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, subprocess.CalledProcessError)
+    commands.run_command(main)

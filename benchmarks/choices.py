@@ -4,7 +4,6 @@ Every variant changes one value of the first one's config. It is trained with ea
 generator.train` on the same latents; what counts is the share of its samples whose class the oracle confirms.
 """
 
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,4 +129,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, subprocess.CalledProcessError)
+    commands.run_command(main)

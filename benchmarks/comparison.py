@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autoencoder.common.commands import start_command
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.plots import read_scalars
 
@@ -18,7 +19,7 @@ def check_counts(**counts: int) -> None:
     """Raise a ValueError unless all are at least 1."""
     for name, count in counts.items():
         if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+            raise UserError(f"{name} must be at least 1, got {count}")
 
 
 def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
@@ -29,7 +30,7 @@ def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
     """
     names = text.split(",")
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"variants must be of {', '.join(known)}, got {', '.join(unknown)}")
+        raise UserError(f"variants must be of {', '.join(known)}, got {', '.join(unknown)}")
     return names
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.folder import VideoFolder
 from autoencoder.data.video_io import SAMPLINGS, ClipReader, UnreadableVideo, index_frames
@@ -47,9 +48,9 @@ class DataBenchmarkConfig:
     def __post_init__(self):
         for sampling in self.samplings:
             if sampling not in SAMPLINGS:
-                raise ValueError(f"sampling must be of {', '.join(SAMPLINGS)}, got {sampling!r}")
+                raise UserError(f"sampling must be of {', '.join(SAMPLINGS)}, got {sampling!r}")
         if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+            raise UserError(f"rounds must be at least 1, got {self.rounds}")
 
     @property
     def samplings(self) -> list[str]:
@@ -207,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = commands.make_parser(DataBenchmarkConfig, __doc__)
     config = commands.build(DataBenchmarkConfig, parser.parse_args(commands.normalized(argv)))
     if importlib.util.find_spec("decord") is None:
-        raise ValueError("decord is not installed, and the loader is measured beside it: pip install decord")
+        raise UserError("decord is not installed, and the loader is measured beside it: pip install decord")
     measured = []
     with one_thread():
         machine = environment(torch.device("cpu"))
@@ -216,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(row, flush=True)
             measured.append(row)
     if not measured:
-        raise ValueError(f"none of the videos in {config.videos} can be read")
+        raise UserError(f"none of the videos in {config.videos} can be read")
     write_json(config.output, "data", machine, measured)
     slowest = min(measured, key=lambda row: row.ratio)
     print(

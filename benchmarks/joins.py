@@ -16,7 +16,6 @@ import torch
 
 from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common import commands
-from autoencoder.data import UnreadableVideo
 from autoencoder.data.clips import to_video
 from autoencoder.vidtwin import AutoencoderVidTwin
 from autoencoder.whole_videos.clips import Fit, chosen_overlap, decode_frames, encode_frames
@@ -144,4 +143,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, UnreadableVideo)
+    commands.run_command(main)

@@ -16,6 +16,7 @@ from autoencoder import AutoencoderVidTwin
 from autoencoder.common import commands
 from autoencoder.common.cost import count_flops, format_bytes, format_flops, measure
 from autoencoder.common.device import resolve_device
+from autoencoder.common.errors import UserError
 from autoencoder.common.plots import pyplot, save_figure
 from benchmarks.report import environment, write_json
 from benchmarks.saved_memory import count_memory
@@ -56,7 +57,7 @@ class ResourcesConfig:
 
     def __post_init__(self):
         if self.attention not in KERNELS:
-            raise ValueError(f"attention must be of {', '.join(KERNELS)}, got {self.attention!r}")
+            raise UserError(f"attention must be of {', '.join(KERNELS)}, got {self.attention!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch
 from autoencoder.common import commands
 from autoencoder.common.cost import format_bytes, format_flops
 from autoencoder.common.device import resolve_device
+from autoencoder.common.errors import UserError
 from benchmarks import contenders
 from benchmarks.contenders import PATCHES, Scale
 from benchmarks.measure import time_by_kind
@@ -53,12 +54,12 @@ class SamplingConfig:
     def __post_init__(self):
         for part in self.part_list:
             if part not in PARTS:
-                raise ValueError(f"parts must be of {', '.join(PARTS)}, got {part!r}")
+                raise UserError(f"parts must be of {', '.join(PARTS)}, got {part!r}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be of {', '.join(DTYPES)}, got {self.dtype!r}")
+            raise UserError(f"dtype must be of {', '.join(DTYPES)}, got {self.dtype!r}")
         for name in ("steps", "layers", "rounds"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
 
     @property
     def part_list(self) -> list[str]:

@@ -13,6 +13,7 @@ from torch import nn
 from autoencoder.common import commands
 from autoencoder.common.cost import count_flops
 from autoencoder.common.device import resolve_device
+from autoencoder.common.errors import UserError
 from benchmarks.measure import measure_in_turns, time_by_kind
 from benchmarks.report import HEADER, Result, environment, write_json
 
@@ -40,14 +41,14 @@ class BenchmarkConfig:
     def __post_init__(self):
         for size in self.size_list:
             if size not in ("tiny", "paper"):
-                raise ValueError(f"sizes must be of tiny, paper, got {size!r}")
+                raise UserError(f"sizes must be of tiny, paper, got {size!r}")
         for dtype in self.dtype_list:
             if dtype not in DTYPES:
-                raise ValueError(f"dtype must be of {', '.join(DTYPES)}, got {dtype!r}")
+                raise UserError(f"dtype must be of {', '.join(DTYPES)}, got {dtype!r}")
         if not all(entry.isdecimal() and int(entry) for entry in self.batch_size.split(",")):
-            raise ValueError(f"batch_size must be positive integers, separated by commas, got {self.batch_size!r}")
+            raise UserError(f"batch_size must be positive integers, separated by commas, got {self.batch_size!r}")
         if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+            raise UserError(f"rounds must be at least 1, got {self.rounds}")
 
     @property
     def size_list(self) -> list[str]:

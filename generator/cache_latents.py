@@ -12,7 +12,6 @@ import yaml
 from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common import commands
 from autoencoder.common.processes import process_group
-from autoencoder.data import UnreadableVideo
 from generator.config import CacheConfig, CacheLatentsConfig
 from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
 
@@ -45,4 +44,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, UnreadableVideo)
+    commands.run_command(main)

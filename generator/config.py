@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.optimization import OptimizerConfig
 from autoencoder.common.run import RunConfig
 from autoencoder.data import DataConfig
@@ -36,9 +37,9 @@ class CacheConfig(DataConfig):
         for name in ("clips_per_video", "shard_size", "max_videos"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         if self.shard_size % (1 + self.flip):
-            raise ValueError(f"shard_size must be even where clips are mirrored, got {self.shard_size}")
+            raise UserError(f"shard_size must be even where clips are mirrored, got {self.shard_size}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -102,14 +103,14 @@ class TrainConfig(RunConfig, CacheConfig):
         for name in ("sample_every", "sample_classes", "sample_steps", "validate_every", "val_videos"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         for name in ("ema_decay", "second_ema_decay"):
             decay = getattr(self, name)
             if decay is not None and not 0 <= decay < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {decay}")
+                raise UserError(f"{name} must lie in [0, 1), got {decay}")
         low, high = self.sample_guidance_interval
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"sample_guidance_interval must satisfy 0 <= low <= high <= 1, got {(low, high)}")
+            raise UserError(f"sample_guidance_interval must satisfy 0 <= low <= high <= 1, got {(low, high)}")
 
     @property
     def held_out(self) -> CacheConfig:

@@ -14,6 +14,7 @@ from diffusers.utils import BaseOutput
 from torch import nn
 from torch.nn import functional as F
 
+from autoencoder.common.errors import UserError
 from autoencoder.latents import VidTwinLatents
 from autoencoder.transformer import sincos_embedding
 from generator.blocks import FEED_FORWARDS, NORMS, QK_NORMS, DiTBlock, FinalLayer, Rotary
@@ -176,15 +177,15 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
     def _check_config(self) -> None:
         for name, choices in CHOICES.items():
             if self.config[name] not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
         sizes = ("hidden_size", "num_layers", "num_attention_heads", "mlp_ratio", "num_classes", "class_embedding_size")
         for name in sizes:
             if self.config[name] <= 0:
-                raise ValueError(f"{name} must be positive, got {self.config[name]}")
+                raise UserError(f"{name} must be positive, got {self.config[name]}")
         if self.config.hidden_size % 2 or self.config.hidden_size < 6:
-            raise ValueError(f"hidden_size must be even and at least 6, got {self.config.hidden_size}")
+            raise UserError(f"hidden_size must be even and at least 6, got {self.config.hidden_size}")
         if self.config.positions == "rotary" and (self._head_dim % 2 or self._head_dim < 6):
-            raise ValueError(
+            raise UserError(
                 f"positions='rotary' needs heads of an even width of at least 6, got {self._head_dim} of "
                 f"hidden_size={self.config.hidden_size} and num_attention_heads={self.config.num_attention_heads}"
             )
@@ -278,7 +279,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         if timestep.ndim == 0:
             timestep = timestep.expand(batch_size)
         if timestep.shape not in ((batch_size,), (batch_size, 2)):
-            raise ValueError(
+            raise UserError(
                 f"timestep must be a scalar, ({batch_size},) or ({batch_size}, 2), got {tuple(timestep.shape)}"
             )
         return timestep.reshape(batch_size, -1)  # (B, 1 or 2)
@@ -306,7 +307,7 @@ def _checked_names(id2label: dict | None, num_classes: int) -> dict[str, str] | 
         return None
     names = {str(key): name for key, name in id2label.items()}
     if names.keys() != {str(index) for index in range(num_classes)}:
-        raise ValueError(
+        raise UserError(
             f"id2label must name the ids 0 to {num_classes - 1} of num_classes={num_classes}, got {list(names)}"
         )
     return names
@@ -322,7 +323,7 @@ def _checked_statistics(
             raise ValueError(f"{name}_{kind} must hold {channels} numbers, one per channel, got {len(values)}")
     for channel, (center, spread) in enumerate(zip(mean, std, strict=True)):
         if not (math.isfinite(center) and math.isfinite(spread) and spread > 0):
-            raise ValueError(
+            raise UserError(
                 f"channel {channel} of the {name} latent has mean {center} and std {spread}: "
                 "the mean must be finite and the std finite and positive"
             )

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from autoencoder.checkpoint import fingerprint
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path, save_safetensors
 from autoencoder.common.processes import from_all
 from autoencoder.common.run import LAST_AUTOENCODER, read_pointer
@@ -46,7 +47,7 @@ def autoencoder_folder(folder: str | Path | None) -> Path:
     path = read_pointer(LAST_AUTOENCODER) if folder is None else Path(folder)
     if path is None or not (path / "config.json").is_file():
         problem = f"{LAST_AUTOENCODER} does not exist" if path is None else f"{path} holds no config.json"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"there is no autoencoder: {problem}. Train one with `python -m autoencoder.train`, or give the folder of "
             "one with --autoencoder DIR"
         )
@@ -78,7 +79,7 @@ class LatentCache:
     ) -> None:
         self.folder = Path(folder)
         if not (self.folder / INDEX).is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{self.folder} holds no complete latent cache: {INDEX} is missing; `python -m generator.cache_latents "
                 f"--output-dir {self.folder}` makes or continues it"
             )
@@ -96,11 +97,11 @@ class LatentCache:
     def _open(self, number: int, count: int) -> safe_open:
         path = _shard_path(self.folder, number)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}, which {INDEX} lists, is missing; remove {INDEX} to have it made again")
+            raise MissingFileError(f"{path}, which {INDEX} lists, is missing; remove {INDEX} to have it made again")
         shard = safe_open(path, "pt")
         _check_identity(path, _metadata(path, shard)["identity"], self.identity)
         if (found := shard.get_slice("labels").get_shape()[0]) != count:
-            raise ValueError(f"{path} holds {found} clips, {INDEX} lists {count}")
+            raise UserError(f"{path} holds {found} clips, {INDEX} lists {count}")
         return shard
 
     def __len__(self) -> int:
@@ -185,7 +186,7 @@ class _Encoder:
         self.model, self.config, self.folder, self.progress = model, config, folder, progress
         clips = config.build(config.split, model.config.num_frames, model.config.sample_size)
         if config.flip and not clips.flip_invariant:
-            raise ValueError(f"flip=True, but {type(clips).__name__} does not declare its labels flip-invariant")
+            raise UserError(f"flip=True, but {type(clips).__name__} does not declare its labels flip-invariant")
         names = (f"{Path(clips.source(index)).name} {clips.label(index)}" for index in range(len(clips)))
         files = hashlib.sha256("\n".join(names).encode()).hexdigest()
         self.identity = config.settings | {
@@ -370,7 +371,7 @@ def _shard_path(folder: Path, number: int) -> Path:
 def _metadata(path: Path, shard: safe_open) -> dict[str, Any]:
     """What a shard says of itself."""
     if METADATA_KEY not in (metadata := shard.metadata() or {}):
-        raise ValueError(
+        raise UserError(
             f"{path} is no shard of a latent cache: its metadata lack {METADATA_KEY!r}; give another folder"
         )
     return json.loads(metadata[METADATA_KEY])
@@ -380,4 +381,4 @@ def _check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -
     different = [name for name in wanted if found.get(name) != wanted[name]]
     if different:
         names = ", ".join(f"{name}={found.get(name)!r} there and {wanted[name]!r} here" for name in different)
-        raise ValueError(f"{path} was made from something else: {names}. Give another folder, or remove that one")
+        raise UserError(f"{path} was made from something else: {names}. Give another folder, or remove that one")

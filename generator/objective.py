@@ -12,6 +12,8 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
+from autoencoder.common.errors import UserError
+
 NUM_TRAIN_TIMESTEPS = 1000
 KINDS = ("flow", "sample", "epsilon", "v_prediction")
 
@@ -44,19 +46,19 @@ class ObjectiveConfig:
     def __post_init__(self):
         _check_kind("kind", self.kind)
         if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
+            raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
         if self.logit_std <= 0:
-            raise ValueError(f"logit_std must be positive, got {self.logit_std}")
+            raise UserError(f"logit_std must be positive, got {self.logit_std}")
         if self.min_snr_gamma is not None:
             if self.kind == "flow":
-                raise ValueError(
+                raise UserError(
                     f"min_snr_gamma={self.min_snr_gamma} is for the DDPM kinds: leave it out with kind='flow'"
                 )
             if not self.min_snr_gamma > 0:
-                raise ValueError(f"min_snr_gamma must be positive, got {self.min_snr_gamma}")
+                raise UserError(f"min_snr_gamma must be positive, got {self.min_snr_gamma}")
         shares = self.joint_share, self.given_share
         if min(shares) < 0 or sum(shares) > 1:
-            raise ValueError(f"joint_share and given_share must be at least 0 and add up to at most 1, got {shares}")
+            raise UserError(f"joint_share and given_share must be at least 0 and add up to at most 1, got {shares}")
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def noisy_batch(
             where the labels lie on the CPU, so that no device has to wait).
     """
     if len(labels) != len(tokens) or len(generators) != len(tokens):
-        raise ValueError(
+        raise UserError(
             f"{len(tokens)} samples need as many labels and generators, got {len(labels)}, {len(generators)}"
         )
     if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < null_label)).all()):
@@ -318,4 +320,4 @@ _NOISINGS = {"flow": _flow} | {kind: partial(_ddpm, kind) for kind in KINDS[1:]}
 
 def _check_kind(name: str, value: str) -> None:
     if value not in KINDS:
-        raise ValueError(f"{name} must be one of {', '.join(KINDS)}, got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(KINDS)}, got {value!r}")

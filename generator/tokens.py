@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from autoencoder.common.errors import UserError
 from autoencoder.latents import VidTwinLatents
 
 STRUCTURE, DYNAMICS_X, DYNAMICS_Y = range(3)
@@ -95,7 +96,7 @@ class TokenLayout:
         self.structure_patch_size = _sizes("structure_patch_size", structure_patch_size, "(query, row, column)")
         self.dynamics_patch_size = _sizes("dynamics_patch_size", dynamics_patch_size, "(frame, position)")
         if sum(self.dynamics_axes) != self.dynamics_shape[-1]:
-            raise ValueError(
+            raise UserError(
                 f"dynamics_axes {self.dynamics_axes} must add up to the {self.dynamics_shape[-1]} positions of "
                 f"dynamics_shape {self.dynamics_shape}"
             )
@@ -132,7 +133,7 @@ class TokenLayout:
         """
         given = tuple(latents.structure.shape[1:]), tuple(latents.dynamics.shape[1:])
         if given != (self.structure_shape, self.dynamics_shape):
-            raise ValueError(
+            raise UserError(
                 f"latents of shape {given[0]} and {given[1]} (batch left out) do not fit a layout of "
                 f"{self.structure_shape} and {self.dynamics_shape}"
             )
@@ -168,5 +169,5 @@ class TokenLayout:
 def _sizes(name: str, values: Sequence[int], meaning: str) -> tuple[int, ...]:
     count = meaning.count(",") + 1
     if len(values) != count or not all(type(value) is int and value > 0 for value in values):
-        raise ValueError(f"{name} must be {count} positive integers {meaning}, got {values}")
+        raise UserError(f"{name} must be {count} positive integers {meaning}, got {values}")
     return tuple(values)

@@ -17,7 +17,6 @@ from autoencoder.common import commands
 from autoencoder.common.files import atomic_folder, atomic_path
 from autoencoder.common.pictures import add_moving_picture, unit_to_uint8
 from autoencoder.common.run import RunFolder, prepare, write_pointer
-from autoencoder.data import UnreadableVideo
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
@@ -185,4 +184,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, UnreadableVideo, FloatingPointError)
+    commands.run_command(main)

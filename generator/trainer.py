@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from autoencoder.common.cost import count_flops
+from autoencoder.common.errors import NumericalError, UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.run import RunFolder
 from autoencoder.common.seeding import derive_seed, generators
@@ -77,7 +78,7 @@ class GeneratorTrainer:
     ):
         _check_processes(config, accelerator)
         if held_out is not None and len(held_out) < accelerator.num_processes:
-            raise ValueError(f"{len(held_out)} held-out clips are too few for {accelerator.num_processes} processes")
+            raise UserError(f"{len(held_out)} held-out clips are too few for {accelerator.num_processes} processes")
         self.cache, self.config, self.folder, self.accelerator = cache, config, folder, accelerator
         self.held_out = held_out
         self.flops_per_step = 3 * _forward_flops(model) * config.batch_size
@@ -175,7 +176,7 @@ class GeneratorTrainer:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not norm.isfinite():  # the norm is that of all processes, so they stop together
-            raise FloatingPointError(
+            raise NumericalError(
                 f"step {self.step + 1}: the loss is {terms['loss'].item()}, its gradient norm {norm.item()}; the run "
                 "stops, the last checkpoint is good. A lower optimizer.learning_rate or precision=fp32 may help"
             )
@@ -313,14 +314,14 @@ class GeneratorTrainer:
 
     def _check_checkpoint(self, path: Path, state: dict[str, Any]) -> None:
         if "averages" not in state:
-            raise ValueError(f"{path} has the form of an earlier version, which cannot be resumed: begin a new run")
+            raise UserError(f"{path} has the form of an earlier version, which cannot be resumed: begin a new run")
         if state["autoencoder"] != self.cache.identity["autoencoder"]:
-            raise ValueError(
+            raise UserError(
                 f"{path} was trained on the latents of the autoencoder {state['autoencoder']}, not of "
                 f"{self.cache.identity['autoencoder']}: give its folder with --autoencoder"
             )
         if len(state["averages"]) != len(self.averages):
-            raise ValueError(
+            raise UserError(
                 f"{path} holds {len(state['averages'])} moving averages, second_ema_decay="
                 f"{self.config.second_ema_decay} asks for {len(self.averages)}: go on as the run began"
             )
@@ -329,14 +330,14 @@ class GeneratorTrainer:
 def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
     """Whether the run can be split over the processes in this way."""
     if config.batch_size % (accelerator.num_processes * config.accumulate):
-        raise ValueError(
+        raise UserError(
             f"batch_size={config.batch_size} cannot be split over {accelerator.num_processes} processes with "
             f"{config.accumulate} micro-batches each"
         )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise ValueError("FSDP is supported in its second version: launch with fsdp_version: 2")
+        raise UserError("FSDP is supported in its second version: launch with fsdp_version: 2")
     if accelerator.is_fsdp2 and config.optimizer.name == "muon":
-        raise ValueError(
+        raise UserError(
             "optimizer.name=muon orthogonalises whole matrices, and FSDP leaves every process a share of them: give "
             "--optimizer.name adamw, or launch without FSDP"
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from autoencoder.common.device import resolve_device
+from autoencoder.common.errors import MissingFileError
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.schedulers import convert_scheduler
 
@@ -21,7 +22,7 @@ def load_pipeline(folder: str | Path, device: str = "auto", scheduler: str | Non
     """
     where = resolve_device(device)
     if not (Path(folder) / "model_index.json").is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder} is no pipeline folder: it must hold model_index.json and the folders vae, transformer and "
             "scheduler; `python -m generator.train` makes one"
         )

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from autoencoder.common.cost import count_flops
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.data import to_video
 from autoencoder.data.video_io import ClipReader
 from autoencoder.latents import VidTwinLatents
@@ -41,12 +42,12 @@ class Guidance:
 
     def __post_init__(self):
         if len(self.weights) != 2 or not all(isinstance(w, Real) and math.isfinite(w) for w in self.weights):
-            raise ValueError(f"guidance_scale must be finite, one number or (structure, dynamics), got {self.scale!r}")
+            raise UserError(f"guidance_scale must be finite, one number or (structure, dynamics), got {self.scale!r}")
         is_pair = isinstance(self.interval, Sequence) and len(self.interval) == 2
         if not is_pair or not all(isinstance(bound, Real) for bound in self.interval):
-            raise ValueError(f"guidance_interval must be a pair (low, high), got {self.interval!r}")
+            raise UserError(f"guidance_interval must be a pair (low, high), got {self.interval!r}")
         if not 0 <= self.interval[0] < self.interval[1] <= 1:
-            raise ValueError(f"guidance_interval must be (low, high) with 0 <= low < high <= 1, got {self.interval!r}")
+            raise UserError(f"guidance_interval must be (low, high) with 0 <= low < high <= 1, got {self.interval!r}")
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -100,7 +101,7 @@ class GivenLatent:
             TypeError: if the source is none of these.
         """
         if not transformer.config["independent_times"]:
-            raise ValueError(
+            raise UserError(
                 f"{name} is given, but the transformer was not trained with independent_times and knows both latents "
                 "at one noise level only: train it with --objective.independent_times true"
             )
@@ -208,14 +209,14 @@ def read_latents(
         UnreadableVideo: if a video is damaged or too short.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; give a video, or latents in a .safetensors file")
+        raise MissingFileError(f"there is no file {path}; give a video, or latents in a .safetensors file")
     if Path(path).suffix == ".safetensors":
         try:
             return VidTwinLatents.load(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+            raise UserError(f"{path} is no readable safetensors file: {error}") from error
     if not 0 <= clip_start < math.inf:
-        raise ValueError(f"clip_start must be a second from 0 on, got {clip_start}")
+        raise UserError(f"clip_start must be a second from 0 on, got {clip_start}")
     reader = ClipReader(vae.config.num_frames, vae.config.sample_size, clip_fps, unseeded="first")
     frames = reader.read(path, start=clip_start)[None]  # (1, F, S, S, 3)
     video = to_video(frames.to(device or vae.device)).to(vae.dtype)  # (1, 3, F, S, S)
@@ -238,19 +239,19 @@ def _take(
         source = [source]
     if isinstance(source, Sequence) and all(isinstance(path, str | Path) for path in source):
         if not source:
-            raise ValueError(f"{name} is an empty list: give one file, or one for each of {batch_size} videos")
+            raise UserError(f"{name} is an empty list: give one file, or one for each of {batch_size} videos")
         in_file = {path: read(path) for path in dict.fromkeys(source)}
         source = VidTwinLatents.cat([in_file[path] for path in source])
     values = getattr(source, name) if isinstance(source, VidTwinLatents) else source
     if not isinstance(values, torch.Tensor):
         raise TypeError(f"{name} must be VidTwinLatents, a tensor, a file or a list of files, got {source!r:.80}")
     if values.shape[1:] != shape or len(values) not in (1, batch_size):
-        raise ValueError(
+        raise UserError(
             f"{name} must be (B, {', '.join(map(str, shape))}) with B = 1 or {batch_size}, one for all videos or one "
             f"per video, got {tuple(values.shape)}"
         )
     if not values.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinity")
+        raise UserError(f"{name} holds NaN or infinity")
     return values.detach().float().expand(batch_size, *shape).clone()
 
 

@@ -16,7 +16,7 @@ import torch
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.codec import decode_clips, decode_float_clips, encode_clips
-from autoencoder.common.commands import build, make_parser, normalized, start_command
+from autoencoder.common.commands import build, make_parser, normalized, run_command, start_command
 from autoencoder.common.cost import count_flops, format_flops
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import save_png, sheet, to_uint8, unit_to_uint8
@@ -275,4 +275,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

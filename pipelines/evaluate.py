@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 from autoencoder.checkpoint import fingerprint
 from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import unit_to_uint8
 from autoencoder.common.processes import from_all, process_group
 from autoencoder.common.seeding import generators
-from autoencoder.data import UCF101, ClipDataset, DataConfig, Shapes, UnreadableVideo
+from autoencoder.data import UCF101, ClipDataset, DataConfig, Shapes
 from autoencoder.data.folder import VideoFiles
 from autoencoder.metrics import I3D
 from autoencoder.metrics.distance import VideoFeatureExtractor
@@ -98,13 +99,13 @@ class EvaluateConfig:
     def __post_init__(self):
         for name, least in (("num_samples", 2), ("seeds", 1), ("num_inference_steps", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.chunk_size < 1 or self.chunk_size % self.batch_size:
-            raise ValueError(f"chunk_size={self.chunk_size} must be a multiple of batch_size={self.batch_size}")
+            raise UserError(f"chunk_size={self.chunk_size} must be a multiple of batch_size={self.batch_size}")
         if self.split == "all" and self.dataset != "ucf101":
-            raise ValueError(f"split='all' is for ucf101; {self.dataset} has 'train' and 'test'")
+            raise UserError(f"split='all' is for ucf101; {self.dataset} has 'train' and 'test'")
         if self.take == "chunks" and self.dataset == "shapes":
-            raise ValueError("take='chunks' is for videos in files; shapes are one clip each")
+            raise UserError("take='chunks' is for videos in files; shapes are one clip each")
         names = ("dataset", "data_root", "held_out_root", "sample_fps", "sampling", "decoder", "ucf101_fold")
         self.data = DataConfig(crop="center", **{name: getattr(self, name) for name in (*names, "num_workers")})
 
@@ -131,7 +132,7 @@ def class_ids(pipe: VidTwinDiffusionPipeline, clips: ClipDataset) -> list[int]:
     if clips.class_names:
         return [pipe.label(name) for name in clips.class_names]
     if pipe.transformer.config.num_classes != 1:
-        raise ValueError(
+        raise UserError(
             f"the real clips are not labelled, but the pipeline has {pipe.transformer.config.num_classes} classes"
         )
     return [0]
@@ -193,7 +194,7 @@ class Evaluation:
         self.ids = class_ids(self.pipe, self.clips)
         if len(self.clips) < config.num_samples:
             more = "; --take chunks takes several clips of a video" if isinstance(self.clips, VideoFiles) else ""
-            raise ValueError(f"num_samples={config.num_samples}, but the data set holds {len(self.clips)} clips{more}")
+            raise UserError(f"num_samples={config.num_samples}, but the data set holds {len(self.clips)} clips{more}")
         self.identity = sampling_identity(self.pipe, config)
         self.measure_clips = ClipMeasurer(
             extractor, isinstance(self.clips, Shapes), config.batch_size, self.pipe.device
@@ -209,7 +210,7 @@ class Evaluation:
         draws = RealClips(self.clips, seed, config.batch_size, self.rank, self.world_size, config.num_workers)
         found = draws.take(config.num_samples, self._measure_both)
         if len(found) < config.num_samples:
-            raise ValueError(
+            raise UserError(
                 f"num_samples={config.num_samples}, but only {len(found)} of the {len(self.clips)} clips can be read; "
                 f"one that cannot: {next(iter(draws.unreadable.values()))}"
             )
@@ -342,4 +343,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    commands.run_command(main, UnreadableVideo, FloatingPointError)
+    commands.run_command(main)

@@ -17,6 +17,7 @@ from PIL import Image
 
 # `from_pretrained` finds the classes of the components among the modules that are already imported.
 from autoencoder.common.cost import Cost, count_flops, measure
+from autoencoder.common.errors import NumericalError, UserError
 from autoencoder.latents import Generators, VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
@@ -82,7 +83,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         layout = transformer.layout
         given, expected = (layout.structure_shape, layout.dynamics_shape), (vae.structure_shape, vae.dynamics_shape)
         if given != expected:
-            raise ValueError(f"the transformer makes latents of shape {given}, the autoencoder takes {expected}")
+            raise UserError(f"the transformer makes latents of shape {given}, the autoencoder takes {expected}")
         self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler)
         self.video_processor = VideoProcessor(vae_scale_factor=1, do_resize=False)
 
@@ -147,7 +148,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         classes = [class_id] if isinstance(class_id, str) or not isinstance(class_id, Sequence) else class_id
         labels = [self.label(value) for value in classes for _ in range(num_videos_per_class)]
         if not labels:
-            raise ValueError("class_id is an empty list: nothing to generate")
+            raise UserError("class_id is an empty list: nothing to generate")
         given = self._given_latent(structure, dynamics, len(labels), clip_fps, clip_start)
         generator = _generators(generator, len(labels))
         tokens = self._initial_tokens(len(labels), generator, latents)
@@ -159,7 +160,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         if given is not None:
             latents = given.into_latents(latents)
         if not all(part.isfinite().all() for part in (latents.structure, latents.dynamics)):
-            raise FloatingPointError(f"sampling in {self.transformer.dtype} gave latents that are not finite")
+            raise NumericalError(f"sampling in {self.transformer.dtype} gave latents that are not finite")
         if output_type == "latent":
             frames, decoding = latents, None
         else:
@@ -188,7 +189,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         if not 0 <= index < len(names):
             nearest = range(len(names))[-3:] if index > 0 else range(len(names))[:3]
             nearest = ", ".join(f"{near} {names[near]}".strip() for near in nearest)
-            raise ValueError(f"class_id={index} is not in 0 to {len(names) - 1}; the nearest are: {nearest}")
+            raise UserError(f"class_id={index} is not in 0 to {len(names) - 1}; the nearest are: {nearest}")
         return index
 
     def _initial_tokens(self, batch_size: int, generator: Generators, noise: VidTwinLatents | None) -> torch.Tensor:
@@ -204,7 +205,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             )
             noise = VidTwinLatents(*draws)
         if len(noise) != batch_size:
-            raise ValueError(f"latents hold noise for {len(noise)} videos, {batch_size} are asked for")
+            raise UserError(f"latents hold noise for {len(noise)} videos, {batch_size} are asked for")
         return layout.pack(noise.to(device, torch.float32))  # (B, N, D)
 
     def _given_latent(
@@ -216,7 +217,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         clip_start: float,
     ) -> GivenLatent | None:
         if structure is not None and dynamics is not None:
-            raise ValueError("structure and dynamics are both given: there is nothing left to sample")
+            raise UserError("structure and dynamics are both given: there is nothing left to sample")
         if structure is None and dynamics is None:
             return None
         name, source = ("dynamics", dynamics) if structure is None else ("structure", structure)
@@ -272,9 +273,9 @@ def _check_numbers(
         counts["decode_chunk_size"] = decode_chunk_size
     for name, value in counts.items():
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise UserError(f"{name} must be at least 1, got {value}")
     if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type={output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
+        raise UserError(f"output_type={output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
 
 
 def _generators(generator: int | Generators, batch_size: int) -> Generators:
@@ -282,7 +283,7 @@ def _generators(generator: int | Generators, batch_size: int) -> Generators:
         return generator
     if isinstance(generator, list):
         if len(generator) != batch_size:
-            raise ValueError(f"generator is a list of {len(generator)} for {batch_size} videos: give one per video")
+            raise UserError(f"generator is a list of {len(generator)} for {batch_size} videos: give one per video")
         return generator
     seed = operator.index(generator)
     # On the CPU, so that a seed means the same noise on every device.
@@ -291,12 +292,12 @@ def _generators(generator: int | Generators, batch_size: int) -> Generators:
 
 def _label_of_name(name: str, names: list[str]) -> int:
     if not any(names):
-        raise ValueError(f"the transformer has no class names: give an id in 0 to {len(names) - 1} for {name!r}")
+        raise UserError(f"the transformer has no class names: give an id in 0 to {len(names) - 1} for {name!r}")
     if name in names:
         return names.index(name)
     labels = {known.casefold(): index for index, known in enumerate(names)}
     if name.casefold() not in labels:
         nearest = difflib.get_close_matches(name.casefold(), labels, n=3, cutoff=0.0)
         nearest = ", ".join(f"{names[labels[key]]} ({labels[key]})" for key in nearest)
-        raise ValueError(f"there is no class {name!r}; the nearest are: {nearest}")
+        raise UserError(f"there is no class {name!r}; the nearest are: {nearest}")
     return labels[name.casefold()]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common.commands import build, make_parser, normalized, run_command
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import save_png, sheet
 from autoencoder.data import Shapes
@@ -35,7 +36,7 @@ class RecombineConfig:
 
     def __post_init__(self):
         if self.count < 10:
-            raise ValueError(f"count must be at least 10, one of every class, got {self.count}")
+            raise UserError(f"count must be at least 10, one of every class, got {self.count}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from autoencoder.common.commands import build, make_parser, normalized, run_command
+from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import save_png, sheet, unit_to_uint8
-from autoencoder.data import UnreadableVideo
 from autoencoder.data.video_io import write_video
 from autoencoder.latents import VidTwinLatents
 from pipelines.checkpoint import load_pipeline
@@ -60,12 +60,12 @@ class SampleConfig:
 
     def __post_init__(self):
         if not self.classes:
-            raise ValueError("no class is given: name one with --class, or --class all")
+            raise UserError("no class is given: name one with --class, or --class all")
         for name in ("num_videos", "num_inference_steps", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.structure is not None and self.dynamics is not None:
-            raise ValueError("--structure and --dynamics are both given: there is nothing left to sample")
+            raise UserError("--structure and --dynamics are both given: there is nothing left to sample")
 
 
 def class_ids(pipe: VidTwinDiffusionPipeline, classes: Sequence[str]) -> list[int]:
@@ -96,7 +96,7 @@ def given_latents(pipe: VidTwinDiffusionPipeline, config: SampleConfig) -> dict[
     }
     for name, latents in given.items():
         if len(latents) != 1:
-            raise ValueError(f"--{name} {files[name]} holds the latents of {len(latents)} clips: give those of one")
+            raise UserError(f"--{name} {files[name]} holds the latents of {len(latents)} clips: give those of one")
     return given
 
 
@@ -144,4 +144,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, UnreadableVideo)
+    run_command(main)

@@ -15,6 +15,8 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Generator
 
+from autoencoder.common.errors import UserError
+
 # Per setting the values that work, the first of which is set when a scheduler is made here. Settings that a scheduler
 # does not have are passed over.
 Settings = dict[str, tuple[Any, ...]]
@@ -103,7 +105,7 @@ def check_scheduler(scheduler: SchedulerMixin, prediction_type: str) -> None:
     if wrong:
         given = ", ".join(f"{key}={scheduler.config[key]!r}" for key in wrong)
         right = ", ".join(f"{key}={accepted[0]!r}" for key, accepted in wrong.items())
-        raise ValueError(
+        raise UserError(
             f"{name} with {given} does not lead to the answer of a transformer with "
             f"prediction_type={prediction_type!r}: use {name}.from_config(scheduler.config, {right})"
         )
@@ -164,7 +166,7 @@ def step_arguments(
     """
     parameters = inspect.signature(scheduler.step).parameters
     if eta and "eta" not in parameters:
-        raise ValueError(f"eta={eta} is a setting of DDIM; {type(scheduler).__name__} has none")
+        raise UserError(f"eta={eta} is a setting of DDIM; {type(scheduler).__name__} has none")
     return {key: value for key, value in (("generator", generator), ("eta", eta)) if key in parameters}
 
 
@@ -174,7 +176,7 @@ def _check_ddim_ends(scheduler: SchedulerMixin, num_inference_steps: int) -> Non
     if scheduler.timesteps[-1] >= total // num_inference_steps:
         divisors = [count for count in range(1, total + 1) if total % count == 0]
         nearest = min(divisors, key=lambda count: abs(count - num_inference_steps))
-        raise ValueError(
+        raise UserError(
             f"{type(scheduler).__name__} with timestep_spacing={scheduler.config.timestep_spacing!r} does not reach "
             f"noise 0 in num_inference_steps={num_inference_steps}: take a divisor of {total} such as {nearest}, or "
             "another scheduler"
@@ -185,7 +187,7 @@ def _settings(name: str, prediction_type: str) -> Settings:
     """The settings that a scheduler must have, of those that its class has at all."""
     fitting = SCHEDULERS[prediction_type]
     if name not in fitting:
-        raise ValueError(
+        raise UserError(
             f"{name} does not fit a transformer with prediction_type={prediction_type!r}; "
             f"these do: {', '.join(sorted(fitting))}"
         )

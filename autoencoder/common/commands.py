@@ -4,6 +4,7 @@ A command's config is a dataclass with a docstring under each field. Every field
 and an unknown one is an error.
 """
 
+import errno
 import re
 import subprocess
 import sys
@@ -14,7 +15,12 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from autoencoder.common.errors import UserError, message_of
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+# What the operating system may refuse without saying for which file: writing to a disk or beyond a quota that is full.
+NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 PRESETS = Path(__file__).parents[2] / "configs"
 
@@ -28,7 +34,7 @@ def preset_path(stage: str, name: str) -> Path:
     path = PRESETS / stage / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise ValueError(f"no preset {name!r} for the {stage}: there are {known}")
+        raise UserError(f"no preset {name!r} for the {stage}: there are {known}")
     return path
 
 
@@ -100,20 +106,24 @@ def start_command(module: str, arguments: Sequence[str]) -> None:
     """Run a command of the project in a process of its own, as a person would.
 
     Raises:
-        subprocess.CalledProcessError: if it fails.
+        UserError: if it fails; it has said why.
     """
     print(f"\n$ python -m {' '.join([module, *arguments])}", flush=True)
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    code = subprocess.run([sys.executable, "-m", module, *arguments]).returncode
+    if code:
+        raise UserError(f"python -m {module} ended with code {code}; what it printed above says why")
 
 
-def run_command(main: Callable[[], None], *errors: type[Exception]) -> None:
-    """Run a command; what its user can mend ends it with one line instead of a traceback.
+def run_command(main: Callable[[], None]) -> None:
+    """Run a command; what its user can mend ends it with one line, anything else with a traceback.
 
-    Args:
-        main: the command.
-        errors: further exceptions of that kind, beside ValueError and OSError.
+    One line is for `UserError`, and for what the operating system refuses by the name of a file, such as a full disk.
     """
     try:
         main()
-    except (ValueError, OSError, *errors) as error:
+    except UserError as error:
+        sys.exit(f"error: {message_of(error)}")
+    except OSError as error:
+        if error.filename is None and error.errno not in NAMELESS:
+            raise
         sys.exit(f"error: {error}")

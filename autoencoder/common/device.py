@@ -2,6 +2,8 @@
 
 import torch
 
+from autoencoder.common.errors import UserError
+
 
 def resolve_device(name: str) -> torch.device:
     """The device of a name.
@@ -19,9 +21,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device={name!r} is no device; {_known(kinds)}") from error
+        raise UserError(f"device={name!r} is no device; {_known(kinds)}") from error
     if (device.index or 0) >= kinds.get(device.type, 0):
-        raise ValueError(f"device={name!r} is not on this machine; {_known(kinds)}")
+        raise UserError(f"device={name!r} is not on this machine; {_known(kinds)}")
     return device
 
 

@@ -9,6 +9,8 @@ from timm.optim import Muon
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from autoencoder.common.errors import UserError
+
 MATRIX_LAYERS = (nn.Linear, nn.Conv2d)
 
 
@@ -40,22 +42,22 @@ class OptimizerConfig:
 
     def __post_init__(self):
         if not self.learning_rate > 0:
-            raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+            raise UserError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
+            raise UserError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
+            raise UserError(f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
         if self.newton_schulz_steps < 1:
-            raise ValueError(f"optimizer.newton_schulz_steps must be at least 1, got {self.newton_schulz_steps}")
+            raise UserError(f"optimizer.newton_schulz_steps must be at least 1, got {self.newton_schulz_steps}")
         if not self.fallback_lr_scale > 0:
-            raise ValueError(f"optimizer.fallback_lr_scale must be positive, got {self.fallback_lr_scale}")
+            raise UserError(f"optimizer.fallback_lr_scale must be positive, got {self.fallback_lr_scale}")
         if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ValueError(
+            raise UserError(
                 "optimizer.weight_decay and optimizer.warmup_steps must be at least 0, got "
                 f"{self.weight_decay} and {self.warmup_steps}"
             )
         if not self.max_grad_norm > 0:
-            raise ValueError(f"optimizer.max_grad_norm must be positive, got {self.max_grad_norm}")
+            raise UserError(f"optimizer.max_grad_norm must be positive, got {self.max_grad_norm}")
 
     def build(self, module: nn.Module, max_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """The optimiser of a module's parameters, and a schedule to be stepped once per optimiser step."""

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 
 Frames = torch.Tensor | np.ndarray  # uint8 (T, H, W, 3)
@@ -58,7 +59,7 @@ def gif_bytes(frames: Frames, fps: float) -> bytes:
         fps: frames per second.
     """
     if fps <= 0:
-        raise ValueError(f"fps must be positive, got {fps}")
+        raise UserError(f"fps must be positive, got {fps}")
     first, *rest = _images(frames)
     buffer = io.BytesIO()
     first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoencoder.common import commands
+from autoencoder.common.errors import ExistingFileError, UserError
 from autoencoder.common.files import atomic_path
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
@@ -46,9 +47,9 @@ class RunConfig:
     def __post_init__(self):
         for name in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch_size % self.accumulate:
-            raise ValueError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
+            raise UserError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
 
 
 def is_first_process() -> bool:
@@ -65,7 +66,7 @@ def _inherited_folder() -> str | None:
 def _numbered_folder(parent: Path, resume: bool) -> Path:
     """The next of run-001, run-002, ..., or the newest one there to resume; made known to processes started later."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("several processes were launched: give them one --output-dir")
+        raise UserError("several processes were launched: give them one --output-dir")
     numbers = sorted(int(path.name[4:]) for path in parent.glob("run-*") if path.name[4:].isdigit())
     number = numbers[-1] if numbers else 0
     path = parent / f"run-{number if resume and numbers else number + 1:03d}"
@@ -102,7 +103,7 @@ class RunFolder:
             return cls(_inherited_folder() or _numbered_folder(Path(parent), resume))
         folder = cls(output_dir)
         if folder.config.exists() and not resume and is_first_process():
-            raise FileExistsError(
+            raise ExistingFileError(
                 f"{output_dir} holds a run already: go on with --resume, or give another --output-dir"
             )
         return folder

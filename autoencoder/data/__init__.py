@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autoencoder.common.errors import UserError
 from autoencoder.data.clips import ClipDataset, to_video
 from autoencoder.data.folder import VideoFolder
 from autoencoder.data.shapes import Shapes
@@ -43,13 +44,13 @@ class DataConfig:
 
     def __post_init__(self):
         if self.sample_fps is not None and not self.sample_fps > 0:
-            raise ValueError(f"sample_fps must be positive or null, got {self.sample_fps}")
+            raise UserError(f"sample_fps must be positive or null, got {self.sample_fps}")
         if self.ucf101_fold not in (1, 2, 3):
-            raise ValueError(f"ucf101_fold must be 1, 2 or 3, got {self.ucf101_fold}")
+            raise UserError(f"ucf101_fold must be 1, 2 or 3, got {self.ucf101_fold}")
         if self.num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
+            raise UserError(f"num_workers must be at least 0, got {self.num_workers}")
         if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
+            raise UserError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
 
     @property
     def root(self) -> Path:

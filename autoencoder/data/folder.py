@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.listing import VIDEO_ENDINGS, PathTable, read_manifest, scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
@@ -125,21 +126,21 @@ class VideoFolder(VideoFiles):
     ):
         reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop, decoder=decoder)
         if split not in ("train", "val"):
-            raise ValueError(f"split={split!r} is none of train, val")
+            raise UserError(f"split={split!r} is none of train, val")
         if not 0 <= val_share <= 1:
-            raise ValueError(f"val_share={val_share}: must be in [0, 1]")
+            raise UserError(f"val_share={val_share}: must be in [0, 1]")
         root = Path(root)
         is_manifest = root.suffix.lower() == ".csv"
         if not (root.is_file() if is_manifest else root.is_dir()):
-            raise FileNotFoundError(_nothing_there(root, "there is no such " + ("file" if is_manifest else "folder")))
+            raise MissingFileError(_nothing_there(root, "there is no such " + ("file" if is_manifest else "folder")))
         listing = read_manifest(root) if is_manifest else scan_folder(root)
         if not listing.paths:
-            raise FileNotFoundError(_nothing_there(root, "it lists no video" if is_manifest else "it holds no video"))
+            raise MissingFileError(_nothing_there(root, "it lists no video" if is_manifest else "it holds no video"))
 
         chosen = listing.select(_held_out(listing.paths, val_share) == (split == "val"))
         if not chosen.paths:
             total = len(listing.paths)
-            raise ValueError(f"{root}: no video falls into split={split!r} with val_share={val_share} of {total}")
+            raise UserError(f"{root}: no video falls into split={split!r} with val_share={val_share} of {total}")
         super().__init__(
             root.parent if is_manifest else root,
             chosen.paths,

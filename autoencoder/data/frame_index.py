@@ -11,6 +11,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from autoencoder.common.errors import UserError
+
 # A header that claims more than this beyond the last frame is a sign that the end of the file is missing.
 END_TOLERANCE_S = 0.25
 # A file whose clock has 0 ticks per second is read as if it had one; its frames then last for minutes.
@@ -19,7 +21,7 @@ MAX_MEAN_FRAME_S = 60.0
 ROW_PIXELS = 64
 
 
-class UnreadableVideo(Exception):
+class UnreadableVideo(UserError):
     """The file cannot give the wanted clip; the message names the file and the reason."""
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from autoencoder.common.errors import UserError
+
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 MANIFEST_COLUMNS = ("path", "label", "start", "end")
 # What `Path` changes in a path; asking first makes a long manifest start in half the time.
@@ -121,13 +123,13 @@ def read_manifest(manifest: Path) -> Listing:
         try:
             return _read_lines(lines)
         except (ValueError, csv.Error) as error:
-            raise ValueError(f"{manifest}, line {max(1, lines.line_num)}: {error}") from error
+            raise UserError(f"{manifest}, line {max(1, lines.line_num)}: {error}") from error
 
 
 def _read_lines(lines: Iterator[list[str]]) -> Listing:
     columns = [name.strip() for name in next(lines, [])]
     if "path" not in columns or len(set(columns)) < len(columns) or not set(columns) <= set(MANIFEST_COLUMNS):
-        raise ValueError(f"the header must be path[,label][,start][,end], got {','.join(columns)!r}")
+        raise UserError(f"the header must be path[,label][,start][,end], got {','.join(columns)!r}")
     path_at, label_at, start_at, end_at = (columns.index(c) if c in columns else None for c in MANIFEST_COLUMNS)
     has_windows = start_at is not None or end_at is not None
     labels, known, bounds = array("i"), {}, array("d")
@@ -135,7 +137,7 @@ def _read_lines(lines: Iterator[list[str]]) -> Listing:
     def paths() -> Iterator[str]:
         for cells in filter(any, lines):
             if len(cells) != len(columns):
-                raise ValueError(f"{len(cells)} values for the {len(columns)} columns {','.join(columns)}")
+                raise UserError(f"{len(cells)} values for the {len(columns)} columns {','.join(columns)}")
             if label_at is not None:
                 label = _given("label", cells[label_at])
                 labels.append(known.setdefault(label, len(known)))
@@ -153,7 +155,7 @@ def _read_lines(lines: Iterator[list[str]]) -> Listing:
 
 def _given(column: str, cell: str) -> str:
     if not (value := cell.strip()):
-        raise ValueError(f"no {column} given")
+        raise UserError(f"no {column} given")
     return value
 
 
@@ -161,7 +163,7 @@ def _window(start: str, end: str) -> tuple[float, float]:
     try:
         window = float(start or 0), float(end or math.inf)
     except ValueError as error:
-        raise ValueError(f"start={start!r} and end={end!r} must be seconds or empty") from error
+        raise UserError(f"start={start!r} and end={end!r} must be seconds or empty") from error
     if not 0 <= window[0] < window[1]:
-        raise ValueError(f"start={start!r} and end={end!r} must be 0 <= start < end, in seconds")
+        raise UserError(f"start={start!r} and end={end!r} must be 0 <= start < end, in seconds")
     return window

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import derive_seed
 
 MOTIONS = ("horizontal", "vertical")
@@ -100,11 +101,11 @@ class Shapes:
 
     def __init__(self, num_frames: int = 16, size: int = 32, split: str = "train"):
         if num_frames < 8 or size < 32:
-            raise ValueError(
+            raise UserError(
                 f"shapes are made at 8 frames of 32 x 32 or more, got {num_frames} frames of {size} x {size}"
             )
         if split not in SPLITS:
-            raise ValueError(f"split={split!r} is none of {', '.join(SPLITS)}")
+            raise UserError(f"split={split!r} is none of {', '.join(SPLITS)}")
         self.num_frames, self.size = num_frames, size
         self.first, self.count = SPLITS[split]
 

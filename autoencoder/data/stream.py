@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.clips import ClipDataset
 from autoencoder.data.video_io import UnreadableVideo
@@ -35,7 +36,7 @@ class PositionSampler(Sampler[list[tuple[int, int]]]):
         self, num_items: int, batch_size: int, seed: int, start_step: int = 0, rank: int = 0, world_size: int = 1
     ):
         if num_items < 1 or batch_size % world_size:
-            raise ValueError(f"cannot split batches of {batch_size} from {num_items} items over {world_size} processes")
+            raise UserError(f"cannot split batches of {batch_size} from {num_items} items over {world_size} processes")
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
         self.start_step, self.rank, self.share = start_step, rank, batch_size // world_size
         self._epoch, self._order = -1, None
@@ -63,7 +64,7 @@ class TrainingClips(Dataset):
 
     def __init__(self, clips: ClipDataset, seed: int, flip: bool = False):
         if flip and not clips.flip_invariant:
-            raise ValueError(f"flip=True, but {type(clips).__name__} does not declare its labels flip-invariant")
+            raise UserError(f"flip=True, but {type(clips).__name__} does not declare its labels flip-invariant")
         self.clips, self.seed, self.flip = clips, seed, flip
 
     def __len__(self) -> int:

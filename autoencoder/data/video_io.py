@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, index_frames, open_video, video_length
 
@@ -145,17 +146,17 @@ class ClipReader:
 
     def __post_init__(self) -> None:
         if self.num_frames < 1:
-            raise ValueError(f"num_frames={self.num_frames}: a clip has at least one frame")
+            raise UserError(f"num_frames={self.num_frames}: a clip has at least one frame")
         if self.size is not None and self.size < 1:
-            raise ValueError(f"size={self.size}: must be at least one pixel, or None")
+            raise UserError(f"size={self.size}: must be at least one pixel, or None")
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
-            raise ValueError(f"sample_fps={self.sample_fps}: must be positive, or None for every frame")
+            raise UserError(f"sample_fps={self.sample_fps}: must be positive, or None for every frame")
         known = {"sampling": SAMPLINGS, "crop": CROPS, "decoder": ("auto", *DECODERS), "unseeded": UNSEEDED}
         for name, choices in known.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
+                raise UserError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
         if self.decoder == "decord" and not _has_decord():
-            raise ValueError("decoder='decord': decord is not installed; decoder='pyav' needs nothing else")
+            raise UserError("decoder='decord': decord is not installed; decoder='pyav' needs nothing else")
 
     def read(
         self,
@@ -283,7 +284,7 @@ def resize_and_crop(
         ValueError: if `crop` is neither.
     """
     if crop not in CROPS:
-        raise ValueError(f"crop={crop!r} is none of {', '.join(CROPS)}")
+        raise UserError(f"crop={crop!r} is none of {', '.join(CROPS)}")
     video = F.resize(frames.permute(0, 3, 1, 2), [size], antialias=True)  # (T, 3, H', W'), shorter of H' and W' = size
     if crop == "random" and rng is not None:
         top, left = (int(rng.integers(side - size + 1)) for side in video.shape[2:])
@@ -306,14 +307,14 @@ def write_video(path: str | Path, frames: torch.Tensor | np.ndarray, fps: float)
     """
     path, frames = Path(path), np.ascontiguousarray(frames)
     if path.suffix.lower() != ".mp4":
-        raise ValueError(f"{path}: the name of the file must end in .mp4")
+        raise UserError(f"{path}: the name of the file must end in .mp4")
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"frames must be uint8 (T, H, W, 3) with T >= 1, got {frames.dtype} {frames.shape}")
     height, width = frames.shape[1:3]
     if height % 2 or width % 2 or not height or not width:
-        raise ValueError(f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0")
+        raise UserError(f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0")
     if not 0 < fps < float("inf"):
-        raise ValueError(f"fps={fps}: must be positive")
+        raise UserError(f"fps={fps}: must be positive")
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
+from autoencoder.common.errors import UserError
 from autoencoder.metrics.i3d import I3D, check_video, full_precision, only_moving
 
 REAL, FAKE = "real", "fake"  # first words of the names of the states
@@ -144,7 +145,7 @@ class FeatureDistance(Metric):
                 f"features must be float (B, {self.num_features}), got {features.dtype} {tuple(features.shape)}"
             )
         if not features.isfinite().all():
-            raise ValueError("the features hold values that are not finite")
+            raise UserError("the features hold values that are not finite")
 
     def _apply(
         self, fn: Callable[[torch.Tensor], torch.Tensor], exclude_state: Sequence[str] = ""
@@ -163,4 +164,4 @@ def require_two(**counts: int) -> None:
     """
     if min(counts.values()) < 2:
         found = " and ".join(f"{count} {side}" for side, count in counts.items())
-        raise ValueError(f"a distance between two sets takes at least 2 videos of each, got {found}")
+        raise UserError(f"a distance between two sets takes at least 2 videos of each, got {found}")

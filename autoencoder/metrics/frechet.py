@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 from torchmetrics.utilities import rank_zero_warn
 
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.metrics.distance import FAKE, REAL, FeatureDistance, VideoFeatureExtractor, require_two
 
@@ -134,12 +135,12 @@ class FrechetVideoDistance(FeatureDistance):
         stored = _read(path)
         extractor, expected = json.loads(str(stored["extractor"])), json.loads(json.dumps(self.identity))
         if extractor != expected:
-            raise ValueError(f"{path} holds features of another extractor: {extractor}, here it is {expected}")
+            raise UserError(f"{path} holds features of another extractor: {extractor}, here it is {expected}")
         for name in STATISTICS:
             default = self._defaults[f"{LOADED}_{name}"]
             loaded = torch.from_numpy(stored[name]).to(default)
             if loaded.shape != default.shape:
-                raise ValueError(f"{path}: {name} must be {tuple(default.shape)}, got {tuple(loaded.shape)}")
+                raise UserError(f"{path}: {name} must be {tuple(default.shape)}, got {tuple(loaded.shape)}")
             setattr(self, f"{LOADED}_{name}", loaded)
             setattr(self, f"{REAL}_{name}", default.clone())
         self._computed = None
@@ -163,9 +164,9 @@ class FrechetVideoDistance(FeatureDistance):
 
 def _read(path: str | Path) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no statistics of real videos at {path}: FrechetVideoDistance.save_real writes them")
+        raise MissingFileError(f"no statistics of real videos at {path}: FrechetVideoDistance.save_real writes them")
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in (*STATISTICS, "extractor", "protocol")}
     except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no file of FrechetVideoDistance.save_real: {error}") from error
+        raise UserError(f"{path} is no file of FrechetVideoDistance.save_real: {error}") from error

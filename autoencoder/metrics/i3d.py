@@ -22,6 +22,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.metrics.i3d_network import BATCH_NORM_EPS, MIN_FRAMES, NUM_CLASSES, SIDE, I3DNetwork
 
 TORCHSCRIPT_FILE = "i3d_torchscript.pt"
@@ -102,18 +103,18 @@ class I3D(nn.Module):
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no I3D weights at {path}: put {KNOWN_FILES} there; nothing is downloaded")
+            raise MissingFileError(f"no I3D weights at {path}: put {KNOWN_FILES} there; nothing is downloaded")
         content = path.read_bytes()
         identity = _identity(content)
         if not identity["known"] and not allow_unknown:
-            raise ValueError(
+            raise UserError(
                 f"{path} (sha256 {identity['sha256']}) holds unknown weights: FVD is computed with {KNOWN_FILES}. "
                 "Only the hash tells them from others of the same layout, such as rgb_imagenet.pt, which give other "
                 "numbers. --allow-unknown-i3d (allow_unknown=True) takes the file, and no distance is called FVD then"
             )
         if identity["format"] == "TorchScript":
             if bn_eps != BATCH_NORM_EPS:
-                raise ValueError(f"bn_eps={bn_eps} cannot be set in {path}, a TorchScript archive")
+                raise UserError(f"bn_eps={bn_eps} cannot be set in {path}, a TorchScript archive")
             return cls(ScriptedI3D(_read_script(content, path)), identity)
         return cls(_read_state_dict(content, path, bn_eps), identity | {"bn_eps": bn_eps})
 
@@ -216,7 +217,7 @@ def _read_script(content: bytes, path: Path) -> torch.jit.ScriptModule:
         with _quiet():
             return torch.jit.load(io.BytesIO(content), map_location="cpu")
     except RuntimeError as error:
-        raise ValueError(f"{path} is no TorchScript archive that can be read: {error}") from error
+        raise UserError(f"{path} is no TorchScript archive that can be read: {error}") from error
 
 
 def _read_state_dict(content: bytes, path: Path, bn_eps: float) -> I3DNetwork:
@@ -227,5 +228,5 @@ def _read_state_dict(content: bytes, path: Path, bn_eps: float) -> I3DNetwork:
         network.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
-        raise ValueError(f"{path} does not hold the weights of I3D ({STATE_DICT_FILE} does): {reason}") from error
+        raise UserError(f"{path} does not hold the weights of I3D ({STATE_DICT_FILE} does): {reason}") from error
     return network.float()

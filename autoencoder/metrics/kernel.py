@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from autoencoder.common.errors import UserError
 from autoencoder.metrics.distance import FAKE, REAL, FeatureDistance, VideoFeatureExtractor, require_two
 
 ROWS_AT_A_TIME = 1024  # of the kernel matrix: 10,000 x 10,000 of them at once take 800 MB
@@ -46,7 +47,7 @@ class KernelVideoDistance(FeatureDistance):
     ):
         super().__init__(feature_extractor, reset_real_features, **kwargs)
         if degree < 1 or degree != int(degree) or coef < 0 or not (gamma is None or gamma > 0):
-            raise ValueError(
+            raise UserError(
                 "a polynomial kernel has a whole degree from 1 on, a positive gamma and a coef of at least 0, got "
                 f"degree={degree}, gamma={gamma}, coef={coef}"
             )

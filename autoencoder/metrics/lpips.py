@@ -13,6 +13,7 @@ import torchmetrics.functional.image.lpips as torchmetrics_lpips
 import torchvision
 from torch import nn
 
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.metrics.reconstruction import FrameMetric
 
 VGG16_WEIGHTS = torchvision.models.VGG16_Weights.IMAGENET1K_V1
@@ -45,7 +46,7 @@ class Lpips(torchmetrics_lpips._NoTrainLpips):
             ValueError: if the shapes do not fit.
         """
         if images.shape != others.shape or images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIDE:
-            raise ValueError(
+            raise UserError(
                 f"LPIPS compares two (N, 3, H, W) with H and W at least {MIN_SIDE}, got {tuple(images.shape)} and "
                 f"{tuple(others.shape)}"
             )
@@ -93,7 +94,7 @@ def load_vgg16(path: str | Path | None = None) -> nn.Module:
         vgg.load_state_dict(features, assign=True)
     except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
-        raise ValueError(f"{path} does not hold the weights of VGG-16 ({VGG16_FILE} does): {reason}") from error
+        raise UserError(f"{path} does not hold the weights of VGG-16 ({VGG16_FILE} does): {reason}") from error
     return vgg
 
 
@@ -105,14 +106,14 @@ def vgg16_file(path: str | Path | None = None) -> Path:
     """
     if path is not None:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no VGG-16 weights for LPIPS at {path}: give the path of {_how_to_get()}")
+            raise MissingFileError(f"no VGG-16 weights for LPIPS at {path}: give the path of {_how_to_get()}")
         return Path(path)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
     if not cached.is_file():
         try:
             VGG16_WEIGHTS.get_state_dict(progress=False, check_hash=True)
         except (OSError, RuntimeError) as error:  # no network; not the promised file
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"no VGG-16 weights for LPIPS: {cached} is not there, and downloading {VGG16_WEIGHTS.url} failed "
                 f"({error}). Put the file there, or give its path instead of a download"
             ) from error

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from autoencoder.common.errors import UserError
+
 PSNR_EPS = 1e-8  # identical frames score 80 dB, not infinity
 SSIM_BORDER = 5  # of the 11 x 11 window: only places where it lies inside the frame count
 SSIM_REFERENCE_SIDE = 256
@@ -36,7 +38,7 @@ class FrameMetric(Metric):
             ValueError: if the shapes differ or are not of that form, or values lie outside [0, 1].
         """
         if prediction.shape != target.shape or prediction.ndim != 5 or prediction.shape[1] != 3:
-            raise ValueError(
+            raise UserError(
                 "prediction and target must both be (B, 3, T, H, W), got "
                 f"{tuple(prediction.shape)} and {tuple(target.shape)}"
             )
@@ -83,7 +85,7 @@ class VideoSSIM(FrameMetric):
         height, width = prediction.shape[-2:]
         factor = max(1, round(min(height, width) / SSIM_REFERENCE_SIDE))
         if min(height, width) // factor <= 2 * SSIM_BORDER:
-            raise ValueError(f"SSIM needs frames of at least 11 x 11, got {height} x {width}")
+            raise UserError(f"SSIM needs frames of at least 11 x 11, got {height} x {width}")
         if factor > 1:
             prediction, target = (F.avg_pool2d(frames, factor) for frames in (prediction, target))
         _, image = structural_similarity_index_measure(

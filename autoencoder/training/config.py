@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.optimization import OptimizerConfig
 from autoencoder.common.run import RunConfig
 from autoencoder.data import DataConfig
@@ -58,17 +59,17 @@ class TrainConfig(RunConfig, DataConfig):
         DataConfig.__post_init__(self)
         for name in ("validate_every", "num_held_out", "devices", "num_nodes"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("kl_weight", "lpips_weight", "gan_start", "gan_warmup_steps", "gan_weight", "latent_noise"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+            raise UserError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if self.gan and self.gan_start >= self.max_steps:
-            raise ValueError(f"gan_start={self.gan_start} is never reached in max_steps={self.max_steps}")
+            raise UserError(f"gan_start={self.gan_start} is never reached in max_steps={self.max_steps}")
         per_process, rest = divmod(self.batch_size, self.devices * self.num_nodes)
         if rest or per_process % self.accumulate:
-            raise ValueError(
+            raise UserError(
                 f"batch_size={self.batch_size} cannot be split over {self.devices * self.num_nodes} processes "
                 f"with {self.accumulate} micro-batches each"
             )

@@ -4,6 +4,8 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from autoencoder.common.errors import UserError
+
 KERNEL_SIZE = 4
 LEAK = 0.2
 
@@ -26,7 +28,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, width: int = 64, num_layers: int = 3):
         super().__init__()
         if width < 1 or num_layers < 1:
-            raise ValueError(f"width and num_layers must be positive, got {width} and {num_layers}")
+            raise UserError(f"width and num_layers must be positive, got {width} and {num_layers}")
         self.num_layers = num_layers
         widths = [width * min(2**layer, 8) for layer in range(num_layers + 1)]
         layers = [nn.Conv2d(3, width, KERNEL_SIZE, stride=2, padding=1), nn.LeakyReLU(LEAK)]
@@ -65,5 +67,5 @@ class PatchDiscriminator(nn.Module):
         """
         if min(video.shape[-2:]) < self.min_size:
             height, width = video.shape[-2:]
-            raise ValueError(f"frames of {height} x {width} are too small: both sides must be at least {self.min_size}")
+            raise UserError(f"frames of {height} x {width} are too small: both sides must be at least {self.min_size}")
         return self.main(rearrange(video, "b c f h w -> (b f) c h w"))

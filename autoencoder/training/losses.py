@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
+from autoencoder.common.errors import UserError
 from autoencoder.latents import VidTwinPosterior
 
 MAX_GRADIENT_RATIO = 1e4
@@ -28,7 +29,7 @@ class VidTwinLoss(nn.Module):
     def __init__(self, kl_weight: float = 1e-3, lpips_weight: float = 0.0, lpips: nn.Module | None = None):
         super().__init__()
         if lpips_weight and lpips is None:
-            raise ValueError(f"lpips_weight={lpips_weight} needs an LPIPS network, got lpips=None")
+            raise UserError(f"lpips_weight={lpips_weight} needs an LPIPS network, got lpips=None")
         if lpips is not None and (lpips.training or any(weight.requires_grad for weight in lpips.parameters())):
             raise ValueError("the LPIPS network must be frozen and in eval mode")
         self.kl_weight, self.lpips_weight = kl_weight, lpips_weight

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from autoencoder.common.cost import count_flops
+from autoencoder.common.errors import NumericalError, UserError
 from autoencoder.common.pictures import add_moving_picture, to_uint8
 from autoencoder.common.seeding import derive_seed, generators
 from autoencoder.data import to_video
@@ -84,7 +85,7 @@ class VidTwinModule(LightningModule):
             torch.manual_seed(derive_seed(self.config.seed, "discriminator"))
             discriminator = PatchDiscriminator()
         if (size := self.model.config.sample_size) < discriminator.min_size:
-            raise ValueError(f"gan=True needs clips of at least {discriminator.min_size} pixels, sample_size is {size}")
+            raise UserError(f"gan=True needs clips of at least {discriminator.min_size} pixels, sample_size is {size}")
         return discriminator
 
     def configure_optimizers(self):
@@ -112,7 +113,7 @@ class VidTwinModule(LightningModule):
         has_gan = any(key.startswith("discriminator.") for key in checkpoint["state_dict"])
         for name, wanted, found in (("gan", self.discriminator, has_gan), ("ema_decay", self.ema, "ema" in checkpoint)):
             if (wanted is not None) != found:
-                raise ValueError(
+                raise UserError(
                     f"the checkpoint was written {'with' if found else 'without'} {name}, this run has "
                     f"{name}={getattr(self.config, name)}: resume with what the run was started with"
                 )
@@ -232,7 +233,7 @@ class VidTwinModule(LightningModule):
             )
         if not all(value.isfinite() for value in (loss, *norms.values())):
             values = ", ".join(f"{name} {norm.item()}" for name, norm in norms.items())
-            raise FloatingPointError(
+            raise NumericalError(
                 f"step {self.global_step + 1}: the loss is {loss.item()}, {values}; the run stops, the last checkpoint "
                 "is good. A lower optimizer.learning_rate or precision=fp32 may help"
             )

@@ -13,6 +13,7 @@ from einops import rearrange
 from torchvision.transforms.v2 import functional as F
 
 from autoencoder.codec import encode_clips
+from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import to_uint8
 from autoencoder.data.video_io import resize_and_crop
 from autoencoder.latents import VidTwinLatents
@@ -30,7 +31,7 @@ def chosen_overlap(overlap: int | None, num_frames: int) -> int:
     if overlap is None:
         return 3 * num_frames // 8
     if not 0 <= overlap <= num_frames // 2:
-        raise ValueError(f"overlap={overlap}: clips of {num_frames} frames can share 0 to {num_frames // 2}")
+        raise UserError(f"overlap={overlap}: clips of {num_frames} frames can share 0 to {num_frames // 2}")
     return overlap
 
 
@@ -55,7 +56,7 @@ class Fit:
 
     def __post_init__(self):
         if self.mode not in FITS:
-            raise ValueError(f"fit={self.mode!r} is none of {', '.join(FITS)}")
+            raise UserError(f"fit={self.mode!r} is none of {', '.join(FITS)}")
 
     @property
     def box(self) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from autoencoder.checkpoint import fingerprint
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import save_safetensors
 from autoencoder.latents import VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
@@ -62,15 +63,15 @@ class EncodedVideo:
             ValueError: if the file holds something else.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no file {path}; `python -m autoencoder.encode` makes such a file")
+            raise MissingFileError(f"there is no file {path}; `python -m autoencoder.encode` makes such a file")
         try:
             with safe_open(path, "pt") as file:
                 metadata = (file.metadata() or {}).get(METADATA_KEY)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except SafetensorError as error:
-            raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+            raise UserError(f"{path} is no readable safetensors file: {error}") from error
         if metadata is None or tensors.keys() != TENSORS:
-            raise ValueError(f"{path} holds {sorted(tensors)}, not a video that `python -m autoencoder.encode` wrote")
+            raise UserError(f"{path} holds {sorted(tensors)}, not a video that `python -m autoencoder.encode` wrote")
         metadata = json.loads(metadata)
         form = VideoFormat.from_json(metadata["format"])
         return cls(
@@ -130,7 +131,7 @@ def decode_video(model: AutoencoderVidTwin, video: EncodedVideo, part: str = "bo
         ValueError: if another model encoded the video.
     """
     if (own := fingerprint(model)) != video.model:
-        raise ValueError(
+        raise UserError(
             f"the latents are those of another autoencoder: its fingerprint is {video.model}, that of the given one is "
             f"{own}; give the folder of the one that encoded them with --checkpoint"
         )

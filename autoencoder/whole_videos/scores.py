@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from autoencoder.codec import decode_float_clips
 from autoencoder.common.cost import measure
+from autoencoder.common.errors import MissingFileError
 from autoencoder.common.pictures import unit_to_uint8
 from autoencoder.data.frame_index import UnreadableVideo
 from autoencoder.data.listing import VIDEO_ENDINGS, read_manifest, scan_folder
@@ -99,10 +100,10 @@ def list_videos(root: str | Path) -> list[ListedVideo]:
     root = Path(root)
     is_manifest = root.suffix.lower() == ".csv" and not root.is_dir()
     if not (root.is_file() if is_manifest else root.is_dir()):
-        raise FileNotFoundError(f"no videos at {root}: it must be a folder, or a .csv file with the column path")
+        raise MissingFileError(f"no videos at {root}: it must be a folder, or a .csv file with the column path")
     listing = read_manifest(root) if is_manifest else scan_folder(root)
     if not len(listing.paths):
-        raise FileNotFoundError(f"{root} lists no video: files ending in {', '.join(VIDEO_ENDINGS)} are taken")
+        raise MissingFileError(f"{root} lists no video: files ending in {', '.join(VIDEO_ENDINGS)} are taken")
     folder = root.parent if is_manifest else root
     windows = [(0.0, math.inf)] * len(listing.paths) if listing.windows is None else listing.windows.tolist()
     return [

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from av.codec.context import Flags
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.data.frame_index import UnreadableVideo, open_video
 
@@ -253,7 +254,7 @@ def _copy_of(stream: av.AudioStream, target: av.container.OutputContainer) -> av
     try:
         return target.add_stream_from_template(stream)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"audio of the codec {stream.codec_context.name} does not go into a {target.format.name} file as it is: "
             "a name ending in .mkv makes a container that takes more codecs, and --audio false leaves the audio out"
         ) from error
@@ -266,10 +267,10 @@ def check_output(path: str | Path, *inputs: str | Path) -> None:
         ValueError: if its ending is unknown, or it is one of the inputs.
     """
     if Path(path).suffix.lower() not in CONTAINERS:
-        raise ValueError(f"{path}: the name of the file must end in {', '.join(CONTAINERS)}")
+        raise UserError(f"{path}: the name of the file must end in {', '.join(CONTAINERS)}")
     for source in inputs:
         if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-            raise ValueError(f"{path} is the input as well as the output: give the output another name")
+            raise UserError(f"{path} is the input as well as the output: give the output another name")
 
 
 @contextmanager

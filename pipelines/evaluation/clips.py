@@ -22,6 +22,7 @@ from einops import rearrange
 from safetensors import safe_open
 from torch.utils.data import DataLoader, Dataset
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import save_safetensors
 from autoencoder.common.processes import from_all
 from autoencoder.common.seeding import derive_seed
@@ -238,7 +239,7 @@ class SampleStore:
         if different or any(kept != wanted for kept, wanted in pairs):
             there, here = ({name: values.get(name) for name in different} for values in (found, self.identity))
             unlike = f"with {there}, here it is {here}" if different else "of other classes"
-            raise ValueError(f"{path} holds samples {unlike}: give another output_dir, or remove that folder")
+            raise UserError(f"{path} holds samples {unlike}: give another output_dir, or remove that folder")
 
 
 def _sample_in_whole_batches(sample: Sampler, labels: Sequence[int], first: int, batch_size: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.data.folder import VideoFiles
 from autoencoder.data.video_io import ClipReader
 
@@ -49,9 +50,9 @@ class UCF101(VideoFiles):
     ):
         reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop, decoder=decoder)
         if split not in SPLITS:
-            raise ValueError(f"split={split!r} is none of {', '.join(SPLITS)}")
+            raise UserError(f"split={split!r} is none of {', '.join(SPLITS)}")
         if fold not in (1, 2, 3):
-            raise ValueError(f"fold={fold} is none of 1, 2, 3")
+            raise UserError(f"fold={fold} is none of 1, 2, 3")
         root = Path(root).absolute()
         videos = videos_folder(root)
         list_names = [f"{part}list{fold:02d}.txt" for part in SPLITS[split]]
@@ -64,7 +65,7 @@ class UCF101(VideoFiles):
         missing = [path for path, _ in listed if path.lower() not in on_disk]
         if missing:
             few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise FileNotFoundError(
+            raise MissingFileError(
                 _not_there(videos, f"{len(missing)} of {len(listed)} listed videos are missing: {few}")
             )
         super().__init__(
@@ -84,7 +85,7 @@ class UCF101(VideoFiles):
         ids = {known.lower(): index for index, known in enumerate(self.class_names)}
         if name.lower() not in ids:
             near = [self.class_names[ids[match]] for match in difflib.get_close_matches(name.lower(), ids, cutoff=0.4)]
-            raise ValueError(f"UCF-101 has no class {name!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
+            raise UserError(f"UCF-101 has no class {name!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
         return ids[name.lower()]
 
 
@@ -113,7 +114,7 @@ def find_lists(root: Path, videos: Path, names: list[str]) -> Path:
         if all((folder / name).is_file() for name in names):
             return folder
     problem = "there is no such folder" if not root.is_dir() else f"no folder there holds {', '.join(names)}"
-    raise FileNotFoundError(_not_there(root, problem))
+    raise MissingFileError(_not_there(root, problem))
 
 
 def read_classes(path: Path) -> list[str]:
@@ -126,7 +127,7 @@ def read_classes(path: Path) -> list[str]:
     for number, line in _lines(path):
         fields = line.split()
         if len(fields) != 2 or fields[0] != str(len(names) + 1):
-            raise ValueError(f"{path}, line {number}: expected '{len(names) + 1} <class name>', got {line!r}")
+            raise UserError(f"{path}, line {number}: expected '{len(names) + 1} <class name>', got {line!r}")
         names.append(fields[1])
     return names
 
@@ -142,7 +143,7 @@ def read_split(path: Path, ids: dict[str, int]) -> list[tuple[str, int]]:
         video, _, given = line.partition(" ")
         label = ids.get(video.split("/")[0].lower())
         if label is None or (given and given.strip() != str(label + 1)):
-            raise ValueError(f"{path}, line {number}: {line!r} does not agree with classInd.txt")
+            raise UserError(f"{path}, line {number}: {line!r} does not agree with classInd.txt")
         entries.append((video, label))
     return entries
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from autoencoder.data.ucf101 import LAYOUT, SOURCE
 from autoencoder.data.ucf101.check import COMPLETE, Counts, check
 
@@ -27,7 +28,7 @@ class CheckConfig:
 
     def __post_init__(self):
         if self.num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
+            raise UserError(f"num_workers must be at least 0, got {self.num_workers}")
 
 
 def main(argv: Sequence[str] | None = None, counts: Counts = COMPLETE) -> None:

@@ -1,0 +1,105 @@
+"""Folders that one process works in at a time.
+
+A lock is the operating system's, on a file in the folder: it ends with its process, however that ends, so none is ever
+left behind. The file stays, for removing it could take it from under a process that is about to lock it.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from autoencoder.common.errors import UserError
+
+LOCK_FILE = ".lock"
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)  # of file systems without locks
+
+
+class FolderInUseError(UserError):
+    """Another process works in a folder."""
+
+
+@dataclass
+class _Held:
+    """A lock of this process, and how many blocks hold it."""
+
+    file: TextIO
+    count: int = 0
+
+
+_held: dict[Path, _Held] = {}
+
+
+@contextmanager
+def locked_folder(folder: str | Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold a folder, which is made if need be, for as long as the block runs.
+
+    Blocks of one process may hold the same folder. Processes that this one forks do not hold it, so the lock ends with
+    this process even where a worker of it lives on.
+
+    Args:
+        folder: to hold.
+        on_wait: waits for another process that holds the folder, and is called first, with a line that says so; None
+            refuses the folder instead.
+
+    Raises:
+        FolderInUseError: if another process holds the folder; the message says which one, where that is known.
+    """
+    path = (Path(folder) / LOCK_FILE).resolve()
+    if path not in _held:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _held[path] = _Held(_lock(path, folder, on_wait))
+    held = _held[path]
+    held.count += 1
+    try:
+        yield
+    finally:
+        held.count -= 1
+        if not held.count and _held.get(path) is held:
+            del _held[path]
+            held.file.close()
+
+
+def _lock(path: Path, folder: str | Path, on_wait: Callable[[str], None] | None) -> TextIO:
+    """The locked file, open for as long as the lock is held; it says who holds it."""
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    try:
+        _flock(file, folder, on_wait)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _flock(file: TextIO, folder: str | Path, on_wait: Callable[[str], None] | None) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        message = f"{folder} is in use by {file.read() or 'another process'}"
+        if on_wait is None:
+            raise FolderInUseError(f"{message}: wait until that has ended, or give another folder") from None
+        on_wait(f"{message}; waiting until that has ended")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        print(f"warning: {folder} lies on a file system without locks: see to it that no other process uses it")
+
+
+def _leave_to_the_parent() -> None:
+    """A forked process closes its copies, which leaves the locks to the process that took them."""
+    for held in _held.values():
+        held.file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)

@@ -27,7 +27,7 @@ from autoencoder.common.pictures import unit_to_uint8
 from autoencoder.common.processes import from_all, process_group
 from autoencoder.common.seeding import generators
 from autoencoder.data import UCF101, ClipDataset, DataConfig, Shapes
-from autoencoder.data.folder import VideoFiles
+from autoencoder.data.folder import VideoFiles, VideoFolder, format_names
 from autoencoder.metrics import I3D
 from autoencoder.metrics.distance import VideoFeatureExtractor
 from autoencoder.metrics.i3d import KNOWN_FILES
@@ -115,9 +115,12 @@ class EvaluateConfig:
         Raises:
             FileNotFoundError: if the data are not there; the message says what is to be put where.
         """
+        reading = {"sample_fps": self.sample_fps, "sampling": self.sampling, "decoder": self.decoder}
         if self.split == "all":
-            reading = {"sample_fps": self.sample_fps, "sampling": self.sampling, "decoder": self.decoder}
             clips = UCF101(self.data.root, num_frames, size, split="all", fold=self.ucf101_fold, **reading)
+        elif self.dataset == "folder" and self.split == "test" and self.held_out_root is not None:
+            # Its classes are those of the pipeline, so the training videos need not be there.
+            clips = VideoFolder(self.held_out_root, num_frames, size, split="val", val_share=1.0, **reading)
         else:
             clips = self.data.build(PARTS[self.split], num_frames, size)
         return chunks_of(clips) if self.take == "chunks" else clips
@@ -127,9 +130,17 @@ def class_ids(pipe: VidTwinDiffusionPipeline, clips: ClipDataset) -> list[int]:
     """The pipeline's id of every class of the data set; of the one class where clips are not labelled.
 
     Raises:
-        ValueError: if the pipeline does not know a class.
+        UserError: if the pipeline does not know a class; it names those and the ones that it knows.
     """
     if clips.class_names:
+        known = list((pipe.transformer.config.id2label or {}).values())
+        folded = {name.casefold() for name in known}
+        unknown = [name for name in clips.class_names if name.casefold() not in folded]
+        if unknown and known:
+            raise UserError(
+                f"there is no class {format_names(unknown)}, of which there are real clips, in the pipeline; it knows "
+                f"{format_names(known)}. Classes are matched by name"
+            )
         return [pipe.label(name) for name in clips.class_names]
     if pipe.transformer.config.num_classes != 1:
         raise UserError(

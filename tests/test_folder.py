@@ -5,6 +5,8 @@ import pytest
 import torch
 from video_files import make_video, numbers
 
+from autoencoder.common.errors import UserError
+from autoencoder.data import DataConfig
 from autoencoder.data.folder import VideoFolder
 from autoencoder.data.video_io import UnreadableVideo
 
@@ -171,3 +173,72 @@ def test_real_videos():
     assert all(name in reason for name, reason in bad.items())
     assert len(clips) == 5 and all(clip.shape == (8, 32, 32, 3) and clip.any(dim=3).any() for clip in clips.values())
     assert [Path(path).name for path in data.too_short()] == ["four_frames.mov", "rotated_90.mov"]
+
+
+def held_out(tmp_path: Path, train, val) -> DataConfig:
+    """Training videos and held-out videos of these names, each below a folder of its own or in a manifest."""
+    roots = []
+    for part, names in (("train", train), ("val", val)):
+        if isinstance(names, str):
+            (tmp_path / f"{part}.csv").write_text(names)
+            roots.append(str(tmp_path / f"{part}.csv"))
+        else:
+            plant(tmp_path / part, names)
+            roots.append(str(tmp_path / part))
+    return DataConfig(dataset="folder", data_root=roots[0], held_out_root=roots[1])
+
+
+@pytest.mark.parametrize(
+    "val",
+    [
+        ("walk/1.mp4", "jump/2.mp4"),
+        ("walk/1.mp4",),
+        "path,label\nx/1.mp4,walk\nx/2.mp4,jump\n",
+        "label,path\nwalk,deep/down/1.mp4\n",
+    ],
+)
+def test_held_out_classes_are_matched_by_name(tmp_path, val):
+    """Fewer classes are fine, and those that there are keep the ids that they have in training."""
+    config = held_out(tmp_path, ("a/1.mp4", "jump/1.mp4", "run/1.mp4", "walk/1.mp4"), val)
+    data = config.build("val", 16, 32)
+    assert data.class_names == config.build("train", 16, 32).class_names == ("a", "jump", "run", "walk")
+    for index in range(len(data)):
+        assert data.class_names[data.label(index)] == ("jump" if "2.mp4" in data.source(index) else "walk")
+
+
+@pytest.mark.parametrize(
+    "train, val, message",
+    [
+        (
+            ("a/1.mp4", "b/1.mp4"),
+            ("b/2.mp4", "c/2.mp4"),
+            "are of class 'c', but the training videos have the classes 'a', 'b'",
+        ),
+        (("a/1.mp4", "b/1.mp4"), ("b/2.mp4", "B/2.mp4", "Ä/2.mp4"), "of class 'B', 'Ä', but"),
+        (("a/1.mp4", "b/1.mp4"), "path,label\n1.mp4,c\n2.mp4,a\n", "held-out videos are of class 'c'"),
+        ("path,label\n1.mp4,a\n", ("b/2.mp4",), "are of class 'b', but the training videos have the classes 'a'"),
+        (("1.mp4", "2.mp4"), ("b/2.mp4",), "are of class 'b', but the training videos have no labels"),
+        (("a/1.mp4", "b/1.mp4"), ("1.mp4",), "no labels, but the training videos have the classes 'a', 'b'"),
+        (("a/1.mp4", "b/1.mp4"), "path\n1.mp4\n", "no labels, but the training videos have the classes 'a', 'b'"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_held_out_classes_that_training_does_not_know(tmp_path, train, val, message, split):
+    with pytest.raises(UserError, match=message):
+        held_out(tmp_path, train, val).build(split, 16, 32)
+
+
+def test_neither_side_needs_labels(tmp_path):
+    assert len(held_out(tmp_path, ("1.mp4",), ("1.mp4", "2.mp4")).build("val", 16, 32)) == 2
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("inside", ["", "b", "list.csv", "link"])
+def test_held_out_videos_are_no_training_videos(tmp_path, split, inside):
+    plant(tmp_path / "all", ["a/1.mp4", "b/b/2.mp4", "b/a/3.mp4"])
+    (tmp_path / "all" / "list.csv").write_text("path,label\n../all/b/a/3.mp4,b\n")
+    (tmp_path / "link").symlink_to(tmp_path / "all")
+    root = tmp_path / "link" if inside == "link" else tmp_path / "all" / inside
+    config = DataConfig(dataset="folder", data_root=str(tmp_path / "all"), held_out_root=str(root))
+    with pytest.raises(UserError, match=r"of the held-out videos are training videos, too, the first one .*/all/"):
+        config.build(split, 16, 32)

@@ -410,6 +410,8 @@ def test_bad_input(archive, pipeline, shapes_pipeline, tmp_path):
         evaluate(pipeline, tmp_path, data_root=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="there is no class 'Archery'"):
         evaluate(shapes_pipeline, tmp_path, data_root=archive)
+    with pytest.raises(ValueError, match="no class 'Archery'.*it knows 'circle_horizontal'"):
+        evaluate(shapes_pipeline, tmp_path, data_root=archive)
     make_video(tmp_path / "videos" / "a.mp4", 60)
     make_video(tmp_path / "videos" / "b.mp4", 60)  # one of the two is held out
     with pytest.raises(ValueError, match="not labelled, but the pipeline has 3 classes"):
@@ -425,3 +427,18 @@ def test_bad_input(archive, pipeline, shapes_pipeline, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             command.EvaluateConfig(pipeline, **SHORT | settings)
+
+
+def test_classes_of_held_out_videos_are_the_pipelines(pipeline, tmp_path, monkeypatch):
+    """They are matched by name, some may be missing, and the training videos need not be there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("HandstandPushups/1.mp4", "Bowling/2.mp4"):
+        (tmp_path / "held" / name).parent.mkdir(parents=True)
+        (tmp_path / "held" / name).touch()
+    settings = SHORT | {"dataset": "folder", "split": "test", "held_out_root": str(tmp_path / "held"), "num_samples": 2}
+    evaluation = command.Evaluation(command.EvaluateConfig(pipeline, **settings), None)
+    assert evaluation.clips.class_names == ("Bowling", "HandstandPushups") and evaluation.ids == [0, 2]
+    (tmp_path / "held" / "Juggling").mkdir()
+    (tmp_path / "held" / "Juggling" / "1.mp4").touch()
+    with pytest.raises(ValueError, match="no class 'Juggling'.*knows 'Bowling', 'Archery', 'HandstandPushups'"):
+        command.Evaluation(command.EvaluateConfig(pipeline, **settings), None)

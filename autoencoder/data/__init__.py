@@ -1,5 +1,7 @@
 """Clips for both stages: moving shapes, folders of videos, UCF-101."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +25,8 @@ class DataConfig:
     data_root: str | None = None
     """Folder (or .csv manifest) of the data set; data/<dataset> by default. `shapes` needs none."""
     held_out_root: str | None = None
-    """Folder or manifest of the held-out videos of `folder`; null holds out a share of data_root."""
+    """Folder or manifest of the held-out videos of `folder`, whose classes are matched by name with those of data_root;
+    null holds out a share of data_root."""
     sample_fps: float | None = 8.0
     """Frames per second of a clip; null takes every frame."""
     sampling: Literal["time", "stride"] = "time"
@@ -60,6 +63,8 @@ class DataConfig:
     def build(self, split: Literal["train", "val"], num_frames: int, size: int) -> ClipDataset:
         """The training or held-out part of the data set.
 
+        Both are listed and compared where `held_out_root` is given, whichever is wanted.
+
         Args:
             split: "train" or "val".
             num_frames: frames of a clip.
@@ -67,16 +72,36 @@ class DataConfig:
 
         Raises:
             FileNotFoundError: if the data are not there; the message says what is to be put where.
+            UserError: if a held-out video is of a class that no training video has, or a training video itself.
         """
         if self.dataset == "shapes":
             return Shapes(num_frames, size, split)
         reading = {"sample_fps": self.sample_fps, "sampling": self.sampling, "decoder": self.decoder}
         crop = self.crop if split == "train" else "center"
         if self.dataset == "folder":
-            root = self.root
-            if self.held_out_root is not None:  # each folder is one split as a whole
-                root = self.root if split == "train" else Path(self.held_out_root)
-                reading["val_share"] = float(split == "val")
-            return VideoFolder(root, num_frames, size, split=split, crop=crop, **reading)
+            if self.held_out_root is None:
+                return VideoFolder(self.root, num_frames, size, split=split, crop=crop, **reading)
+            whole = {"num_frames": num_frames, "size": size, "crop": crop, **reading}  # each folder is one split
+            train = VideoFolder(self.root, split="train", val_share=0.0, **whole)
+            held_out = VideoFolder(self.held_out_root, split="val", val_share=1.0, classes=train.class_names, **whole)
+            _check_disjoint(train, held_out)
+            return train if split == "train" else held_out
         part = "train" if split == "train" else "test"
         return UCF101(self.root, num_frames, size, split=part, fold=self.ucf101_fold, crop=crop, **reading)
+
+
+def _check_disjoint(train: VideoFolder, held_out: VideoFolder) -> None:
+    """Refuse held-out videos that are training videos."""
+    held_out_files = set(_files(held_out))
+    shared = sorted(held_out_files.intersection(_files(train)))
+    if shared:
+        raise UserError(
+            f"{len(shared)} of the held-out videos are training videos, too, the first one {shared[0]}: give a "
+            "--held-out-root apart from --data-root, or none, which holds out a share"
+        )
+
+
+def _files(videos: VideoFolder) -> Iterator[str]:
+    """Absolute paths, without links in the one that all have in common."""
+    root = os.path.realpath(videos.root)
+    return (os.path.normpath(os.path.join(root, path)) for path in videos.listing.paths)

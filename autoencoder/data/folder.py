@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.seeding import derive_seed
-from autoencoder.data.listing import VIDEO_ENDINGS, PathTable, read_manifest, scan_folder
+from autoencoder.data.listing import VIDEO_ENDINGS, Listing, PathTable, read_manifest, scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
+
+HELD_OUT_SHARE = 0.05  # of the videos of one folder
 
 
 class VideoFiles:
@@ -57,6 +60,11 @@ class VideoFiles:
     def source(self, index: int) -> str:
         """Path of the video."""
         return str(self.root / self._paths[index])
+
+    @property
+    def listing(self) -> Listing:
+        """All videos, with paths relative to `root`."""
+        return Listing(self._paths, self._labels, self.class_names, self._windows)
 
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:
         """One clip of video `index`.
@@ -104,6 +112,8 @@ class VideoFolder(VideoFiles):
         flip_invariant: whether a clip may be mirrored without changing its label.
         split: "train" or "val".
         val_share: share of the videos to hold out, in [0, 1]; strictly between, both splits get at least one video.
+        classes: names of the classes that there are, in order, as those of the training videos are for a folder of
+            held-out videos; labels are matched with them by name. None takes the classes of this folder.
 
     Raises:
         FileNotFoundError: if there is no such folder or manifest, or no video in it.
@@ -122,7 +132,8 @@ class VideoFolder(VideoFiles):
         decoder: str = "auto",
         flip_invariant: bool = True,
         split: str = "train",
-        val_share: float = 0.05,
+        val_share: float = HELD_OUT_SHARE,
+        classes: Sequence[str] | None = None,
     ):
         reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop, decoder=decoder)
         if split not in ("train", "val"):
@@ -136,6 +147,8 @@ class VideoFolder(VideoFiles):
         listing = read_manifest(root) if is_manifest else scan_folder(root)
         if not listing.paths:
             raise MissingFileError(_nothing_there(root, "it lists no video" if is_manifest else "it holds no video"))
+        if classes is not None:
+            listing = _with_classes(root, listing, classes)
 
         chosen = listing.select(_held_out(listing.paths, val_share) == (split == "val"))
         if not chosen.paths:
@@ -152,12 +165,42 @@ class VideoFolder(VideoFiles):
         )
 
 
+def format_names(names: Sequence[str], count: int = 10) -> str:
+    """Names for a message, at most `count` of them."""
+    return ", ".join(map(repr, names[:count])) + (f", ... ({len(names)} in all)" if len(names) > count else "")
+
+
 def _nothing_there(root: Path, problem: str) -> str:
     return (
         f"no videos in {root.absolute()}: {problem}. It must be a folder with {', '.join(VIDEO_ENDINGS)} files, in one "
         "sub-folder per class or without classes, or a .csv file with the header path[,label][,start][,end]. "
         "`--dataset shapes` needs no files."
     )
+
+
+def _with_classes(root: Path, listing: Listing, classes: Sequence[str]) -> Listing:
+    """The listing with labels that count `classes`, which hold all of its own.
+
+    Raises:
+        UserError: if they do not; it names those that are unknown.
+    """
+    unknown = [name for name in listing.class_names if name not in set(classes)]
+    known = "the training videos have " + (f"the classes {format_names(classes)}" if classes else "no labels")
+    if unknown:
+        raise UserError(
+            f"{root}: held-out videos are of class {format_names(unknown)}, but {known}. Classes are matched by name: "
+            "rename these, or leave their videos out"
+        )
+    if classes and listing.labels is None:
+        raise UserError(
+            f"{root}: the held-out videos have no labels, but {known}. Put them into one sub-folder per class, or give "
+            "a .csv file with a column `label`"
+        )
+    if not classes:
+        return listing
+    places = {name: place for place, name in enumerate(classes)}
+    place_of = np.array([places[name] for name in listing.class_names], dtype=np.int32)
+    return replace(listing, labels=place_of[listing.labels], class_names=tuple(classes))
 
 
 def _held_out(paths: PathTable, share: float) -> np.ndarray:

@@ -4,20 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils.tensorboard import SummaryWriter
@@ -25,18 +16,14 @@ from tqdm.auto import tqdm
 
 from autoencoder.common.cost import count_flops
 from autoencoder.common.errors import NumericalError, UserError
-from autoencoder.common.files import atomic_path
 from autoencoder.common.run import RunFolder
-from autoencoder.common.seeding import derive_seed, generators
+from autoencoder.common.seeding import generators
 from autoencoder.data.stream import PositionSampler
+from generator.checkpoint import TrainingState
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache
 from generator.objective import diffusion_loss
-
-# Whole tensors on the CPU of the main process, by the names of the parameters: so a checkpoint fits any number of
-# processes, sharded or not.
-FULL_STATE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class GeneratorTrainer:
@@ -44,8 +31,8 @@ class GeneratorTrainer:
 
     One step is one optimiser step: every process takes its equal share of the batch through in equal micro-batches, so
     the mean of their losses is the loss of the batch. All noise is drawn per sample from generators seeded by its
-    position in the run, dropout by (seed, rank, step); the position in the data is a function of the step. The
-    processes hold the whole model each (DDP), or a share of it (FSDP2).
+    position in the run; the position in the data is a function of the step. The processes hold the whole model each
+    (DDP), or a share of it (FSDP2).
 
     Args:
         model: the transformer, built for the cache.
@@ -58,6 +45,7 @@ class GeneratorTrainer:
     Attributes:
         model: the transformer with the weights of the last step.
         averages: moving averages of the weights, with `ema_decay` and, if there is one, `second_ema_decay`.
+        state: what the next step depends on.
         step: optimiser steps done.
         scalars: the last record of training and of held-out videos, by TensorBoard tag.
         writer: TensorBoard's, None but in the main process.
@@ -94,7 +82,12 @@ class GeneratorTrainer:
         self.model = model
         decays = [decay for decay in (config.ema_decay, config.second_ema_decay) if decay is not None]
         self.averages = [EMAModel(model.parameters(), decay=decay) for decay in decays]
-        self.step = self._load_checkpoint()
+        self.state = TrainingState(
+            model, self.optimizer, self.schedule, self.averages, cache.identity["autoencoder"], accelerator
+        )
+        path, self.step = folder.newest_checkpoint()
+        if path is not None:
+            self.state.load(path)
         self.scalars: dict[str, float] = {}
         self.writer = self._open_writer() if accelerator.is_main_process else None
 
@@ -149,7 +142,7 @@ class GeneratorTrainer:
 
     def averaged_model(self, average: EMAModel) -> VidTwinDiT | None:
         """A whole model with a moving average for weights; all processes must call it, and the main one gets it."""
-        weights = self._whole_average(average)
+        weights = dict(self.state.whole_average(average))
         if not self.accelerator.is_main_process:
             return None
         model = VidTwinDiT.from_config(self.model.config)
@@ -170,7 +163,6 @@ class GeneratorTrainer:
 
     def _train_step(self, batch: list[tuple[int, int]]) -> tuple[dict[str, torch.Tensor], float]:
         """One optimiser step; returns this process's mean losses and the gradient norm, and the learning rate."""
-        torch.manual_seed(derive_seed(self.config.seed, "dropout", self.accelerator.process_index, self.step))
         self.optimizer.zero_grad()
         terms = self._accumulate_gradients(batch)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
@@ -267,64 +259,11 @@ class GeneratorTrainer:
                 self.writer.add_scalar(name, value, self.step)
 
     def _save_checkpoint(self) -> None:
-        """Everything that the next step depends on, in one file that loads without unpickling code."""
-        state = {
-            "step": self.step,
-            "autoencoder": self.cache.identity["autoencoder"],
-            "averages": [
-                average.state_dict() | {"shadow_params": self._whole_average(average)} for average in self.averages
-            ],
-            "model": get_model_state_dict(self.model, options=FULL_STATE),
-            "optimizer": get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=FULL_STATE),
-            "schedule": self.schedule.state_dict(),
-        }
-        if not self.accelerator.is_main_process:
-            return
-        self.writer.flush()
-        with atomic_path(self.folder.checkpoint_path(self.step)) as temporary:
-            torch.save(state, temporary)
-        self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
-
-    def _whole_average(self, average: EMAModel) -> dict[str, torch.Tensor]:
-        """A moving average by parameter name, in the main process; all others must call this, too, and get nothing."""
-        weights = {}
-        for (name, _), shadow in zip(self.model.named_parameters(), average.shadow_params, strict=True):
-            whole = shadow.full_tensor() if isinstance(shadow, DTensor) else shadow
-            if self.accelerator.is_main_process:
-                weights[name] = whole.cpu()
-        return weights
-
-    def _load_checkpoint(self) -> int:
-        """Load the newest checkpoint, if there is one; returns its step."""
-        path, step = self.folder.newest_checkpoint()
-        if path is None:
-            return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        self._check_checkpoint(path, state)
-        for average, saved in zip(self.averages, state["averages"], strict=True):
-            set_model_state_dict(self.model, saved.pop("shadow_params"), options=FULL_STATE)
-            average.load_state_dict(saved)
-            for shadow, parameter in zip(average.shadow_params, self.model.parameters(), strict=True):
-                shadow.copy_(parameter.detach())
-        # Before the weights, because it fills the state of the optimiser by a step of length 0.
-        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state["optimizer"], options=FULL_STATE)
-        set_model_state_dict(self.model, state["model"], options=FULL_STATE)
-        self.schedule.load_state_dict(state["schedule"])
-        return step
-
-    def _check_checkpoint(self, path: Path, state: dict[str, Any]) -> None:
-        if "averages" not in state:
-            raise UserError(f"{path} has the form of an earlier version, which cannot be resumed: begin a new run")
-        if state["autoencoder"] != self.cache.identity["autoencoder"]:
-            raise UserError(
-                f"{path} was trained on the latents of the autoencoder {state['autoencoder']}, not of "
-                f"{self.cache.identity['autoencoder']}: give its folder with --autoencoder"
-            )
-        if len(state["averages"]) != len(self.averages):
-            raise UserError(
-                f"{path} holds {len(state['averages'])} moving averages, second_ema_decay="
-                f"{self.config.second_ema_decay} asks for {len(self.averages)}: go on as the run began"
-            )
+        if self.writer:
+            self.writer.flush()
+        self.state.save(self.folder.checkpoint_path(self.step), self.step)
+        if self.accelerator.is_main_process:
+            self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
 
 
 def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:

@@ -1,0 +1,115 @@
+"""The checkpoints of stage two: everything that the next step depends on, in one file."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from diffusers.training_utils import EMAModel
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from autoencoder.common.errors import UserError
+from autoencoder.common.files import atomic_path
+from generator.dit import VidTwinDiT
+
+# Whole tensors on the CPU of the main process, by the names of the parameters: so a checkpoint fits any number of
+# processes, sharded or not.
+FULL_STATE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class TrainingState:
+    """What a training changes from step to step; it is saved to and loaded from one file without pickled code.
+
+    Args:
+        model: the transformer, whole or sharded.
+        optimizer: of its parameters, as accelerate prepared it.
+        schedule: of the learning rate.
+        averages: moving averages of the parameters.
+        autoencoder: fingerprint of the autoencoder whose latents the model is trained on.
+        accelerator: of the run.
+    """
+
+    def __init__(
+        self,
+        model: VidTwinDiT,
+        optimizer: AcceleratedOptimizer,
+        schedule: LRScheduler,
+        averages: Sequence[EMAModel],
+        autoencoder: str,
+        accelerator: Accelerator,
+    ):
+        self.model, self.optimizer, self.schedule, self.averages = model, optimizer, schedule, averages
+        self.autoencoder, self.accelerator = autoencoder, accelerator
+
+    def save(self, path: Path, step: int) -> None:
+        """Write a checkpoint, atomically; all processes must call this, and the main one writes."""
+        averages = [
+            average.state_dict()
+            | {"shadow_params": {name: weight.cpu() for name, weight in self.whole_average(average)}}
+            for average in self.averages
+        ]
+        state = {
+            "step": step,
+            "autoencoder": self.autoencoder,
+            "averages": averages,
+            "model": get_model_state_dict(self.model, options=FULL_STATE),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=FULL_STATE),
+            "schedule": self.schedule.state_dict(),
+        }
+        if self.accelerator.is_main_process:
+            with atomic_path(path) as temporary:
+                torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        """Take everything from a checkpoint.
+
+        Raises:
+            ValueError: if it is of the latents of another autoencoder, has other moving averages, or the form of an
+                earlier version.
+        """
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self._check(path, state)
+        for average, saved in zip(self.averages, state["averages"], strict=True):
+            set_model_state_dict(self.model, saved.pop("shadow_params"), options=FULL_STATE)
+            average.load_state_dict(saved)
+            for shadow, parameter in zip(average.shadow_params, self.model.parameters(), strict=True):
+                shadow.copy_(parameter.detach())
+        # Before the weights, because it fills the state of the optimiser by a step of length 0.
+        set_optimizer_state_dict(self.model, self.optimizer.optimizer, state["optimizer"], options=FULL_STATE)
+        set_model_state_dict(self.model, state["model"], options=FULL_STATE)
+        self.schedule.load_state_dict(state["schedule"])
+
+    def whole_average(self, average: EMAModel) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a moving average by parameter name, on their device, in the main process.
+
+        All others must go through it, too, and get nothing.
+        """
+        for (name, _), shadow in zip(self.model.named_parameters(), average.shadow_params, strict=True):
+            whole = shadow.full_tensor() if isinstance(shadow, DTensor) else shadow
+            if self.accelerator.is_main_process:
+                yield name, whole
+
+    def _check(self, path: Path, state: dict[str, Any]) -> None:
+        if "averages" not in state:
+            raise UserError(f"{path} has the form of an earlier version, which cannot be resumed: begin a new run")
+        if state["autoencoder"] != self.autoencoder:
+            raise UserError(
+                f"{path} was trained on the latents of the autoencoder {state['autoencoder']}, not of "
+                f"{self.autoencoder}: give its folder with --autoencoder"
+            )
+        if len(state["averages"]) != len(self.averages):
+            second = self.averages[1].decay if len(self.averages) > 1 else None
+            raise UserError(
+                f"{path} holds {len(state['averages'])} moving averages, second_ema_decay={second} asks for "
+                f"{len(self.averages)}: go on as the run began"
+            )

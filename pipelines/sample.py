@@ -4,6 +4,7 @@ With `--structure FILE` or `--dynamics FILE` one of the two latents is that of a
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from autoencoder.data.video_io import write_video
 from autoencoder.latents import VidTwinLatents
 from pipelines.checkpoint import load_pipeline
 from pipelines.conditioning import read_latents
+from pipelines.file_names import class_file_names
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
 
@@ -28,9 +30,10 @@ class SampleConfig:
     pipeline: Path
     """Folder of the pipeline, as `python -m generator.train` leaves it."""
     classes: list[str]
-    """Classes by name or 0-based id, or "all"; usually given as `--class NAME`, as often as there are classes."""
+    """Classes by name or 0-based id, or "all"; usually given as `--class NAME`, as often as there are classes. A class
+    that is given twice gets twice as many videos."""
     out: Path
-    """Folder for the videos and sheet.png."""
+    """Folder for the videos and sheet.png; of what lies there, files of the same names are replaced, which is said."""
     num_videos: int = 1
     """Videos per class, with the seeds `seed`, `seed` + 1 and so on."""
     num_inference_steps: int = 50
@@ -100,16 +103,31 @@ def given_latents(pipe: VidTwinDiffusionPipeline, config: SampleConfig) -> dict[
     return given
 
 
+def wanted_videos(ids: Sequence[int], config: SampleConfig) -> list[tuple[int, int]]:
+    """Class id and seed of every video: all that are asked for, no two alike."""
+    given = Counter()
+    wanted = []
+    for class_id in ids:
+        first = config.seed + given[class_id]
+        wanted += [(class_id, seed) for seed in range(first, first + config.num_videos)]
+        given[class_id] += config.num_videos
+    return wanted
+
+
 def sample_videos(
-    pipe: VidTwinDiffusionPipeline, config: SampleConfig, ids: Sequence[int]
-) -> Iterator[tuple[int, int, np.ndarray]]:
+    pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]]
+) -> Iterator[np.ndarray]:
     """Sample in batches and print what each cost.
 
+    Args:
+        pipe: the pipeline.
+        config: how to sample.
+        wanted: class id and seed of every video.
+
     Yields:
-        Class id, seed, and frames uint8 (T, H, W, 3).
+        The frames of each, uint8 (T, H, W, 3).
     """
     given = given_latents(pipe, config)
-    wanted = [(class_id, config.seed + index) for class_id in ids for index in range(config.num_videos)]
     for start in range(0, len(wanted), config.batch_size):
         batch = wanted[start : start + config.batch_size]
         out = pipe(
@@ -121,8 +139,7 @@ def sample_videos(
             **given,
         )
         print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {out.cost}")
-        for (class_id, seed), video in zip(batch, out.frames, strict=True):
-            yield class_id, seed, unit_to_uint8(video).numpy()
+        yield from (unit_to_uint8(video).numpy() for video in out.frames)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -133,12 +150,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = build(SampleConfig, parser.parse_args(arguments))
 
     pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
+    wanted = wanted_videos(class_ids(pipe, config.classes), config)
+    id2label, num_classes = pipe.transformer.config.id2label or {}, pipe.transformer.config.num_classes
+    names = [id2label.get(str(class_id), str(class_id)) for class_id in range(num_classes)]
+    file_names = class_file_names(names)
+    paths = [config.out / f"{file_names[class_id]}_{seed}.mp4" for class_id, seed in wanted]
+    if there := [path.name for path in paths if path.exists()]:
+        print(f"{len(there)} of these videos are in {config.out} already and are replaced, the first one {there[0]}")
     rows = []
-    for class_id, seed, frames in sample_videos(pipe, config, class_ids(pipe, config.classes)):
-        name = (pipe.transformer.config.id2label or {}).get(str(class_id), str(class_id))
-        file_name = re.sub(r"[^\w.-]+", "_", name)
-        write_video(config.out / f"{file_name}_{seed}.mp4", frames, config.fps)
-        rows.append((f"{name}, seed {seed}", frames))
+    for (class_id, seed), path, frames in zip(wanted, paths, sample_videos(pipe, config, wanted), strict=True):
+        write_video(path, frames, config.fps)
+        rows.append((f"{names[class_id]}, seed {seed}", frames))
     save_png(sheet(rows), config.out / "sheet.png")
     print(f"wrote {len(rows)} videos and sheet.png to {config.out}")
 

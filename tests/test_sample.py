@@ -1,5 +1,7 @@
 """The sample command, from a pipeline folder to files."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from tiny_models import tiny_pipeline
 from video_files import make_video
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
+from autoencoder.common.files import atomic_path
 from pipelines import VidTwinDiffusionPipeline, sample
 from pipelines.conditioning import read_latents
+from pipelines.file_names import class_file_names
 from pipelines.sample import class_ids, main
 
 
@@ -56,6 +60,45 @@ def test_a_video_depends_on_its_class_and_seed_alone(folder, tmp_path, monkeypat
     )
     # Products of another batch size may round to the next level.
     assert np.abs(one - same).max() <= 1 and np.abs(one - other).max() > 1
+
+
+ODD_NAMES = (
+    *("a b", "a_b", "a+b", "A b", "a_b-1", "a_b-0-0"),
+    *("..", ".", "/", "../../etc/passwd", "", "é", "e\u0301", "É", "ﬁn", "FIN", "straße", "STRASSE"),
+    *("\udcff", "\udcfe", "x" * 400, "x" * 399 + "y", "日本語" * 100, "sheet", "a b_1", "nul\0", "-", "_"),
+)
+
+
+def test_every_class_has_file_names_of_its_own(tmp_path):
+    found = class_file_names(ODD_NAMES)
+    assert len({unicodedata.normalize("NFD", name.lower()) for name in found}) == len(ODD_NAMES)
+    assert len({unicodedata.normalize("NFKC", name.casefold()) for name in found}) == len(ODD_NAMES)
+    for name in found:
+        with atomic_path(tmp_path / f"{name}_123456789012.mp4") as temporary:
+            temporary.touch()
+        assert not name.startswith(".") and (tmp_path / f"{name}_123456789012.mp4").is_file()
+    assert len(names(tmp_path)) == len(ODD_NAMES)
+    assert class_file_names(["Band Marching", "YoYo", "v1.0-b"]) == ["Band_Marching", "YoYo", "v1.0-b"]
+    assert class_file_names(["a b", "a_b"]) == ["a_b-0", "a_b-1"]
+
+
+def test_a_file_for_every_video_that_is_asked_for(tmp_path, capsys):
+    """Classes alike but for punctuation and case, and classes that are asked for twice."""
+    tiny_pipeline(names=("run fast", "run, fast", "Run Fast")).save_pretrained(tmp_path / "pipeline")
+    common = ["--pipeline", str(tmp_path / "pipeline"), "--num-inference-steps=2", "--device=cpu"]
+    asked = ["--class=run, fast", "--class=2", "--class=1", "--num-videos=2", "--seed=3"]
+    main([*common, *asked, "--out", str(tmp_path / "out")])
+    expected = [f"run_fast-1_{seed}.mp4" for seed in (3, 4, 5, 6)] + [f"Run_Fast-2_{seed}.mp4" for seed in (3, 4)]
+    assert names(tmp_path / "out") == sorted([*expected, "sheet.png"])
+    printed = capsys.readouterr().out
+    assert "wrote 6 videos" in printed and "replaced" not in printed
+
+    other = tmp_path / "out" / "mine.mp4"
+    other.write_bytes(b"something else")
+    main([*common, "--class=all", "--seed=6", "--out", str(tmp_path / "out")])
+    assert "1 of these videos are in" in (printed := capsys.readouterr().out) and "run_fast-1_6.mp4" in printed
+    assert "wrote 3 videos" in printed and len(names(tmp_path / "out")) == 6 + 2 + 2
+    assert other.read_bytes() == b"something else"
 
 
 def test_a_number_that_is_a_name_is_a_name():

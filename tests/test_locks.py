@@ -102,3 +102,27 @@ def test_a_forked_worker_does_not_keep_it(tmp_path):
     finally:
         end.set()
         worker.join()
+
+
+def count_up(folder, counter, times: int) -> None:
+    """Read and write a number, which goes wrong where two processes do it at a time."""
+    for _ in range(times):
+        with locked_folder(folder, on_wait=lambda line: None, keep_file=False):
+            counter.write_text(str(int(counter.read_text()) + 1))
+
+
+def test_a_lock_whose_file_is_removed_holds(tmp_path):
+    folder, counter = tmp_path / "folder", tmp_path / "counter"
+    counter.write_text("0")
+    processes = [FORK.Process(target=count_up, args=(folder, counter, 50)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert counter.read_text() == "200" and list(folder.iterdir()) == []
+    with locked_folder(folder, keep_file=False):
+        assert not others_may_have(folder)
+        with locked_folder(folder, keep_file=False):
+            pass
+        assert not others_may_have(folder), "the inner block of the same process leaves it"
+    assert others_may_have(folder)

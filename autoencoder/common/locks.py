@@ -1,7 +1,7 @@
 """Folders that one process works in at a time.
 
 A lock is the operating system's, on a file in the folder: it ends with its process, however that ends, so none is ever
-left behind. The file stays, for removing it could take it from under a process that is about to lock it.
+left behind. The file may stay. Where it is removed, a process that was about to lock it sees that, and takes a new one.
 """
 
 import errno
@@ -36,7 +36,9 @@ _held: dict[Path, _Held] = {}
 
 
 @contextmanager
-def locked_folder(folder: str | Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def locked_folder(
+    folder: str | Path, on_wait: Callable[[str], None] | None = None, keep_file: bool = True
+) -> Iterator[None]:
     """Hold a folder, which is made if need be, for as long as the block runs.
 
     Blocks of one process may hold the same folder. Processes that this one forks do not hold it, so the lock ends with
@@ -46,6 +48,7 @@ def locked_folder(folder: str | Path, on_wait: Callable[[str], None] | None = No
         folder: to hold.
         on_wait: waits for another process that holds the folder, and is called first, with a line that says so; None
             refuses the folder instead.
+        keep_file: whether the file of the lock stays in the folder.
 
     Raises:
         FolderInUseError: if another process holds the folder; the message says which one, where that is known.
@@ -62,6 +65,8 @@ def locked_folder(folder: str | Path, on_wait: Callable[[str], None] | None = No
         held.count -= 1
         if not held.count and _held.get(path) is held:
             del _held[path]
+            if not keep_file:
+                path.unlink(missing_ok=True)
             held.file.close()
 
 
@@ -70,6 +75,9 @@ def _lock(path: Path, folder: str | Path, on_wait: Callable[[str], None] | None)
     file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     try:
         _flock(file, folder, on_wait)
+        if not _is_at(file, path):  # the holder that this one waited for has removed it
+            file.close()
+            return _lock(path, folder, on_wait)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -77,6 +85,13 @@ def _lock(path: Path, folder: str | Path, on_wait: Callable[[str], None] | None)
         file.close()
         raise
     return file
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _flock(file: TextIO, folder: str | Path, on_wait: Callable[[str], None] | None) -> None:

@@ -11,8 +11,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from autoencoder.common import commands
+from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder, atomic_path
+from autoencoder.common.precision import describe_precision, resolve_precision, settle_precision
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, is_first_process, prepare, write_pointer
 from autoencoder.metrics.lpips import lpips_network
 from autoencoder.training.config import TrainConfig
@@ -93,10 +95,16 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, 
     folder, arguments = prepare(argv, "autoencoder", RUNS, preset=lambda _: PRESET, bare_flags=BARE_FLAGS)
     parser = commands.make_parser(TrainConfig, __doc__, {"model": AutoencoderVidTwin})
     namespace = parser.parse_args(arguments)
+    namespace.precision = settle_precision(namespace.precision, device_of(namespace), folder.config)
     text = parser.dump(namespace)
     torch.manual_seed(namespace.seed)  # the weights that the model starts from
     built = parser.instantiate(namespace)
     return commands.build(TrainConfig, built), built.model, folder, text
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """What Lightning's accelerator comes to."""
+    return torch.device("cpu") if config.accelerator == "cpu" else resolve_device("auto")
 
 
 def load_lpips(config: TrainConfig) -> nn.Module | None:
@@ -160,7 +168,7 @@ def train(
         num_nodes=config.num_nodes,
         strategy=make_strategy(config),
         sync_batchnorm=config.accelerator != "cpu" and torch.cuda.is_available(),
-        precision=PRECISIONS[config.precision],
+        precision=PRECISIONS[resolve_precision(config.precision, device_of(config))],
         max_steps=config.max_steps,
         max_epochs=-1,
         val_check_interval=config.validate_every,
@@ -193,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_first_process():
         with atomic_path(folder.config) as temporary:
             temporary.write_text(text)
+        print(describe_precision(config.precision, device_of(config)))
     trainer = train(config, model, folder, lpips=lpips)
     if trainer.is_global_zero:
         write_pointer(LAST_AUTOENCODER, folder.model)

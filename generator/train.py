@@ -14,8 +14,10 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from autoencoder.common import commands
+from autoencoder.common.device import resolve_device
 from autoencoder.common.files import atomic_folder, atomic_path
 from autoencoder.common.pictures import add_moving_picture, unit_to_uint8
+from autoencoder.common.precision import describe_precision, resolve_precision, settle_precision
 from autoencoder.common.run import RunFolder, prepare, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import TrainConfig
@@ -79,6 +81,7 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
     namespace = parser.parse_args(arguments)
     # Noted in the config, so that a resumed run keeps its autoencoder when another one has been trained since.
     namespace.autoencoder = str(autoencoder_folder(namespace.autoencoder))
+    namespace.precision = settle_precision(namespace.precision, resolve_device("auto"), folder.config)
     text = parser.dump(namespace)
     built = parser.instantiate(namespace)
     return commands.build(TrainConfig, built), vars(built.model), folder, text
@@ -90,7 +93,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else every process of torchrun on CPUs would train by itself
-        mixed_precision=PRECISIONS[config.precision],
+        mixed_precision=PRECISIONS[resolve_precision(config.precision, resolve_device("auto"))],
         kwargs_handlers=[patience],
     )
     if accelerator.is_fsdp2:
@@ -174,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if accelerator.is_main_process:  # all processes have parsed by now, so none takes the new folder for an older run
         with atomic_path(folder.config) as temporary:
             temporary.write_text(text)
+        print(describe_precision(config.precision, accelerator.device))
     train(config, model_settings, folder, accelerator=accelerator)
     if accelerator.is_main_process:
         write_pointer(POINTER, folder.pipeline)

@@ -70,7 +70,7 @@ class GeneratorTrainer:
         self.cache, self.config, self.folder, self.accelerator = cache, config, folder, accelerator
         self.held_out = held_out
         self.flops_per_step = 3 * _forward_flops(model) * config.batch_size
-        optimizer, self.schedule = config.optimizer.build(model, config.max_steps)
+        optimizer, self.schedule = config.optimizer.build(model, config.max_steps, config.precision)
         if config.attention_backend:
             model.set_attention_backend(config.attention_backend)
         if config.gradient_checkpointing:

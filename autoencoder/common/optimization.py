@@ -1,17 +1,55 @@
 """Optimiser and learning-rate schedule, by config, for both stages."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import timm.optim
 import torch
 from diffusers.optimization import get_scheduler
-from timm.optim import Muon
+from timm.optim import muon as timm_muon
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from autoencoder.common.errors import UserError
+from autoencoder.common.precision import Precision, resolve_precision
 
 MATRIX_LAYERS = (nn.Linear, nn.Conv2d)
+
+
+@contextmanager
+def _newton_schulz_in(dtype: torch.dtype) -> Iterator[None]:
+    """timm's Muon orthogonalises in this dtype while the block runs: it hands none to the function that does."""
+    sound = timm_muon.zeropower_via_newtonschulz
+    timm_muon.zeropower_via_newtonschulz = partial(sound, dtype=dtype)
+    try:
+        yield
+    finally:
+        timm_muon.zeropower_via_newtonschulz = sound
+
+
+class Muon(timm.optim.Muon):
+    """timm's Muon, which orthogonalises in bf16 only in a bf16 run on a device that multiplies bf16, else in fp32.
+
+    Args:
+        params: as all optimisers take them.
+        precision: of the run.
+        options: those of timm's Muon.
+    """
+
+    def __init__(self, params, precision: Precision = "auto", **options):
+        super().__init__(params, **options)
+        self.precision = precision
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step of all parameters."""
+        device = self.param_groups[0]["params"][0].device
+        is_bf16 = self.precision != "fp32" and resolve_precision("auto", device) == "bf16"
+        with _newton_schulz_in(torch.bfloat16 if is_bf16 else torch.float32):
+            return super().step(closure)
 
 
 @dataclass
@@ -59,15 +97,23 @@ class OptimizerConfig:
         if not self.max_grad_norm > 0:
             raise UserError(f"optimizer.max_grad_norm must be positive, got {self.max_grad_norm}")
 
-    def build(self, module: nn.Module, max_steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """The optimiser of a module's parameters, and a schedule to be stepped once per optimiser step."""
-        optimizer = self._optimizer(module)
+    def build(
+        self, module: nn.Module, max_steps: int, precision: Precision = "auto"
+    ) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """The optimiser of a module's parameters, and a schedule to be stepped once per optimiser step.
+
+        Args:
+            module: its parameters are optimised.
+            max_steps: length of the schedule.
+            precision: of the run, which Muon follows.
+        """
+        optimizer = self._optimizer(module, precision)
         name = "constant_with_warmup" if self.schedule == "constant" else self.schedule
         return optimizer, get_scheduler(
             name, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=max_steps
         )
 
-    def _optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+    def _optimizer(self, module: nn.Module, precision: Precision) -> torch.optim.Optimizer:
         common = {"lr": self.learning_rate, "betas": self.betas, "weight_decay": self.weight_decay}
         if self.name == "adamw":
             return torch.optim.AdamW(module.parameters(), **common)
@@ -80,6 +126,7 @@ class OptimizerConfig:
         groups = [group for group in groups if group["params"]]
         return Muon(
             groups,
+            precision,
             **common,
             momentum=self.momentum,
             nesterov=True,

@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from autoencoder.common import commands
 from autoencoder.common.errors import ExistingFileError, UserError
 from autoencoder.common.files import atomic_path
+from autoencoder.common.precision import Precision
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
 
@@ -32,8 +32,9 @@ class RunConfig:
     """Samples of an optimiser step, over all processes and micro-batches."""
     accumulate: int = 1
     """Micro-batches into which every process splits its share of a batch."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the matrix products; bf16 is autocast, weights stay fp32."""
+    precision: Precision = "auto"
+    """Arithmetic of the matrix products: "bf16", which is autocast, while weights stay fp32; "fp32"; or "auto", which
+    takes bf16 where the processor or GPU multiplies it natively. A run that is resumed keeps what it began with."""
     attention_backend: str | None = None
     """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
     null lets torch choose."""

@@ -91,10 +91,10 @@ class VidTwinModule(LightningModule):
     def configure_optimizers(self):
         """Optimisers and schedules of the config: the autoencoder's, then the discriminator's; they step together."""
         autoencoder = nn.ModuleList([self.model, self.loss])
-        built = [self.config.optimizer.build(autoencoder, self.config.max_steps)]
+        built = [self.config.optimizer.build(autoencoder, self.config.max_steps, self.config.precision)]
         if self.discriminator:
             steps = self.config.max_steps - self.config.gan_start
-            built.append(self.config.discriminator_optimizer.build(self.discriminator, steps))
+            built.append(self.config.discriminator_optimizer.build(self.discriminator, steps, self.config.precision))
         optimizers, schedules = zip(*built, strict=True)
         return list(optimizers), list(schedules)
 

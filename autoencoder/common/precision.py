@@ -1,0 +1,64 @@
+"""Which arithmetic the matrix products of a run have, where its config leaves that to the processor."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+# Values of oneDNN's ONEDNN_MAX_CPU_ISA that forbid the bf16 instructions.
+ISAS_WITHOUT_BF16 = {"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni"}
+
+
+def has_bf16_products(device: torch.device | str) -> bool:
+    """True if a device multiplies bf16 matrices by instructions of its own; without, bf16 is slower than fp32.
+
+    That is AVX512-BF16 or AMX on x86 and the bf16 extension on 64-bit ARM, unless ATEN_CPU_CAPABILITY or
+    ONEDNN_MAX_CPU_ISA keeps PyTorch from using them, and compute capability 8.0 (Ampere) on a CUDA GPU.
+
+    Args:
+        device: what `torch.device` takes; devices other than CPU and CUDA count as without.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", ""))
+    allowed = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")  # follows ATEN_CPU_CAPABILITY
+    allowed = allowed and isa.lower() not in ISAS_WITHOUT_BF16
+    return allowed and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_precision(precision: Precision, device: torch.device | str) -> Literal["fp32", "bf16"]:
+    """What "auto" comes to on a device: bf16 where it multiplies bf16, else fp32; other values stay."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_bf16_products(device) else "fp32"
+
+
+def settle_precision(precision: Precision, device: torch.device | str, saved_config: Path) -> Literal["fp32", "bf16"]:
+    """The arithmetic of a run, on whatever machine it goes on: "auto" is what its saved config says, if there is one.
+
+    Args:
+        precision: of the config.
+        device: of the run.
+        saved_config: the config.yaml that a run to be resumed has left.
+    """
+    saved = yaml.safe_load(saved_config.read_text()) if saved_config.exists() else None
+    return resolve_precision((saved or {}).get("precision", "auto") if precision == "auto" else precision, device)
+
+
+def describe_precision(precision: Literal["fp32", "bf16"], device: torch.device | str) -> str:
+    """One line that says what a run multiplies in, and what the device is made for."""
+    kind = "GPU" if torch.device(device).type == "cuda" else torch.device(device).type.upper()
+    if has_bf16_products(device):
+        return f"precision: {precision} (this {kind} has bf16 products)"
+    slow = "; bf16 is slow here" if precision == "bf16" else ""
+    return f"precision: {precision} (this {kind} has no bf16 products{slow})"

@@ -14,8 +14,9 @@ from autoencoder.common import commands
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder, atomic_path
+from autoencoder.common.launchers import is_first_process
 from autoencoder.common.precision import describe_precision, resolve_precision, settle_precision
-from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, is_first_process, prepare, write_pointer
+from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, prepare, write_pointer
 from autoencoder.metrics.lpips import lpips_network
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule

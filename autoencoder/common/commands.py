@@ -16,6 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from autoencoder.common.errors import UserError, message_of
+from autoencoder.common.signals import Stopped, catch_signals
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -117,10 +118,15 @@ def start_command(module: str, arguments: Sequence[str]) -> None:
 def run_command(main: Callable[[], None]) -> None:
     """Run a command; what its user can mend ends it with one line, anything else with a traceback.
 
-    One line is for `UserError`, and for what the operating system refuses by the name of a file, such as a full disk.
+    One line is for `UserError`, for what the operating system refuses by the name of a file, such as a full disk, and
+    for a signal that asks to end, whose exit code is 128 + its number.
     """
     try:
-        main()
+        with catch_signals():
+            main()
+    except Stopped as stopped:
+        stopped.tell()
+        raise
     except UserError as error:
         sys.exit(f"error: {message_of(error)}")
     except OSError as error:

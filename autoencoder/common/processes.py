@@ -1,4 +1,4 @@
-"""Processes that torchrun started, and what they tell each other."""
+"""Processes that were launched together, and what they tell each other."""
 
 import os
 from collections.abc import Iterator
@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
+from autoencoder.common.launchers import join_launched
+
 T = TypeVar("T")
 
 LONGEST_WAIT = timedelta(days=7)  # of a process that is done for the others
@@ -16,11 +18,11 @@ LONGEST_WAIT = timedelta(days=7)  # of a process that is done for the others
 
 @contextmanager
 def process_group() -> Iterator[tuple[int, int]]:
-    """Join the processes of a torchrun, if there are several; gives the rank of this one and their number.
+    """Join the processes that were launched together, if there are several; gives this one's rank and their number.
 
     All that they exchange is a few numbers in the end, so gloo serves on every device.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if join_launched().world_size == 1:
         yield 0, 1
         return
     if torch.cuda.is_available():
@@ -39,3 +41,34 @@ def from_all(mine: T) -> list[T]:
     found: list[T | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(found, mine)
     return found
+
+
+class CommonStop:
+    """Lets all processes stop after the same step, wherever a signal came first.
+
+    All of them begin to exchange, over gloo on the CPU, what they were asked at the end of every step, and read the
+    answer one step later, when it is long there: no step waits for another process, nor for a GPU. All must make one
+    and ask it after every step.
+    """
+
+    def __init__(self):
+        several = distributed.is_initialized() and distributed.get_world_size() > 1
+        self._group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT) if several else None
+        self._asked: torch.Tensor | None = None
+        self._exchange: distributed.Work | None = None
+
+    def after_step(self, signum: int) -> int:
+        """The signal to stop for after this step, the same for all processes, or 0.
+
+        Args:
+            signum: what came to this process, or 0.
+        """
+        if self._group is None:
+            return signum
+        answer = 0
+        if self._exchange is not None:
+            self._exchange.wait()
+            answer = int(self._asked)
+        self._asked = torch.tensor(signum)
+        self._exchange = distributed.all_reduce(self._asked, distributed.ReduceOp.MAX, self._group, async_op=True)
+        return answer

@@ -9,6 +9,7 @@ from pathlib import Path
 from autoencoder.common import commands
 from autoencoder.common.errors import ExistingFileError, UserError
 from autoencoder.common.files import atomic_path
+from autoencoder.common.launchers import is_first_process, launch
 from autoencoder.common.precision import Precision
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
@@ -53,11 +54,6 @@ class RunConfig:
             raise UserError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
 
 
-def is_first_process() -> bool:
-    """Whether this is the only process, or the one of rank 0 by what its launcher has put into the environment."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
-
-
 def _inherited_folder() -> str | None:
     """What the process that launched this one has chosen, where Lightning starts the processes of a node."""
     chooser, _, path = os.environ.get(CHOSEN_FOLDER, "").partition(":")
@@ -66,7 +62,7 @@ def _inherited_folder() -> str | None:
 
 def _numbered_folder(parent: Path, resume: bool) -> Path:
     """The next of run-001, run-002, ..., or the newest one there to resume; made known to processes started later."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launch().world_size > 1:
         raise UserError("several processes were launched: give them one --output-dir")
     numbers = sorted(int(path.name[4:]) for path in parent.glob("run-*") if path.name[4:].isdigit())
     number = numbers[-1] if numbers else 0

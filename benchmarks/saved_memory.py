@@ -1,12 +1,13 @@
 """Memory of a training step, counted without running it: for machines whose allocator cannot be asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,73 @@ def count_saved(work: Callable[[], object], model: nn.Module) -> int:
         model: whose parameters and buffers are left out.
     """
     known = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    saved = {}
+    saved = _Storages(known)
+    with saved_tensors_hooks(saved.add, lambda tensor: tensor):
+        work()
+    return saved.nbytes
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if _storage(tensor) not in known:
-            saved[_storage(tensor)] = tensor.untyped_storage()  # held, so that no later one gets its address
+
+def count_saved_in_blocks(
+    work: Callable[[], object], model: nn.Module, others: Sequence[nn.Module] = ()
+) -> tuple[int, int]:
+    """As `count_saved`, and how much it is where the model's blocks are computed again in the backward pass.
+
+    Then their inputs are kept and, while a block is computed again, what it keeps; the largest one counts.
+
+    Args:
+        work: the forward pass.
+        model: one of diffusers, which knows its blocks.
+        others: further modules whose parameters and buffers are left out.
+
+    Returns:
+        Bytes without and with blocks that are computed again.
+    """
+    modules = (model, *others)
+    known = {_storage(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())}
+    outside, inputs, blocks = _Storages(known), _Storages(known), []
+
+    def block_of(block: Callable, *args) -> object:
+        for leaf in tree_leaves(args):
+            if isinstance(leaf, torch.Tensor):
+                inputs.add(leaf)
+        blocks.append(inside := _Storages(known))
+        with saved_tensors_hooks(inside.add, lambda tensor: tensor):
+            return block(*args)
+
+    model.enable_gradient_checkpointing(block_of)
+    with saved_tensors_hooks(outside.add, lambda tensor: tensor):
+        result = work()  # held, so that the storages of what it keeps stay
+    model.disable_gradient_checkpointing()
+    kept = outside | inputs
+    largest = max(((block - kept).nbytes for block in blocks), default=0)
+    whole = outside
+    for block in blocks:
+        whole = whole | block
+    del result
+    return whole.nbytes, kept.nbytes + largest
+
+
+class _Storages:
+    """A set of storages, which are held, so that no later one gets the address of an earlier one."""
+
+    def __init__(self, known: Set[int], found: dict[int, torch.UntypedStorage] | None = None):
+        self.known, self.found = known, found or {}
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Note a tensor's storage, unless it is known; returns the tensor."""
+        if (address := _storage(tensor)) not in self.known:
+            self.found[address] = tensor.untyped_storage()
         return tensor
 
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        work()
-    return sum(storage.nbytes() for storage in saved.values())
+    def __or__(self, other: "_Storages") -> "_Storages":
+        return _Storages(self.known, self.found | other.found)
+
+    def __sub__(self, other: "_Storages") -> "_Storages":
+        return _Storages(self.known, {key: self.found[key] for key in self.found.keys() - other.found.keys()})
+
+    @property
+    def nbytes(self) -> int:
+        return sum(storage.nbytes() for storage in self.found.values())
 
 
 def _storage(tensor: torch.Tensor) -> int:

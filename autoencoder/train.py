@@ -96,16 +96,12 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, 
     folder, arguments = prepare(argv, "autoencoder", RUNS, preset=lambda _: PRESET, bare_flags=BARE_FLAGS)
     parser = commands.make_parser(TrainConfig, __doc__, {"model": AutoencoderVidTwin})
     namespace = parser.parse_args(arguments)
-    namespace.precision = settle_precision(namespace.precision, device_of(namespace), folder.config)
+    device = "cpu" if namespace.accelerator == "cpu" else resolve_device("auto")
+    namespace.precision = settle_precision(namespace.precision, device, folder.config)
     text = parser.dump(namespace)
     torch.manual_seed(namespace.seed)  # the weights that the model starts from
     built = parser.instantiate(namespace)
     return commands.build(TrainConfig, built), built.model, folder, text
-
-
-def device_of(config: TrainConfig) -> torch.device:
-    """What Lightning's accelerator comes to."""
-    return torch.device("cpu") if config.accelerator == "cpu" else resolve_device("auto")
 
 
 def load_lpips(config: TrainConfig) -> nn.Module | None:
@@ -127,7 +123,7 @@ def load_lpips(config: TrainConfig) -> nn.Module | None:
 
 def make_strategy(config: TrainConfig) -> str:
     """Lightning's strategy: with a GAN, each of the two backward passes leaves the weights of one side unused."""
-    if config.devices * config.num_nodes == 1:
+    if config.num_processes == 1:
         return "auto"
     return "ddp_find_unused_parameters_true" if config.gan else "ddp"
 
@@ -165,11 +161,11 @@ def train(
     module = VidTwinModule(model, config, len(data.train), lpips)
     trainer = Trainer(
         accelerator=config.accelerator,
-        devices=config.devices,
+        devices=config.num_devices,
         num_nodes=config.num_nodes,
         strategy=make_strategy(config),
         sync_batchnorm=config.accelerator != "cpu" and torch.cuda.is_available(),
-        precision=PRECISIONS[resolve_precision(config.precision, device_of(config))],
+        precision=PRECISIONS[resolve_precision(config.precision, config.device)],
         max_steps=config.max_steps,
         max_epochs=-1,
         val_check_interval=config.validate_every,
@@ -202,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_first_process():
         with atomic_path(folder.config) as temporary:
             temporary.write_text(text)
-        print(describe_precision(config.precision, device_of(config)))
+        print(describe_precision(config.precision, config.device))
     trainer = train(config, model, folder, lpips=lpips)
     if trainer.is_global_zero:
         write_pointer(LAST_AUTOENCODER, folder.model)

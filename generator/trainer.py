@@ -181,16 +181,16 @@ class GeneratorTrainer:
 
     def _accumulate_gradients(self, batch: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """Backward over the micro-batches; returns the means of the losses."""
-        count = self.config.accumulate
-        size = len(batch) // count
+        rest = iter(batch)
+        parts = [list(islice(rest, size)) for size in self.config.micro_batches(self.accelerator.num_processes)]
         sums: dict[str, torch.Tensor] = {}
-        for part in range(count):
-            is_last = part + 1 == count
-            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
-                positions, indices = zip(*batch[part * size : (part + 1) * size], strict=True)
+        for part in parts:
+            with nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.wrapped):
+                positions, indices = zip(*part, strict=True)
                 terms = self._losses(self.cache, indices, generators(self.config.seed, "objective", positions))
-                self.accelerator.backward(terms["loss"] / count)
-            sums = {name: sums.get(name, 0) + term.detach() / count for name, term in terms.items()}
+                weight = len(part) / len(batch)
+                self.accelerator.backward(terms["loss"] * weight)
+            sums = {name: sums.get(name, 0) + term.detach() * weight for name, term in terms.items()}
         return sums
 
     def _losses(
@@ -221,7 +221,7 @@ class GeneratorTrainer:
         """
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = range(rank, len(self.held_out) // processes * processes, processes)
-        size = self.config.batch_size // (processes * self.config.accumulate)
+        size = self.config.micro_batches(processes)[0]
         sums = torch.zeros(3, device=self.accelerator.device)
         with self.average_weights(self.averages[0]):
             for start in range(0, len(share), size):
@@ -268,11 +268,7 @@ class GeneratorTrainer:
 
 def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
     """Whether the run can be split over the processes in this way."""
-    if config.batch_size % (accelerator.num_processes * config.accumulate):
-        raise UserError(
-            f"batch_size={config.batch_size} cannot be split over {accelerator.num_processes} processes with "
-            f"{config.accumulate} micro-batches each"
-        )
+    config.micro_batches(accelerator.num_processes)
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise UserError("FSDP is supported in its second version: launch with fsdp_version: 2")
     if accelerator.is_fsdp2 and config.optimizer.name == "muon":

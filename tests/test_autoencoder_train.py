@@ -38,7 +38,7 @@ MODEL = {
 RUN = {
     "max_steps": 24,
     "batch_size": 4,
-    "accumulate": 2,
+    "micro_batch_size": 2,
     "checkpoint_every": 3,
     "validate_every": 5,
     "num_held_out": 3,
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path,
 
     def forward(self, *batch):
         loss, terms = sound(self, *batch)
-        if next(calls) == 5 * config.accumulate:  # the first micro-batch of step 6
+        if next(calls) == 5 * 2:  # the first micro-batch of step 6
             loss = terms["loss"] = loss * float("nan")
         return loss, terms
 
@@ -166,7 +166,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     losses = []
     for devices in (1, 2):
         folder = tmp_path / f"devices-{devices}"
-        flags = arguments(folder, devices=devices, accelerator="cpu", accumulate=1, max_steps=20)
+        flags = arguments(folder, devices=devices, accelerator="cpu", micro_batch_size=4, max_steps=20)
         # Not Muon, which rounds to bf16 whatever the precision.
         flags += ["--model.qformer_dropout=0", "--optimizer.name=adamw", "--optimizer.learning_rate=0.001"]
         process = start(flags, tmp_path)

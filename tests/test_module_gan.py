@@ -191,7 +191,7 @@ def test_resume_needs_what_the_run_was_started_with(unbroken, tmp_path, change, 
 def test_one_step_has_the_gradients_of_both_roles(tmp_path, checkpointing):
     """Against the formulas, with the same clips and noise; neither role leaves a gradient to the other."""
     unclipped = {"optimizer.max_grad_norm": 1e9, "discriminator_optimizer.max_grad_norm": 1e9}
-    settings = {"gan_start": 0, "gan_warmup_steps": 4, "latent_noise": 0, "max_steps": 1, "accumulate": 1}
+    settings = {"gan_start": 0, "gan_warmup_steps": 4, "latent_noise": 0, "max_steps": 1, "micro_batch_size": 4}
     settings |= {"precision": "fp32", "optimizer.name": "adam"}  # Muon writes into gradients
     flags = ("--model.qformer_dropout=0", f"--gradient-checkpointing={checkpointing}".lower())
     actual = Gradients()
@@ -326,7 +326,9 @@ if __name__ == "__main__":
 def test_two_processes_end_with_equal_weights(tmp_path):
     """And weigh the GAN alike in every step, from their gradients together."""
     (tmp_path / "command.py").write_text(SCRIPT)
-    flags = arguments(tmp_path / "run", **GAN | {"devices": 2, "accelerator": "cpu", "max_steps": 20})
+    flags = arguments(
+        tmp_path / "run", **GAN | {"devices": 2, "accelerator": "cpu", "max_steps": 20}, micro_batch_size=1
+    )
     command = [sys.executable, "command.py", *flags]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -71,10 +71,36 @@ def test_sizes_train_as_the_paper_does(name):
     optimizer = config.optimizer
     assert (optimizer.name, optimizer.betas, optimizer.learning_rate) == ("adam", (0.9, 0.99), 1.6e-4)
     assert (optimizer.warmup_steps, optimizer.schedule, optimizer.weight_decay) == (5000, "cosine", 1e-4)
-    assert config.batch_size // (config.devices * config.num_nodes) == 6 and config.devices == 4
+    assert config.batch_size == 24 and config.devices == "auto"
     assert (config.dataset, config.sample_fps) == ("folder", 8.0)
     assert (config.kl_weight, config.lpips_weight) == (1e-3, 0.05)
     assert (config.gan, config.gan_start, config.gan_weight) == (True, 10_000, 0.05)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_train_alike_on_any_number_of_gpus(name, monkeypatch):
+    config, _ = parsed(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for gpus in (1, 2, 3, 4, 8):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        assert config.num_processes == gpus
+        sizes = config.micro_batches(gpus)
+        assert gpus * sum(sizes) == 24 and max(sizes) <= (3 if name == "large" else 6)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    with pytest.raises(ValueError, match="batch_size=24 cannot be shared out equally to 5 devices"):
+        TrainConfig(batch_size=24)
+
+
+def test_devices_are_those_of_the_launcher_or_one_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert TrainConfig().num_devices == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert TrainConfig(num_nodes=2).num_processes == 4
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert TrainConfig().num_devices == 2
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert TrainConfig(devices=4).num_devices == 4 and TrainConfig(accelerator="cpu").num_devices == 1
 
 
 def test_the_released_config_replaces_both_optimisers():

@@ -69,12 +69,30 @@ def test_pointer(tmp_path, monkeypatch):
     assert [path.name for path in pointer.parent.iterdir()] == ["last"]
 
 
-@pytest.mark.parametrize("name", ["max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every"])
+@pytest.mark.parametrize("name", ["max_steps", "batch_size", "micro_batch_size", "log_every", "checkpoint_every"])
 def test_config_refuses_zero(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         RunConfig(**{name: 0})
 
 
-def test_config_refuses_what_does_not_divide():
-    with pytest.raises(ValueError, match="accumulate=3 does not divide batch_size=8"):
-        RunConfig(batch_size=8, accumulate=3)
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch_size", "num_processes", "sizes"),
+    [
+        (24, 6, 4, [6]),
+        (24, 6, 1, [6, 6, 6, 6]),
+        (24, 6, 3, [4, 4]),
+        (24, 6, 8, [3]),
+        (24, None, 2, [12]),
+        (10, 4, 1, [4, 3, 3]),
+        (8, 100, 1, [8]),
+        (3, 1, 1, [1, 1, 1]),
+    ],
+)
+def test_a_batch_is_kept_whatever_the_devices(batch_size, micro_batch_size, num_processes, sizes):
+    config = RunConfig(batch_size=batch_size, micro_batch_size=micro_batch_size)
+    assert config.micro_batches(num_processes) == sizes
+
+
+def test_processes_must_divide_the_batch():
+    with pytest.raises(ValueError, match="batch_size=24 cannot be shared out equally to 5 devices"):
+        RunConfig(batch_size=24).micro_batches(5)

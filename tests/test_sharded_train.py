@@ -68,13 +68,13 @@ def test_two_shards_train_like_one_model_and_resume_with_the_same_bits(tmp_path,
     (tmp_path / "sharded.py").write_text(SHARDED)
     short = {"max_steps": 6, "max_videos": 32, "validate_every": 3, "sample_every": 3, "latent_cache": "latents"}
     short |= {"second_ema_decay": 0.1}
-    flags = arguments(tmp_path / "shards", accumulate=2, **short)
+    flags = arguments(tmp_path / "shards", micro_batch_size=2, **short)
     done = launch("sharded.py", flags, tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("resumed", "one"):
         shutil.copytree("shards", name)
         (tmp_path / name / "checkpoints/step-00000006").unlink()
-    again = launch("sharded.py", [*arguments(tmp_path / "resumed", accumulate=2, **short), "--resume"], tmp_path)
+    again = launch("sharded.py", [*arguments(tmp_path / "resumed", micro_batch_size=2, **short), "--resume"], tmp_path)
     assert again.returncode == 0, again.stderr
     config, model, folder, _ = train_command.parse([*arguments(tmp_path / "one", **short), "--resume"])
     train_command.train(config, model, folder, progress=False)

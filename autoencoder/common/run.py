@@ -1,5 +1,6 @@
 """What every training run has, whatever its stage: common settings, a folder, and the pointer to the last model."""
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -31,8 +32,9 @@ class RunConfig:
     """Optimiser steps of the whole run."""
     batch_size: int = 8
     """Samples of an optimiser step, over all processes and micro-batches."""
-    accumulate: int = 1
-    """Micro-batches into which every process splits its share of a batch."""
+    micro_batch_size: int | None = None
+    """Samples that go through a device at a time, at most; null takes a device's whole share of the batch. It decides
+    on memory: gradients are those of the whole batch, whatever the devices."""
     precision: Precision = "auto"
     """Arithmetic of the matrix products: "bf16", which is autocast, while weights stay fp32; "fp32"; or "auto", which
     takes bf16 where the processor or GPU multiplies it natively. A run that is resumed keeps what it began with."""
@@ -47,11 +49,29 @@ class RunConfig:
     """Newest checkpoints that are kept."""
 
     def __post_init__(self):
-        for name in ("max_steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_size % self.accumulate:
-            raise UserError(f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}")
+        sizes = ("batch_size", "micro_batch_size")
+        for name in ("max_steps", *sizes, "log_every", "checkpoint_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+
+    def micro_batches(self, num_processes: int) -> list[int]:
+        """Sizes of the micro-batches in which every process takes its share of a batch through, the largest first.
+
+        They are as few as `micro_batch_size` allows, and then as equal as can be. A mean over the batch weighs each by
+        its size.
+
+        Raises:
+            UserError: if the processes do not divide the batch.
+        """
+        share, rest = divmod(self.batch_size, num_processes)
+        if rest:
+            raise UserError(
+                f"batch_size={self.batch_size} cannot be shared out equally to {num_processes} devices: give a "
+                "multiple of their number, or fewer devices"
+            )
+        count = math.ceil(share / (self.micro_batch_size or share))
+        return [share // count + (part < share % count) for part in range(count)]
 
 
 def _inherited_folder() -> str | None:

@@ -1,7 +1,12 @@
 """The config of stage one."""
 
+import os
 from dataclasses import dataclass, field
+from typing import Literal
 
+import torch
+
+from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError
 from autoencoder.common.optimization import OptimizerConfig
 from autoencoder.common.run import RunConfig
@@ -45,8 +50,9 @@ class TrainConfig(RunConfig, DataConfig):
     """Held-out clips to validate on."""
     accelerator: str = "auto"
     """Lightning accelerator: auto, cpu, gpu."""
-    devices: int = 1
-    """Processes per node, one device each; more than one train with DDP."""
+    devices: int | Literal["auto"] = "auto"
+    """Devices per node, a process each, which train with DDP; "auto" takes all visible GPUs, or the processes that a
+    launcher has started, or one CPU. The batch is shared out to them."""
     num_nodes: int = 1
     """Nodes."""
     gradient_checkpointing: bool = False
@@ -58,8 +64,9 @@ class TrainConfig(RunConfig, DataConfig):
         RunConfig.__post_init__(self)
         DataConfig.__post_init__(self)
         for name in ("validate_every", "num_held_out", "devices", "num_nodes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
         for name in ("kl_weight", "lpips_weight", "gan_start", "gan_warmup_steps", "gan_weight", "latent_noise"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
@@ -67,9 +74,22 @@ class TrainConfig(RunConfig, DataConfig):
             raise UserError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if self.gan and self.gan_start >= self.max_steps:
             raise UserError(f"gan_start={self.gan_start} is never reached in max_steps={self.max_steps}")
-        per_process, rest = divmod(self.batch_size, self.devices * self.num_nodes)
-        if rest or per_process % self.accumulate:
-            raise UserError(
-                f"batch_size={self.batch_size} cannot be split over {self.devices * self.num_nodes} processes "
-                f"with {self.accumulate} micro-batches each"
-            )
+        self.micro_batches(self.num_processes)
+
+    @property
+    def device(self) -> torch.device:
+        """The kind of device that `accelerator` comes to."""
+        return torch.device("cpu") if self.accelerator == "cpu" else resolve_device("auto")
+
+    @property
+    def num_devices(self) -> int:
+        """What `devices` comes to on this machine."""
+        if self.devices != "auto":
+            return self.devices
+        launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # by torchrun
+        return launched if launched > 1 or self.device.type == "cpu" else torch.cuda.device_count()
+
+    @property
+    def num_processes(self) -> int:
+        """Of the whole run."""
+        return self.num_devices * self.num_nodes

@@ -180,19 +180,25 @@ class VidTwinModule(LightningModule):
 
     def _accumulate_gradients(self, sample: dict, gan_share: float) -> dict[str, torch.Tensor]:
         """Backward over the micro-batches; returns the mean of the loss terms."""
-        count = self.config.accumulate
-        parts = zip(sample["video"].chunk(count), sample["position"].chunk(count), strict=True)
+        sizes = self.config.micro_batches(self.trainer.world_size)
+        parts = zip(sample["video"].split(sizes), sample["position"].split(sizes), strict=True)
         without_sync = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
         sums = {}
         for index, (frames, positions) in enumerate(parts):
-            with nullcontext() if index + 1 == count else without_sync():
-                terms = self._backward(to_video(frames), positions.tolist(), gan_share)
-            sums = {name: sums.get(name, 0) + term / count for name, term in terms.items()}
+            weight = len(frames) / sum(sizes)
+            with nullcontext() if index + 1 == len(sizes) else without_sync():
+                terms = self._backward(to_video(frames), positions.tolist(), gan_share, weight)
+            sums = {name: sums.get(name, 0) + term * weight for name, term in terms.items()}
         return sums
 
-    def _backward(self, video: torch.Tensor, positions: list[int], gan_share: float) -> dict[str, torch.Tensor]:
-        """Backward of a micro-batch, of the autoencoder and then of the discriminator; returns the loss terms."""
-        seed, count = self.config.seed, self.config.accumulate
+    def _backward(
+        self, video: torch.Tensor, positions: list[int], gan_share: float, share: float
+    ) -> dict[str, torch.Tensor]:
+        """Backward of a micro-batch that is this share of a batch, of the autoencoder and then of the discriminator.
+
+        Returns the loss terms.
+        """
+        seed = self.config.seed
         posterior = self.model.encode(video).latent_dist
         latents = posterior.sample(generators(seed, "posterior", positions))
         if self.config.latent_noise:
@@ -203,11 +209,11 @@ class VidTwinModule(LightningModule):
             gan, weight = self._gan_loss(loss, reconstruction)
             loss = loss + gan_share * weight * gan
             terms |= {"loss": loss.detach(), "gan": gan.detach(), "adaptive_weight": weight}
-        self.manual_backward(loss / count)
+        self.manual_backward(loss * share)
         if gan_share:
             real, fake = (self.discriminator(clips).float() for clips in (video, reconstruction.detach()))
             discriminator_loss = discriminator_hinge(real, fake)
-            self.manual_backward(discriminator_loss / count)
+            self.manual_backward(discriminator_loss * share)
             logits = {"logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
             terms |= {"discriminator_loss": discriminator_loss.detach()} | logits
         return terms

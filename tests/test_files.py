@@ -1,6 +1,8 @@
 """Nothing half-written is ever seen, and nothing is left behind."""
 
+import errno
 import os
+import resource
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from autoencoder.common import files
-from autoencoder.common.files import atomic_folder, atomic_path, save_safetensors
+from autoencoder.common.files import WriteError, atomic_folder, atomic_path, naming_failed_writes, save_safetensors
 
 
 def names(folder) -> list[str]:
@@ -98,3 +100,56 @@ def test_safetensors(tmp_path):
     with safe_open(path, "pt") as opened:
         assert opened.metadata() == {"note": "x"}
     assert names(tmp_path) == ["a.safetensors"]
+
+
+@pytest.fixture
+def small_files():
+    """No file of this process can grow beyond 100 kB, as if the disk were full."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, former[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+
+def write_checkpoint(path) -> None:
+    with atomic_path(path) as temporary:
+        torch.save({"weights": torch.zeros(100_000)}, temporary)
+
+
+def write_shard(path) -> None:
+    save_safetensors({"weights": torch.zeros(100_000)}, path)
+
+
+def write_text(path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("x" * 200_000)
+
+
+def write_model(path) -> None:
+    with atomic_folder(path) as temporary:
+        (temporary / "config.json").write_text("{}")
+        save_safetensors({"weights": torch.zeros(100_000)}, temporary / "model.safetensors")
+
+
+@pytest.mark.parametrize("write", [write_checkpoint, write_shard, write_text, write_model])
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, small_files, write):
+    path = tmp_path / "step-1"
+    path.mkdir() if write is write_model else path.write_text("old")
+    before = os.stat(path)
+    with pytest.raises(WriteError) as error:
+        write(path)
+    message = str(error.value)
+    assert "step-1" in message and "could not be written: File too large" in message and "\n" not in message
+    assert names(tmp_path) == ["step-1"] and os.stat(path).st_mtime == before.st_mtime
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_errors_of_the_disk_are_named_and_others_pass(tmp_path, number):
+    expected = f"{tmp_path} could not be written: {os.strerror(number)}"
+    with pytest.raises(WriteError, match=expected), naming_failed_writes(tmp_path):
+        raise OSError(number, os.strerror(number))
+    for other in (OSError(errno.ENOENT, "no", "elsewhere"), RuntimeError("a bug"), WriteError("said already")):
+        with pytest.raises(type(other)) as passed, atomic_path(tmp_path / "a") as temporary:
+            temporary.write_text("1")
+            raise other
+        assert passed.value is other and not names(tmp_path)

@@ -1,13 +1,60 @@
 """Writing files so that a reader never sees half of one."""
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+
+from autoencoder.common.errors import UserError
+
+# What ends the writing of a file that was allowed to begin: a full disk, a quota, a limit on file sizes, a broken disk.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+PROBE = bytes(1 << 20)
+
+
+class WriteError(UserError, OSError):
+    """A file could not be written to its end."""
+
+
+@contextmanager
+def naming_failed_writes(path: str | Path, written: Path | None = None) -> Iterator[None]:
+    """What a full disk raises inside the block becomes an error that names the file and the reason.
+
+    Args:
+        path: file or folder that the user knows.
+        written: what is written in its place, by which torch is asked for its reason: it says only that it failed.
+
+    Raises:
+        WriteError: for the errors of `DISK_ERRORS`, whichever library meets them; all others pass.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = None if isinstance(error, UserError) else _reason(error, written)
+        if reason is None:
+            raise
+        raise WriteError(f"{path} could not be written: {reason}") from error
+
+
+def _reason(error: Exception, written: Path | None) -> str | None:
+    """Which of `DISK_ERRORS` it is, in the system's words; None for another error."""
+    number = error.errno if isinstance(error, OSError) else None
+    if match := re.search(r"\(os error (\d+)\)", str(error)):  # as safetensors puts it
+        number = int(match[1])
+    if number is None and written is not None and written.is_file():
+        try:
+            with open(written, "ab") as file:
+                file.write(PROBE)
+        except OSError as refused:
+            number = refused.errno
+    return os.strerror(number) if number in DISK_ERRORS else None
 
 
 @contextmanager
@@ -15,32 +62,41 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`, with its ending, that becomes `path` when the block ends without an error.
 
     The data reach the disk before the name changes, and an error leaves nothing behind.
+
+    Raises:
+        WriteError: if the disk is full, or cannot be written for a reason of that kind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming_failed_writes(path, temporary):
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """An empty temporary folder beside `path` that takes its place when the block ends without an error."""
+    """An empty temporary folder beside `path` that takes its place when the block ends without an error.
+
+    Raises:
+        WriteError: if the disk is full, or cannot be written for a reason of that kind.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, former = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("tmp", "former"))
     temporary.mkdir()
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as opened:
-                    os.fsync(opened.fileno())
+        with naming_failed_writes(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb") as opened:
+                        os.fsync(opened.fileno())
         if path.exists():
             os.replace(path, former)
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common import commands
+from autoencoder.common.checkpoints import checkpoints_in
 from autoencoder.common.errors import ExistingFileError, UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.launchers import is_first_process, launch
@@ -130,17 +131,15 @@ class RunFolder:
         return self.checkpoints / f"step-{step:08d}"
 
     def newest_checkpoint(self) -> tuple[Path | None, int]:
-        """The newest complete checkpoint and its step; (None, 0) where there is none."""
-        found = self._all_checkpoints()
-        return (found[-1], int(found[-1].name[5:])) if found else (None, 0)
+        """The newest checkpoint by name, and its step; (None, 0) where there is none."""
+        found = checkpoints_in(self.checkpoints)
+        return found[-1] if found else (None, 0)
 
     def remove_old_checkpoints(self, keep: int) -> None:
         """Leave only the newest `keep` checkpoints, and nothing half-written."""
-        for path in [*self._all_checkpoints()[:-keep], *self.checkpoints.glob(".*.tmp*")]:
+        old = [path for path, _ in checkpoints_in(self.checkpoints)[:-keep]]
+        for path in [*old, *self.checkpoints.glob(".*.tmp*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-    def _all_checkpoints(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("step-[0-9]*"))
 
 
 def prepare(

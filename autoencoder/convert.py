@@ -31,10 +31,10 @@ class ConvertConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(ConvertConfig, __doc__)
+    parser = commands.make_parser(ConvertConfig, __doc__, "autoencoder.convert")
     parser.add_argument("checkpoint", type=Path, help="the reference's .ckpt or .safetensors file")
     parser.add_argument("output", type=Path, help="new folder")
-    namespace = parser.parse_args(commands.normalized(argv))
+    namespace = parser.read(argv)
     if namespace.output.exists():
         raise ExistingFileError(f"{namespace.output} exists already: give the name of a new folder")
     overrides = commands.build(ConvertConfig, namespace).overrides

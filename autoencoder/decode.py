@@ -33,10 +33,10 @@ class DecodeConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(DecodeConfig, __doc__)
+    parser = commands.make_parser(DecodeConfig, __doc__, "autoencoder.decode")
     parser.add_argument("input", type=Path, help="file that `python -m autoencoder.encode` wrote")
     parser.add_argument("output", type=Path, help="video file")
-    namespace = parser.parse_args(commands.normalized(argv))
+    namespace = parser.read(argv)
     config = commands.build(DecodeConfig, namespace)
     check_output(namespace.output, *filter(None, [config.audio_of]))
     encoded = EncodedVideo.load(namespace.input)

@@ -35,10 +35,10 @@ class EncodeConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(EncodeConfig, __doc__)
+    parser = commands.make_parser(EncodeConfig, __doc__, "autoencoder.encode")
     parser.add_argument("input", type=Path, help="video file")
     parser.add_argument("output", type=Path, help="file for the latents; its name ends in .safetensors")
-    namespace = parser.parse_args(commands.normalized(argv))
+    namespace = parser.read(argv)
     config = commands.build(EncodeConfig, namespace)
     if namespace.output.suffix != ".safetensors":
         raise UserError(f"{namespace.output}: the name of the file must end in .safetensors")

@@ -266,9 +266,8 @@ def write_sheet(path: Path, evaluation: Evaluation, videos: Sequence[ListedVideo
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(EvaluateConfig, __doc__)
-    arguments = commands.normalized(argv, bare_flags=("allow_unknown_i3d",))
-    config = commands.build(EvaluateConfig, parser.parse_args(arguments))
+    parser = commands.make_parser(EvaluateConfig, __doc__, "autoencoder.evaluate")
+    config = commands.build(EvaluateConfig, parser.read(argv))
     with process_group() as (rank, world_size):
         videos = list_videos(config.videos)
         evaluation, lpips_weights = prepare(config)

@@ -145,9 +145,9 @@ def reconstruct(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(ReconstructConfig, __doc__)
+    parser = commands.make_parser(ReconstructConfig, __doc__, "autoencoder.reconstruct")
     parser.add_argument("paths", nargs="+", type=Path, help="input and output; with --structure the output alone")
-    namespace = parser.parse_args(commands.normalized(argv, bare_flags=("beside",)))
+    namespace = parser.read(argv)
     config = commands.build(ReconstructConfig, namespace)
     source, dynamics_source, output = config.split(namespace.paths)
     check_output(output, source, dynamics_source)

@@ -18,6 +18,7 @@ from autoencoder.common.launchers import is_first_process
 from autoencoder.common.precision import describe_precision, resolve_precision, settle_precision
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, prepare, write_pointer
 from autoencoder.metrics.lpips import lpips_network
+from autoencoder.settings import AutoencoderSettings
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.module import VidTwinModule
@@ -26,7 +27,6 @@ from autoencoder.vidtwin import AutoencoderVidTwin
 RUNS = Path("outputs/autoencoder")
 PRESET = "tiny"
 DOWNLOAD = "download"
-BARE_FLAGS = ("resume", "gan", "gradient_checkpointing", "compile")
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -93,15 +93,16 @@ class StepProgressBar(TQDMProgressBar):
 
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, RunFolder, str]:
     """Config, model, folder, and the whole config as YAML."""
-    folder, arguments = prepare(argv, "autoencoder", RUNS, preset=lambda _: PRESET, bare_flags=BARE_FLAGS)
-    parser = commands.make_parser(TrainConfig, __doc__, {"model": AutoencoderVidTwin})
-    namespace = parser.parse_args(arguments)
-    device = "cpu" if namespace.accelerator == "cpu" else resolve_device("auto")
-    namespace.precision = settle_precision(namespace.precision, device, folder.config)
-    text = parser.dump(namespace)
-    torch.manual_seed(namespace.seed)  # the weights that the model starts from
-    built = parser.instantiate(namespace)
-    return commands.build(TrainConfig, built), built.model, folder, text
+    parser = commands.make_parser(
+        TrainConfig, __doc__, "autoencoder.train", stage="autoencoder", groups={"model": AutoencoderSettings}
+    )
+    folder, settings = prepare(parser, argv, RUNS, preset=lambda _: PRESET)
+    device = "cpu" if settings.accelerator == "cpu" else resolve_device("auto")
+    settings.precision = settle_precision(settings.precision, device, folder.config)
+    text = parser.dump(settings)
+    config = commands.build(TrainConfig, parser.instantiate(settings))
+    torch.manual_seed(config.seed)  # the weights that the model starts from
+    return config, AutoencoderVidTwin(**vars(settings.model)), folder, text
 
 
 def load_lpips(config: TrainConfig) -> nn.Module | None:

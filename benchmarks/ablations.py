@@ -108,8 +108,8 @@ def table(rows: Sequence[dict]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(AblationConfig, __doc__)
-    config = commands.build(AblationConfig, parser.parse_args(commands.normalized(argv)))
+    parser = commands.make_parser(AblationConfig, __doc__, "benchmarks.ablations")
+    config = commands.build(AblationConfig, parser.read(argv))
     runs = {name: [run(config, name, seed) for seed in range(config.seeds)] for name in config.names}
     rows = summarize(runs, decisive="psnr")
     device = resolve_device("auto")

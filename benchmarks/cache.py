@@ -135,8 +135,8 @@ def measure(folder: Path, clips: int, config: CacheBenchmarkConfig) -> CacheResu
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(CacheBenchmarkConfig, __doc__)
-    config = commands.build(CacheBenchmarkConfig, parser.parse_args(commands.normalized(argv)))
+    parser = commands.make_parser(CacheBenchmarkConfig, __doc__, "benchmarks.cache")
+    config = commands.build(CacheBenchmarkConfig, parser.read(argv))
     print(HEADER, flush=True)
     with tempfile.TemporaryDirectory(dir=config.folder) as temporary:
         rows = []

@@ -114,8 +114,8 @@ def table(rows: Sequence[dict]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(ChoicesConfig, __doc__)
-    config = commands.build(ChoicesConfig, parser.parse_args(commands.normalized(argv)))
+    parser = commands.make_parser(ChoicesConfig, __doc__, "benchmarks.choices")
+    config = commands.build(ChoicesConfig, parser.read(argv))
     config.autoencoder = str(autoencoder_folder(config.autoencoder))
     # Encoded beforehand, so that no run pays for it.
     latents = ["--dataset", "shapes", "--autoencoder", config.autoencoder, "--max-videos", str(config.max_videos)]

@@ -205,8 +205,8 @@ def results(config: DataBenchmarkConfig) -> Iterator[LoaderResult]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(DataBenchmarkConfig, __doc__)
-    config = commands.build(DataBenchmarkConfig, parser.parse_args(commands.normalized(argv)))
+    parser = commands.make_parser(DataBenchmarkConfig, __doc__, "benchmarks.data")
+    config = commands.build(DataBenchmarkConfig, parser.read(argv))
     if importlib.util.find_spec("decord") is None:
         raise UserError("decord is not installed, and the loader is measured beside it: pip install decord")
     measured = []

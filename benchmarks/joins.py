@@ -122,9 +122,9 @@ def summarize(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(JoinsConfig, __doc__)
+    parser = commands.make_parser(JoinsConfig, __doc__, "benchmarks.joins")
     parser.add_argument("videos", nargs="+", type=Path, help="video files longer than a clip")
-    namespace = parser.parse_args(commands.normalized(argv))
+    namespace = parser.read(argv)
     config = commands.build(JoinsConfig, namespace)
     model = load_autoencoder(config.checkpoint, config.device)
     num_frames = model.config.num_frames

@@ -254,8 +254,8 @@ def draw(rows: Sequence[Resources], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(ResourcesConfig, __doc__)
-    config = commands.build(ResourcesConfig, parser.parse_args(commands.normalized(argv)))
+    parser = commands.make_parser(ResourcesConfig, __doc__, "benchmarks.resources")
+    config = commands.build(ResourcesConfig, parser.read(argv))
     device = resolve_device("auto")
     rows = compare(config.attention, device)
     print(summary(rows, config.attention))

@@ -275,8 +275,8 @@ def results(config: SamplingConfig, scale: Scale, device: torch.device) -> Itera
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(SamplingConfig, __doc__)
-    namespace = parser.parse_args(commands.normalized(argv, bare_flags=("compile", "quick")))
+    parser = commands.make_parser(SamplingConfig, __doc__, "benchmarks.sampling")
+    namespace = parser.read(argv)
     config = commands.build(SamplingConfig, namespace)
     device = resolve_device("auto")
     machine = environment(device) | {"dtype": config.dtype, "quick": config.quick}

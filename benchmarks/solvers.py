@@ -113,8 +113,8 @@ def plot(results: Sequence[SolverResult], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(SolversConfig, __doc__)
-    config = commands.build(SolversConfig, parser.parse_args(commands.normalized(argv)))
+    parser = commands.make_parser(SolversConfig, __doc__, "benchmarks.solvers")
+    config = commands.build(SolversConfig, parser.read(argv))
     print(f"{'prediction':14}{'scheduler':34}{'steps':>6}{'calls':>7}{'shape':>9}{'motion':>9}{'both':>9}")
     results = [result for folder in config.pipelines.split(",") for result in measure(folder, config)]
     machine = environment(resolve_device("auto")) | {"guidance_scale": config.guidance_scale}

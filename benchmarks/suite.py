@@ -165,7 +165,7 @@ def results(stage: Stage, config: BenchmarkConfig, device: torch.device) -> Iter
 def run(stage: Stage, description: str, argv: Sequence[str] | None) -> None:
     """The command of a stage."""
     parser = commands.make_parser(BenchmarkConfig, description)
-    namespace = parser.parse_args(commands.normalized(argv, bare_flags=("skip_training",)))
+    namespace = parser.read(argv)
     config = commands.build(BenchmarkConfig, namespace)
     device = resolve_device("auto")
     machine = environment(device)

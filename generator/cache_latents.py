@@ -7,25 +7,25 @@ generator.cache_latents. They share the work, and leave what one process leaves.
 from collections.abc import Sequence
 from dataclasses import fields
 
-import yaml
-
 from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common import commands
 from autoencoder.common.processes import process_group
-from generator.config import CacheConfig, CacheLatentsConfig
+from generator.config import CacheLatentsConfig, TrainConfig
 from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
 
 
 def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
     """The config; its defaults are those with which `generator.train` caches the same data set."""
-    arguments = commands.normalized(argv, bare_flags=("flip",))
-    parser = commands.make_parser(CacheLatentsConfig, __doc__)
-    if commands.flag_value(arguments, "config") is None:
-        path = commands.preset_path("generator", commands.flag_value(arguments, "dataset") or CacheConfig.dataset)
-        shared = {field.name for field in fields(CacheConfig)}
-        preset = yaml.safe_load(path.read_text())
-        parser.set_defaults({name: value for name, value in preset.items() if name in shared})
-    return commands.build(CacheLatentsConfig, parser.parse_args(arguments))
+    own = {field.name for field in fields(CacheLatentsConfig)}
+    parser = commands.make_parser(
+        CacheLatentsConfig,
+        __doc__,
+        "generator.cache_latents",
+        stage="generator",
+        passed_over={field.name for field in fields(TrainConfig)} - own | {"model"},
+    )
+    settings = parser.read(argv, base=lambda asked: commands.preset_path("generator", asked.dataset))
+    return commands.build(CacheLatentsConfig, settings)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,17 +24,14 @@ from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
 from generator.objective import ObjectiveConfig, make_scheduler
+from generator.settings import TransformerSettings
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 
 RUNS = Path("outputs/generator")
 POINTER = Path("outputs/last_pipeline")
 SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
-BARE_FLAGS = ("resume", "flip", "gradient_checkpointing", "compile")
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
-# Arguments of the transformer that follow from the autoencoder, the data and the objective.
-DERIVED_ARGUMENTS = {"structure_shape", "dynamics_shape", "dynamics_axes", "num_classes", "id2label", "prediction_type"}
-DERIVED_ARGUMENTS |= {"independent_times", "structure_mean", "structure_std", "dynamics_mean", "dynamics_std"}
 
 
 class VideoSampler:
@@ -69,22 +66,18 @@ class VideoSampler:
             add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
 
 
-def default_preset(arguments: Sequence[str]) -> str:
-    """The preset of the data set's name."""
-    return commands.flag_value(arguments, "dataset") or TrainConfig.dataset
-
-
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
     """Config, what it says of the model, folder, and the whole config as YAML."""
-    folder, arguments = prepare(argv, "generator", RUNS, default_preset, bare_flags=BARE_FLAGS)
-    parser = commands.make_parser(TrainConfig, __doc__, partial_groups={"model": (VidTwinDiT, DERIVED_ARGUMENTS)})
-    namespace = parser.parse_args(arguments)
+    parser = commands.make_parser(
+        TrainConfig, __doc__, "generator.train", stage="generator", groups={"model": TransformerSettings}
+    )
+    folder, settings = prepare(parser, argv, RUNS, preset=lambda asked: asked.dataset)
     # Noted in the config, so that a resumed run keeps its autoencoder when another one has been trained since.
-    namespace.autoencoder = str(autoencoder_folder(namespace.autoencoder))
-    namespace.precision = settle_precision(namespace.precision, resolve_device("auto"), folder.config)
-    text = parser.dump(namespace)
-    built = parser.instantiate(namespace)
-    return commands.build(TrainConfig, built), vars(built.model), folder, text
+    settings.autoencoder = str(autoencoder_folder(settings.autoencoder))
+    settings.precision = settle_precision(settings.precision, resolve_device("auto"), folder.config)
+    text = parser.dump(settings)
+    config = commands.build(TrainConfig, parser.instantiate(settings))
+    return config, vars(settings.model), folder, text
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -134,7 +127,7 @@ def train(
 
     Args:
         config: of the run.
-        model_settings: arguments of `VidTwinDiT` but those in `DERIVED_ARGUMENTS`.
+        model_settings: the fields of `TransformerSettings`, by name.
         folder: of the run, which goes on from its newest checkpoint.
         callbacks: called with the trainer after every step.
         accelerator: of `make_accelerator`, which is called if none is given.

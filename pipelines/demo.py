@@ -16,7 +16,7 @@ import torch
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.codec import decode_clips, decode_float_clips, encode_clips
-from autoencoder.common.commands import build, make_parser, normalized, run_command, start_command
+from autoencoder.common.commands import build, make_parser, run_command, start_command
 from autoencoder.common.cost import count_flops, format_flops
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import save_png, sheet, to_uint8, unit_to_uint8
@@ -241,8 +241,8 @@ def summarize(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = make_parser(DemoConfig, __doc__)
-    config = build(DemoConfig, parser.parse_args(normalized(argv, bare_flags=("quick",))))
+    parser = make_parser(DemoConfig, __doc__, "pipelines.demo")
+    config = build(DemoConfig, parser.read(argv))
     for part in ("autoencoder", "latents", "generator"):
         shutil.rmtree(config.output_dir / part, ignore_errors=True)
     seconds = train(config)

@@ -343,9 +343,8 @@ def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(EvaluateConfig, __doc__)
-    arguments = commands.normalized(argv, bare_flags=("allow_unknown_i3d",))
-    config = commands.build(EvaluateConfig, parser.parse_args(arguments))
+    parser = commands.make_parser(EvaluateConfig, __doc__, "pipelines.evaluate")
+    config = commands.build(EvaluateConfig, parser.read(argv))
     extractor = None if config.i3d is None else I3D.from_file(config.i3d, config.allow_unknown_i3d)
     report = run(config, extractor)
     if report is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoencoder.common.commands import build, make_parser, normalized, run_command
+from autoencoder.common.commands import build, make_parser, run_command
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import save_png, sheet
@@ -41,8 +41,8 @@ class RecombineConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = make_parser(RecombineConfig, __doc__)
-    config = build(RecombineConfig, parser.parse_args(normalized(argv)))
+    parser = make_parser(RecombineConfig, __doc__, "pipelines.recombine")
+    config = build(RecombineConfig, parser.read(argv))
     pipe = load_pipeline(config.pipeline, config.device)
     pipe.set_progress_bar_config(disable=True)
     held_out = Shapes(pipe.vae.config.num_frames, pipe.vae.config.sample_size, "val")

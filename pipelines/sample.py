@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoencoder.common.commands import build, make_parser, normalized, run_command
+from autoencoder.common.commands import build, make_parser, run_command
 from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import save_png, sheet, unit_to_uint8
 from autoencoder.data.video_io import write_video
@@ -144,10 +144,8 @@ def sample_videos(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, sample, write."""
-    parser = make_parser(SampleConfig, "Sample videos from a pipeline folder.")
-    # `class` cannot be the name of a field; `classes+` appends to the list.
-    arguments = [re.sub(r"^--class(?==|$)", "--classes+", argument) for argument in normalized(argv)]
-    config = build(SampleConfig, parser.parse_args(arguments))
+    parser = make_parser(SampleConfig, __doc__, "pipelines.sample", repeated={"class": "classes"})
+    config = build(SampleConfig, parser.read(argv))
 
     pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
     wanted = wanted_videos(class_ids(pipe, config.classes), config)

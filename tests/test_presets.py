@@ -72,7 +72,7 @@ def test_sizes_train_as_the_paper_does(name):
     assert (optimizer.name, optimizer.betas, optimizer.learning_rate) == ("adam", (0.9, 0.99), 1.6e-4)
     assert (optimizer.warmup_steps, optimizer.schedule, optimizer.weight_decay) == (5000, "cosine", 1e-4)
     assert config.batch_size == 24 and config.devices == "auto"
-    assert (config.dataset, config.sample_fps) == ("folder", 8.0)
+    assert config.sample_fps == 8.0
     assert (config.kl_weight, config.lpips_weight) == (1e-3, 0.05)
     assert (config.gan, config.gan_start, config.gan_weight) == (True, 10_000, 0.05)
 
@@ -138,7 +138,7 @@ def test_overrides_keep_the_rest():
 def test_unknown_flags_are_errors(flag, capsys):
     with pytest.raises(SystemExit):
         parsed("tiny", flags=(flag,))
-    assert flag[2:].split("=")[0].split(".")[-1].replace("-", "_") in capsys.readouterr().err
+    assert f"there is no {flag.split('=')[0]}" in capsys.readouterr().err
 
 
 def test_unknown_keys_of_a_file_are_errors(tmp_path, capsys):
@@ -161,6 +161,82 @@ def test_every_way_to_say_resume(flags, tmp_path):
         with torch.device("meta"):
             config, *_ = parse(arguments)
         assert config.resume and config.max_steps == 7
+
+
+def flattened(stage: str, name: str) -> dict[str, Any]:
+    """The settings of a preset by dotted key."""
+    content = yaml.safe_load((commands.PRESETS / stage / f"{name}.yaml").read_text())
+    nested = {f"{group}.{key}": value for group in content for key, value in _items(content[group])}
+    return {key: value for key, value in content.items() if not isinstance(value, dict)} | nested
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+OF_MUON = {f"optimizer.{name}" for name in ("momentum", "newton_schulz_steps", "fallback_lr_scale")}
+
+
+@pytest.mark.parametrize("stage, defaults", [("autoencoder", ["tiny"]), ("generator", ["shapes", "folder", "ucf101"])])
+def test_a_whole_recipe_says_all_that_lies_under_it(stage, defaults):
+    presets = {path.stem: flattened(stage, path.stem) for path in (commands.PRESETS / stage).glob("*.yaml")}
+    wanted = set().union(*(presets[name] for name in defaults))
+    recipes = [name for name, settings in presets.items() if "max_steps" in settings]
+    assert set(defaults) < set(recipes)
+    for name in recipes:
+        unread = OF_MUON if presets[name].get("optimizer.name") != "muon" else set()
+        assert wanted - unread <= set(presets[name]), name
+
+
+def test_sizes_of_stage_one_leave_the_data_alone():
+    for name in PRESETS:
+        assert not {"dataset", "data_root", "held_out_root"} & set(flattened("autoencoder", name)), name
+
+
+@pytest.mark.parametrize("order", [("--dataset ucf101", "--config base"), ("--config base", "--dataset ucf101")])
+def test_the_readmes_command_means_ucf101(order, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    flags = " ".join(order).split()
+    with torch.device("meta"):
+        config, model, _, text = parse([*flags, "--max-steps", "20000", "--model.num-layers=1"])
+    assert (config.dataset, config.max_steps, config.gan) == ("ucf101", 20000, True)
+    assert (model.config.hidden_size, model.config.num_layers) == (768, 1)
+    assert yaml.safe_load(text)["dataset"] == "ucf101"
+
+
+@pytest.mark.parametrize("said", ["flags", "file"])
+def test_a_file_chooses_folder_and_resumes_as_flags_do(said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.yaml").write_text("max_steps: 9\nmodel: {hidden_size: 48}\n")
+    settings = {"output_dir": "mine", "resume": True, "dataset": "ucf101", "batch_size": 4}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(settings))
+    flags = [f"--{key}={str(value).lower()}" for key, value in settings.items()]
+    with torch.device("meta"):
+        config, model, folder, _ = parse(flags if said == "flags" else ["--config", "my.yaml"])
+    assert str(folder.path) == "mine" and config.resume
+    assert (config.max_steps, config.batch_size, config.dataset) == (9, 4, "ucf101")
+    assert model.config.hidden_size == 48
+
+
+@pytest.mark.parametrize("said", ["flags", "file"])
+def test_a_file_chooses_the_preset_of_stage_two_as_flags_do(said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "my.yaml").write_text(f"dataset: folder\nmax_steps: 5\nautoencoder: {tmp_path}\noutput_dir: out\n")
+    flags = f"--dataset folder --max-steps 5 --autoencoder {tmp_path} --output-dir out".split()
+    config, settings, folder, _ = generator_train.parse(flags if said == "flags" else ["--config", "my.yaml"])
+    assert (config.flip, config.batch_size, config.max_steps, str(folder.path)) == (True, 64, 5, "out")
+    assert settings["hidden_size"] == 768
+
+
+def test_another_data_sets_recipe_keeps_the_data(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    flags = f"--dataset folder --data-root X --config shapes --autoencoder {tmp_path}".split()
+    config, settings, _, _ = generator_train.parse(flags)
+    assert (config.dataset, config.data_root, config.max_steps) == ("folder", "X", 3900)
+    assert (config.flip, config.clips_per_video, settings["hidden_size"]) == (False, 1, 128), "nothing of `folder`"
 
 
 @pytest.fixture
@@ -212,7 +288,7 @@ def test_ucf101_paper_trains_as_the_paper_does(parsed_generator):
     config, settings = parsed_generator("ucf101_paper")
     assert (settings["num_layers"], settings["hidden_size"], settings["conditioning"]) == (18, 1152, "cross_attention")
     assert (settings["class_embedding_size"], settings["positions"]) == (256, "sincos")
-    assert (settings["structure_patch_size"], settings["dynamics_patch_size"]) == ([2, 1, 1], [1, 1])
+    assert (settings["structure_patch_size"], settings["dynamics_patch_size"]) == ((2, 1, 1), (1, 1))
     assert (settings["norm"], settings["feed_forward"], settings["qk_norm"]) == ("layer_norm", "gelu", "none")
     objective, optimizer = config.objective, config.optimizer
     assert (objective.kind, objective.label_dropout, objective.min_snr_gamma) == ("sample", 0.2, None)
@@ -242,7 +318,7 @@ def test_every_generator_preset_says_what_it_sets(parsed_generator, name):
     config, settings = parsed_generator(name)
     given = preset("generator", name)
     for key, value in given.pop("model").items():
-        assert settings[key] == value, key
+        assert settings[key] == (tuple(value) if isinstance(value, list) else value), key
     for part in ("objective", "optimizer"):
         for key, value in given.pop(part, {}).items():
             assert getattr(getattr(config, part), key) == (tuple(value) if isinstance(value, list) else value), key

@@ -5,97 +5,67 @@ and an unknown one is an error.
 """
 
 import errno
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
-
 from autoencoder.common.errors import UserError, message_of
+from autoencoder.common.parser import CommandParser, HelpFormatter
+from autoencoder.common.presets import PRESETS, preset_names, preset_path, preset_summary
 from autoencoder.common.signals import Stopped, catch_signals
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+__all__ = ["PRESETS", "build", "make_parser", "preset_path", "run_command", "start_command"]
 
 # What the operating system may refuse without saying for which file: writing to a disk or beyond a quota that is full.
 NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-PRESETS = Path(__file__).parents[2] / "configs"
-
-
-def preset_path(stage: str, name: str) -> Path:
-    """The file of a preset.
-
-    Raises:
-        ValueError: if there is none of that name; the message lists those there are.
-    """
-    path = PRESETS / stage / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-        raise UserError(f"no preset {name!r} for the {stage}: there are {known}")
-    return path
 
 
 def make_parser(
     config_class: type,
     description: str,
-    groups: dict[str, type] | None = None,
-    partial_groups: dict[str, tuple[type, set[str]]] | None = None,
-) -> ArgumentParser:
+    command: str | None = None,
+    stage: str | None = None,
+    groups: Mapping[str, type] | None = None,
+    repeated: Mapping[str, str] | None = None,
+    passed_over: Collection[str] = (),
+) -> CommandParser:
     """A parser for a config dataclass.
 
     Args:
         config_class: dataclass whose fields become flags and YAML keys.
         description: the first lines of `--help`.
-        groups: further classes whose constructors become nested keys, such as `{"model": AutoencoderVidTwin}`.
-        partial_groups: the same for classes that the command builds itself, with the arguments that it finds out and
-            that are therefore no keys; their keys stay a namespace.
+        command: the module that is run; None is that of `config_class`.
+        stage: "autoencoder" or "generator", whose presets `--config` takes; None takes files alone.
+        groups: further dataclasses, whose fields become nested keys, such as `{"model": AutoencoderSettings}`; they
+            stay a namespace.
+        repeated: fields that are lists, by the flag that adds one value to them, such as `{"class": "classes"}`.
+        passed_over: keys of presets and files that are another command's.
     """
-    parser = ArgumentParser(description=description)
+    program = f"python -m {command or config_class.__module__}"
+    parser = CommandParser(
+        prog=program, description=_description(description, stage), formatter_class=HelpFormatter, print_config=None
+    )
+    parser.stage, parser.repeated, parser.passed_over = stage, dict(repeated or {}), frozenset(passed_over)
+    kinds = "a preset's name or a YAML file" if stage else "a YAML file"
     parser.add_argument(
-        "--config", action="config", help="YAML file, or the name of a preset; may be given several times"
+        "--config", default=SUPPRESS, metavar="NAME", help=f"{kinds}; several times if need be, the later ones on top"
     )
     parser.add_class_arguments(config_class)
     for key, group in (groups or {}).items():
-        parser.add_class_arguments(group, key)
-    for key, (group, found_out) in (partial_groups or {}).items():
-        parser.add_class_arguments(group, key, skip=found_out, instantiate=False)
+        parser.add_class_arguments(group, key, instantiate=False)
     return parser
 
 
-def normalized(argv: Sequence[str] | None, stage: str | None = None, bare_flags: Sequence[str] = ()) -> list[str]:
-    """Bring command-line arguments into the parser's form.
-
-    Flags may be written with - or _; a flag of `bare_flags` may stand without its "true"; `--config NAME` becomes the
-    file of that preset unless a file of that name exists.
-    """
-    arguments = []
-    for argument in sys.argv[1:] if argv is None else argv:
-        if match := re.match(r"--([\w.-]+)(.*)", argument):
-            argument = f"--{match[1].replace('-', '_')}{match[2]}"
-        arguments.append(argument)
-    for index, argument in enumerate(arguments):
-        following = arguments[index + 1] if index + 1 < len(arguments) else "--"
-        if argument.startswith("--") and argument[2:] in bare_flags and following.startswith("--"):
-            arguments[index] = f"{argument}=true"
-        if argument == "--config" and stage and not Path(following).is_file():
-            arguments[index + 1] = str(preset_path(stage, following))
-        if argument.startswith("--config=") and stage and not Path(name := argument.split("=", 1)[1]).is_file():
-            arguments[index] = f"--config={preset_path(stage, name)}"
-    return arguments
-
-
-def flag_value(arguments: Sequence[str], flag: str) -> str | None:
-    """The value that a flag was given, or None, before the arguments are parsed."""
-    for index, argument in enumerate(arguments):
-        if argument == f"--{flag}" and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"--{flag}="):
-            return argument.split("=", 1)[1]
-    return None
+def _description(text: str, stage: str | None) -> str:
+    rules = "Settings come from --config and from flags, which win wherever they stand; unknown ones are errors."
+    if stage is None:
+        return f"{text.strip()}\n\n{rules}"
+    width = max(map(len, preset_names(stage)))
+    presets = "\n".join(f"  {name:{width}}  {preset_summary(stage, name)}" for name in preset_names(stage))
+    return f"{text.strip()}\n\n{rules} Presets:\n\n{presets}"
 
 
 def build(config_class: type, namespace: Any) -> Any:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoencoder.common import commands
+from jsonargparse import Namespace
+
 from autoencoder.common.checkpoints import checkpoints_in
 from autoencoder.common.errors import ExistingFileError, UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.launchers import is_first_process, launch
+from autoencoder.common.parser import CommandParser
 from autoencoder.common.precision import Precision
+from autoencoder.common.presets import preset_path
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
 
@@ -143,31 +146,28 @@ class RunFolder:
 
 
 def prepare(
-    argv: Sequence[str] | None,
-    stage: str,
-    parent: str | Path,
-    preset: Callable[[Sequence[str]], str],
-    bare_flags: Sequence[str] = ("resume",),
-) -> tuple[RunFolder, list[str]]:
-    """The folder of a training command, and its arguments in the parser's form with a config in front.
+    parser: CommandParser, argv: Sequence[str] | None, parent: str | Path, preset: Callable[[Namespace], str]
+) -> tuple[RunFolder, Namespace]:
+    """The folder of a training command, and its settings.
 
-    That config is the folder's own for a run that is resumed, else a preset unless `--config` is given.
+    Under what is asked for lies the config of the run that is resumed, else a preset.
 
     Args:
+        parser: of `commands.make_parser`, for a config derived from `RunConfig`.
         argv: command-line arguments; None takes those of the process.
-        stage: folder of the presets.
-        parent: where runs without `--output-dir` lie.
-        preset: name of the default preset, by the arguments.
-        bare_flags: as `commands.normalized` takes them.
+        parent: where runs without `output_dir` lie.
+        preset: name of the default preset, by what is asked for.
     """
-    arguments = commands.normalized(argv, stage, bare_flags=bare_flags)
-    resume = (commands.flag_value(arguments, "resume") or "false").lower() == "true"
-    folder = RunFolder.choose(parent, commands.flag_value(arguments, "output_dir"), resume)
-    if resume and folder.config.exists():
-        arguments = ["--config", str(folder.config), *arguments]
-    elif commands.flag_value(arguments, "config") is None:
-        arguments = ["--config", str(commands.preset_path(stage, preset(arguments))), *arguments]
-    return folder, arguments
+    chosen = []
+
+    def base(asked: Namespace) -> Path:
+        folder = RunFolder.choose(parent, asked.output_dir, asked.resume)
+        chosen.append(folder)
+        resumed = asked.resume and folder.config.exists()
+        return folder.config if resumed else preset_path(parser.stage, preset(asked))
+
+    settings = parser.read(argv, base)
+    return chosen[0], settings
 
 
 def write_pointer(pointer: str | Path, target: str | Path) -> None:

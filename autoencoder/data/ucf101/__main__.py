@@ -33,8 +33,8 @@ class CheckConfig:
 
 def main(argv: Sequence[str] | None = None, counts: Counts = COMPLETE) -> None:
     """The command; `counts` are those of the complete data set."""
-    parser = commands.make_parser(CheckConfig, __doc__)
-    config = commands.build(CheckConfig, parser.parse_args(commands.normalized(argv, bare_flags=("quick",))))
+    parser = commands.make_parser(CheckConfig, __doc__, "autoencoder.data.ucf101")
+    config = commands.build(CheckConfig, parser.read(argv))
     problems = check(config.root, counts, quick=config.quick, num_workers=config.num_workers)
     if problems:
         print(f"UCF-101 in {config.root} is not complete:")

@@ -1,0 +1,184 @@
+"""The parser of a command: settings from presets, YAML files and flags, and a help that shows what would run."""
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+
+from autoencoder.common.errors import UserError
+from autoencoder.common.layers import Names, Setting, config_path, flag, read_layer, take_apart
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+HELP = ("-h", "--help")
+UNSET = ("help", "config")  # flags that are no settings
+PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "[true|false]"}
+WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false", NoneType: "null"}
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The types of a union, or the type itself."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def in_words(kind: Any) -> str:
+    """What a value of a type looks like, such as "a whole number or null"."""
+    if len(members := _members(kind)) > 1:
+        return " or ".join(map(in_words, members))
+    arguments = get_args(kind)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if get_origin(kind) is tuple and Ellipsis not in arguments:
+        return (
+            f"a list of {len(arguments)}, each {in_words(arguments[0])}, such as [{', '.join('1' for _ in arguments)}]"
+        )
+    if arguments:
+        return f"a list, each {in_words(arguments[0])}"
+    return WORDS.get(kind, str(kind))
+
+
+def placeholder(kind: Any) -> str:
+    """What stands for a value of a type in the help, such as N or {fp32,bf16}."""
+    kind = next(member for member in _members(kind) if member is not NoneType)
+    if get_origin(kind) is Literal:
+        return f"{{{','.join(map(str, get_args(kind)))}}}"
+    return PLACEHOLDERS.get(kind, "[...]" if get_args(kind) else "VALUE")
+
+
+def as_yaml(value: Any) -> str:
+    """A default as one would type it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    return str(value)
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Flags with hyphens and the defaults in force; lines that are indented stay as they are."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        kind = getattr(action, "_typehint", None)
+        if kind is None or not action.option_strings:
+            return super()._format_action_invocation(action)
+        return getattr(action, "shown", f"{flag(action.dest)} {placeholder(kind)}")
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = " ".join((action.help or "").split())
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        if action.option_strings and getattr(action, "_typehint", None) is not None:
+            return f"{text} (default: {as_yaml(action.default)})"
+        return text
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        def fill(paragraph: str) -> str:
+            return (
+                paragraph
+                if paragraph.startswith(" ")
+                else super(HelpFormatter, self)._fill_text(paragraph, width, indent)
+            )
+
+        return "\n\n".join(map(fill, text.strip("\n").split("\n\n")))
+
+
+class CommandParser(ArgumentParser):
+    """Reads what a command is told; `commands.make_parser` makes one."""
+
+    stage: str | None = None
+    repeated: dict[str, str] = {}  # settings that are lists, by the flag that adds one value to them
+    passed_over: frozenset[str] = frozenset()  # keys of files that are another command's
+
+    def read(
+        self, argv: Sequence[str] | None = None, base: Callable[[Namespace], Path | None] | None = None
+    ) -> Namespace:
+        """The settings of a command, all layers merged; with --help, print it and exit.
+
+        Args:
+            argv: the arguments; None takes those of the process.
+            base: chooses the file that lies under all other layers, by what those say without it.
+        """
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        try:
+            line = take_apart([part for part in arguments if part not in HELP], self.names)
+            layers = [read_layer(config_path(value, self.stage), self.names) for value in line.configs]
+            layers.append(line.flags)
+            if line.positionals and not self.names.takes_positionals:
+                raise UserError(f"{line.positionals[0]!r} is neither a flag nor the value of one")
+        except UserError as error:
+            self.error(str(error))
+        if base is not None and (path := base(self._parse(layers, line.positionals))):
+            layers.insert(0, read_layer(path, self.names))
+        if any(part in HELP for part in arguments):
+            self._show_help(layers[:-1])
+        return self._parse(layers, line.positionals)
+
+    @cached_property
+    def names(self) -> Names:
+        """What the settings are called."""
+        flags = {action.dest: action for action in self._actions if action.option_strings and action.dest not in UNSET}
+        groups = {key for key in flags if any(other.startswith(f"{key}.") for other in flags)}
+        settings = {key: getattr(action, "_typehint", None) for key, action in flags.items() if key not in groups}
+        switches = {key for key, kind in settings.items() if kind is bool}
+        positionals = any(not action.option_strings for action in self._actions)
+        return Names(set(settings), switches, groups, self.repeated, positionals, self.passed_over)
+
+    def _parse(self, layers: Sequence[dict[str, Setting]], positionals: Sequence[str]) -> Namespace:
+        self.merged = {key: setting for layer in layers for key, setting in layer.items()}
+        flags = [f"--{key}={setting.text}" for key, setting in self.merged.items()]
+        namespace = self.parse_args([*flags, *(["--", *positionals] if positionals else [])])
+        for key, value in namespace.items():
+            if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
+                self.error(f"{self._source(key)} must be finite, got {value}")
+        return namespace
+
+    def _show_help(self, layers: Sequence[dict[str, Setting]]) -> NoReturn:
+        self.set_defaults({key: yaml.safe_load(setting.text) for layer in layers for key, setting in layer.items()})
+        for action in self._actions:
+            if action.dest in self.names.groups:
+                action.help = argparse.SUPPRESS
+            elif added := [name for name, target in self.repeated.items() if target == action.dest]:
+                action.shown = f"{flag(added[0])} {added[0].upper()}"
+        positionals = [action.dest.upper() for action in self._actions if not action.option_strings]
+        self.usage = " ".join(["%(prog)s [--config NAME] [--setting value] ...", *positionals])
+        self.print_help()
+        self.exit()
+
+    def _source(self, key: str) -> str:
+        return self.merged[key].source if key in self.merged else flag(key)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say in one line what is wrong, and exit with status 2."""
+        print(f"error: {self._in_a_line(message)}", file=sys.stderr)
+        self.exit(2)
+
+    def _in_a_line(self, message: str) -> str:
+        if match := re.match(r'Parser key "([^"]+)":', message):
+            kind = next(
+                (getattr(action, "_typehint", None) for action in self._actions if action.dest == match[1]), None
+            )
+            if kind is not None and match[1] in self.merged:
+                return f"{self._source(match[1])} must be {in_words(kind)}, got {self.merged[match[1]].text!r}"
+        if match := re.match(r"the following arguments are required: (.*)", message):
+            return f"{', '.join(self._spelled(key) for key in match[1].split(', '))} must be given"
+        return " ".join(message.split())
+
+    def _spelled(self, key: str) -> str:
+        added = next((name for name, target in self.repeated.items() if target == key), key)
+        return flag(added) if key in self.names.settings else key.upper()
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _numbers(part)
+    else:
+        yield value

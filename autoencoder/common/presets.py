@@ -1,0 +1,41 @@
+"""The presets: settings by name, which a command takes with --config NAME."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+from autoencoder.common.errors import UserError
+
+PRESETS = Path(__file__).parents[2] / "configs"
+
+
+def preset_names(stage: str) -> list[str]:
+    """The presets of a stage, "autoencoder" or "generator"."""
+    return sorted(path.stem for path in (PRESETS / stage).glob("*.yaml"))
+
+
+def preset_path(stage: str, name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        UserError: if there is none of that name; the message lists those there are, the nearest first.
+    """
+    names = preset_names(stage)
+    if name not in names:
+        raise UserError(f"no preset {name!r} for the {stage}{nearest(name, names)}; there are {', '.join(names)}")
+    return PRESETS / stage / f"{name}.yaml"
+
+
+def preset_summary(stage: str, name: str) -> str:
+    """What a preset is, in a sentence: that of the comment at the head of its file."""
+    lines = preset_path(stage, name).read_text().splitlines()
+    comment = " ".join(
+        line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")]
+    )
+    return re.split(r"[.;] ", comment)[0].rstrip(".") + "."
+
+
+def nearest(name: str, names: list[str], form: str = "{}") -> str:
+    """Words that name the nearest of `names`, to follow a message; nothing where none is near."""
+    found = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f": did you mean {form.format(found[0])}?" if found else ""

@@ -25,6 +25,7 @@ from autoencoder.common import commands
 from autoencoder.common.files import atomic_path
 from autoencoder.common.optimization import OptimizerConfig
 from autoencoder.metrics.lpips import Lpips
+from autoencoder.settings import AutoencoderSettings
 from autoencoder.training import config as stage_one
 from autoencoder.training.discriminator import PatchDiscriminator
 from autoencoder.training.losses import VidTwinLoss, generator_hinge
@@ -32,7 +33,7 @@ from benchmarks.report import write_json
 from benchmarks.saved_memory import count_saved_in_blocks
 from generator import VidTwinDiT
 from generator import config as stage_two
-from generator.train import DERIVED_ARGUMENTS
+from generator.settings import TransformerSettings
 
 CARD = 80 * 10**9  # bytes of an A100 or H100 of 80 GB
 LIMIT = CARD * 9 // 10
@@ -44,8 +45,8 @@ DIT_SIZES = ("size_s", "size_b", "size_l", "size_xl")
 AUTOENCODERS = [(size,) for size in SIZES] + [("base", setting) for setting in SETTINGS]
 GENERATORS = [(recipe,) for recipe in RECIPES] + [(recipe, size) for recipe in RECIPES[1:] for size in DIT_SIZES]
 STAGES = {
-    "autoencoder": (stage_one.TrainConfig, AutoencoderVidTwin, set()),
-    "generator": (stage_two.TrainConfig, VidTwinDiT, DERIVED_ARGUMENTS),
+    "autoencoder": (stage_one.TrainConfig, AutoencoderSettings),
+    "generator": (stage_two.TrainConfig, TransformerSettings),
 }
 
 
@@ -133,11 +134,10 @@ def fake_gpu(precision: str) -> Iterator[None]:
 
 def read_presets(stage: str, *presets: str) -> tuple[Any, dict[str, Any]]:
     """The config of presets as a training reads it, and what they say of the model."""
-    config_class, model, derived = STAGES[stage]
-    parser = commands.make_parser(config_class, "", partial_groups={"model": (model, derived)})
-    arguments = [argument for name in presets for argument in ("--config", str(commands.preset_path(stage, name)))]
-    built = parser.instantiate(parser.parse_args(arguments))
-    return commands.build(config_class, built), vars(built.model)
+    config_class, model_settings = STAGES[stage]
+    parser = commands.make_parser(config_class, "", stage=stage, groups={"model": model_settings})
+    settings = parser.read([argument for name in presets for argument in ("--config", name)])
+    return commands.build(config_class, parser.instantiate(settings)), vars(settings.model)
 
 
 def optimizer_states(config: OptimizerConfig, module: nn.Module) -> int:
@@ -300,8 +300,8 @@ def table(rows: Sequence[Memory]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = commands.make_parser(MemoryConfig, __doc__)
-    config = commands.build(MemoryConfig, parser.parse_args(commands.normalized(argv)))
+    parser = commands.make_parser(MemoryConfig, __doc__, "benchmarks.memory")
+    config = commands.build(MemoryConfig, parser.read(argv))
     rows = count_all()
     text = table(rows)
     print(text)

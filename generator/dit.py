@@ -1,7 +1,6 @@
 """The diffusion transformer of stage two (PAPER.md, Generation; adaLN-zero as in DiT, arXiv 2212.09748)."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +17,7 @@ from autoencoder.common.errors import UserError
 from autoencoder.latents import VidTwinLatents
 from autoencoder.transformer import sincos_embedding
 from generator.blocks import FEED_FORWARDS, NORMS, QK_NORMS, DiTBlock, FinalLayer, Rotary
+from generator.scale import LatentScale
 from generator.tokens import TokenLayout
 
 NUM_TIME_CHANNELS = 256
@@ -149,10 +149,8 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         self.layout = TokenLayout(
             structure_shape, dynamics_shape, dynamics_axes, structure_patch_size, dynamics_patch_size
         )
-        self._statistics = {
-            "structure": _checked_statistics("structure", structure_mean, structure_std, structure_shape[0]),
-            "dynamics": _checked_statistics("dynamics", dynamics_mean, dynamics_std, dynamics_shape[0]),
-        }
+        channels = structure_shape[0], dynamics_shape[0]
+        self.scale = LatentScale(channels, structure_mean, structure_std, dynamics_mean, dynamics_std)
         self.register_buffer("mask", self.layout.mask, persistent=False)
         self.register_buffer("type_ids", self.layout.type_ids, persistent=False)
         # Kept as integers: `model.to(dtype)` would round a table of turns.
@@ -286,20 +284,11 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
 
     def normalize(self, latents: VidTwinLatents) -> VidTwinLatents:
         """Latents of the autoencoder to the scale the model works in: (z - mean) / std per channel; shapes are kept."""
-        return self._rescale(latents, lambda values, mean, std: (values - mean) / std)
+        return self.scale.normalize(latents)
 
     def denormalize(self, latents: VidTwinLatents) -> VidTwinLatents:
         """The inverse of `normalize`: the model's scale to the autoencoder's; shapes are kept."""
-        return self._rescale(latents, lambda values, mean, std: values * std + mean)
-
-    def _rescale(self, latents: VidTwinLatents, function: Callable[..., torch.Tensor]) -> VidTwinLatents:
-        def apply(values: torch.Tensor, name: str) -> torch.Tensor:
-            shape = (-1, *(1,) * (values.ndim - 2))
-            # Built from the config rather than kept as buffers, which `model.to(dtype)` would round.
-            mean, std = (torch.tensor(x, device=values.device).view(shape) for x in self._statistics[name])
-            return function(values.float(), mean, std).to(values.dtype)
-
-        return VidTwinLatents(apply(latents.structure, "structure"), apply(latents.dynamics, "dynamics"))
+        return self.scale.denormalize(latents)
 
 
 def _checked_names(id2label: dict | None, num_classes: int) -> dict[str, str] | None:
@@ -311,20 +300,3 @@ def _checked_names(id2label: dict | None, num_classes: int) -> dict[str, str] | 
             f"id2label must name the ids 0 to {num_classes - 1} of num_classes={num_classes}, got {list(names)}"
         )
     return names
-
-
-def _checked_statistics(
-    name: str, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
-) -> tuple[list[float], list[float]]:
-    mean = [0.0] * channels if mean is None else [float(value) for value in mean]
-    std = [1.0] * channels if std is None else [float(value) for value in std]
-    for kind, values in (("mean", mean), ("std", std)):
-        if len(values) != channels:
-            raise ValueError(f"{name}_{kind} must hold {channels} numbers, one per channel, got {len(values)}")
-    for channel, (center, spread) in enumerate(zip(mean, std, strict=True)):
-        if not (math.isfinite(center) and math.isfinite(spread) and spread > 0):
-            raise UserError(
-                f"channel {channel} of the {name} latent has mean {center} and std {spread}: "
-                "the mean must be finite and the std finite and positive"
-            )
-    return mean, std

@@ -104,6 +104,9 @@ class LatentCache:
             raise UserError(f"{path} holds {found} clips, {INDEX} lists {count}")
         return shard
 
+    def __reduce__(self):
+        return LatentCache, (self.folder,)  # open shards cannot be sent to a worker process
+
     def __len__(self) -> int:
         return len(self.labels)
 

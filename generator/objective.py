@@ -5,7 +5,7 @@ changes what a sample sees.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 
 import torch
@@ -79,6 +79,18 @@ class NoisyBatch:
     labels: torch.Tensor
     target: torch.Tensor
     weight: torch.Tensor
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "NoisyBatch":
+        """The batch with `function` applied to every tensor."""
+        return NoisyBatch(**{field.name: function(getattr(self, field.name)) for field in fields(self)})
+
+    def to(self, device: torch.device) -> "NoisyBatch":
+        """The batch on a device; what lies in pinned memory is copied without waiting."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "NoisyBatch":
+        """The batch in page-locked memory, from where copies do not block; `DataLoader` calls this."""
+        return self.map(torch.Tensor.pin_memory)
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,16 @@ def diffusion_loss(
         ValueError: as `noisy_batch`.
     """
     batch = noisy_batch(tokens, labels, config, generators, num_structure_tokens, null_label)
+    return denoising_losses(model, batch, mask, num_structure_tokens)
+
+
+def denoising_losses(model: Callable, batch: NoisyBatch, mask: torch.Tensor, num_structure_tokens: int) -> Losses:
+    """The training loss of a batch that is drawn already, on the device where the model and the batch lie.
+
+    Args:
+        model, mask, num_structure_tokens: as in `diffusion_loss`.
+        batch: of `noisy_batch`.
+    """
     prediction = model(batch.tokens, batch.timestep, batch.labels).sample  # (B, N, D)
     return masked_losses(prediction, batch.target, mask, num_structure_tokens, batch.weight)
 

@@ -1,7 +1,8 @@
 """The training loop of stage two, on accelerate: optimisation, moving average, checkpoints, records."""
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 
@@ -17,13 +18,13 @@ from tqdm.auto import tqdm
 from autoencoder.common.cost import count_flops
 from autoencoder.common.errors import NumericalError, UserError
 from autoencoder.common.run import RunFolder
-from autoencoder.common.seeding import generators
 from autoencoder.data.stream import PositionSampler
+from generator.batches import NoisySamples, Places, on_device, split
 from generator.checkpoint import TrainingState
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache
-from generator.objective import diffusion_loss
+from generator.objective import NoisyBatch, denoising_losses
 
 
 class GeneratorTrainer:
@@ -88,6 +89,8 @@ class GeneratorTrainer:
         path, self.step = folder.newest_checkpoint()
         if path is not None:
             self.state.load(path)
+        self._sizes = config.micro_batches(accelerator.num_processes)
+        self._divergence = _Divergence(accelerator.device)
         self.scalars: dict[str, float] = {}
         self.writer = self._open_writer() if accelerator.is_main_process else None
 
@@ -99,14 +102,15 @@ class GeneratorTrainer:
             progress: whether the main process shows a bar.
 
         Raises:
-            FloatingPointError: if the gradient is not finite.
+            FloatingPointError: if a gradient was not finite, before anything is recorded or saved after its step.
         """
         config, hide = self.config, not (progress and self.accelerator.is_main_process)
         self._window_start, self._window_step = time.perf_counter(), self.step
         try:
             with tqdm(total=config.max_steps, initial=self.step, desc="training", unit="step", disable=hide) as bar:
-                for batch in self._batches():
-                    terms, learning_rate = self._train_step(batch)
+                batches = self._micro_batches()
+                while self.step < config.max_steps:
+                    terms, learning_rate = self._train_step(batches)
                     self.step += 1
                     if self.is_due(config.log_every):
                         self._log(terms, learning_rate)
@@ -142,6 +146,7 @@ class GeneratorTrainer:
 
     def averaged_model(self, average: EMAModel) -> VidTwinDiT | None:
         """A whole model with a moving average for weights; all processes must call it, and the main one gets it."""
+        self._divergence.check()
         weights = dict(self.state.whole_average(average))
         if not self.accelerator.is_main_process:
             return None
@@ -149,8 +154,8 @@ class GeneratorTrainer:
         model.load_state_dict(weights)
         return model.to(self.accelerator.device)
 
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        """This process's share of the batches that are left, as (position, index) pairs."""
+    def _micro_batches(self) -> Iterator[NoisyBatch]:
+        """This process's share of the batches that are left."""
         batches = PositionSampler(
             len(self.cache),
             self.config.batch_size,
@@ -159,19 +164,24 @@ class GeneratorTrainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
-        return islice(batches, max(0, self.config.max_steps - self.step))
+        left = islice(batches, self.config.max_steps - self.step)
+        return self._drawn(self.cache, split(left, self._sizes), "objective")
 
-    def _train_step(self, batch: list[tuple[int, int]]) -> tuple[dict[str, torch.Tensor], float]:
-        """One optimiser step; returns this process's mean losses and the gradient norm, and the learning rate."""
+    def _drawn(self, cache: LatentCache, places: Iterable[Places], stream: str) -> Iterator[NoisyBatch]:
+        """Micro-batches of clips of a cache, on the device."""
+        samples = NoisySamples(cache, self.config.objective, self.model, self.config.seed, stream)
+        return on_device(samples, places, self.accelerator.device, self.config.num_workers)
+
+    def _train_step(self, batches: Iterator[NoisyBatch]) -> tuple[dict[str, torch.Tensor], float]:
+        """One optimiser step; returns this process's mean losses and the gradient norm, and the learning rate.
+
+        The host only hands out work here: it waits for the device where a scalar is recorded.
+        """
         self.optimizer.zero_grad()
-        terms = self._accumulate_gradients(batch)
+        terms = self._accumulate_gradients(batches)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if not norm.isfinite():  # the norm is that of all processes, so they stop together
-            raise NumericalError(
-                f"step {self.step + 1}: the loss is {terms['loss'].item()}, its gradient norm {norm.item()}; the run "
-                "stops, the last checkpoint is good. A lower optimizer.learning_rate or precision=fp32 may help"
-            )
+        self._divergence.note(self.step + 1, terms["loss"], norm)
         learning_rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
@@ -179,37 +189,19 @@ class GeneratorTrainer:
             average.step(self.model.parameters())
         return terms | {"gradient_norm": norm}, learning_rate
 
-    def _accumulate_gradients(self, batch: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """Backward over the micro-batches; returns the means of the losses."""
-        rest = iter(batch)
-        parts = [list(islice(rest, size)) for size in self.config.micro_batches(self.accelerator.num_processes)]
+    def _accumulate_gradients(self, batches: Iterator[NoisyBatch]) -> dict[str, torch.Tensor]:
+        """Backward over the micro-batches of a step; returns the means of the losses."""
         sums: dict[str, torch.Tensor] = {}
-        for part in parts:
-            with nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.wrapped):
-                positions, indices = zip(*part, strict=True)
-                terms = self._losses(self.cache, indices, generators(self.config.seed, "objective", positions))
-                weight = len(part) / len(batch)
+        for part, size in enumerate(self._sizes, start=1):
+            with nullcontext() if part == len(self._sizes) else self.accelerator.no_sync(self.wrapped):
+                terms, weight = self._losses(next(batches)), size / sum(self._sizes)
                 self.accelerator.backward(terms["loss"] * weight)
             sums = {name: sums.get(name, 0) + term.detach() * weight for name, term in terms.items()}
         return sums
 
-    def _losses(
-        self, cache: LatentCache, indices: Sequence[int], noise: Sequence[torch.Generator]
-    ) -> dict[str, torch.Tensor]:
-        """Losses of clips of a cache, with the noise of one generator each."""
-        device = self.accelerator.device
-        latents = self.model.normalize(cache.latents(indices).to(device))
+    def _losses(self, batch: NoisyBatch) -> dict[str, torch.Tensor]:
         with self.accelerator.autocast():  # DDP's forward has it, FSDP2's has not
-            losses = diffusion_loss(
-                self.wrapped,
-                self.model.layout.pack(latents),
-                cache.labels[list(indices)].to(device),
-                self.config.objective,
-                noise,
-                mask=self.model.mask,
-                num_structure_tokens=self.model.layout.num_structure_tokens,
-                null_label=self.model.config.num_classes,
-            )
+            losses = denoising_losses(self.wrapped, batch, self.model.mask, self.model.layout.num_structure_tokens)
         return {"loss": losses.total, "loss_structure": losses.structure, "loss_dynamics": losses.dynamics}
 
     @torch.no_grad()
@@ -219,15 +211,16 @@ class GeneratorTrainer:
         Every process takes as many clips, because a sharded model is called by all or none; what is left over when
         they are shared out is left out.
         """
+        self._divergence.check()
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = range(rank, len(self.held_out) // processes * processes, processes)
-        size = self.config.micro_batches(processes)[0]
+        size = self._sizes[0]
+        places = split([[(index, index) for index in share]], [size] * math.ceil(len(share) / size))
         sums = torch.zeros(3, device=self.accelerator.device)
         with self.average_weights(self.averages[0]):
-            for start in range(0, len(share), size):
-                indices = share[start : start + size]
-                terms = self._losses(self.held_out, indices, generators(self.config.seed, "validation", indices))
-                sums += len(indices) * torch.stack(list(terms.values()))
+            for batch in self._drawn(self.held_out, places, "validation"):
+                terms = self._losses(batch)
+                sums += len(batch.labels) * torch.stack(list(terms.values()))
         means = self.accelerator.reduce(sums / len(share), "mean").tolist()
         return {f"val/{name}": value for name, value in zip(terms, means, strict=True)}
 
@@ -239,6 +232,7 @@ class GeneratorTrainer:
         return writer
 
     def _log(self, terms: dict[str, torch.Tensor], learning_rate: float) -> None:
+        self._divergence.check()
         values = self.accelerator.reduce(torch.stack(list(terms.values())), "mean").tolist()
         seconds = time.perf_counter() - self._window_start
         steps = self.step - self._window_step
@@ -259,11 +253,37 @@ class GeneratorTrainer:
                 self.writer.add_scalar(name, value, self.step)
 
     def _save_checkpoint(self) -> None:
+        self._divergence.check()
         if self.writer:
             self.writer.flush()
         self.state.save(self.folder.checkpoint_path(self.step), self.step)
         if self.accelerator.is_main_process:
             self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
+
+
+class _Divergence:
+    """Remembers on the device the first step whose gradient is not finite, so that no step has to wait for it.
+
+    What follows that step is lost; therefore nothing is recorded or saved before `check` has looked. The norm is that
+    of all processes, so they stop together.
+    """
+
+    def __init__(self, device: torch.device):
+        self.first = torch.zeros(3, device=device)  # step, or 0 for none, loss and gradient norm
+
+    def note(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        """Take note of a step."""
+        found = torch.stack([torch.full_like(norm, step), loss, norm])
+        self.first = torch.where((self.first[0] == 0) & ~norm.isfinite(), found, self.first)
+
+    def check(self) -> None:
+        """Raise a FloatingPointError if there was such a step; this waits for the device."""
+        step, loss, norm = self.first.tolist()
+        if step:
+            raise NumericalError(
+                f"step {step:.0f}: the loss is {loss}, its gradient norm {norm}; the run stops, the last checkpoint is "
+                "good. A lower optimizer.learning_rate or precision=fp32 may help"
+            )
 
 
 def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:

@@ -222,19 +222,30 @@ def test_two_processes_train_like_one(workplace, unbroken, name):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
-def test_a_gradient_that_is_not_finite_stops_and_keeps_the_last_checkpoint(workplace, monkeypatch):
+@pytest.mark.parametrize("log_every, sample_every, last", [(1, 20, 5), (20, 20, 8), (20, 7, 6)])
+def test_a_gradient_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
+    workplace, tmp_path, monkeypatch, log_every, sample_every, last
+):
+    """Even where nothing looks at the step itself: what is later is neither shown nor saved, and the step is named."""
     monkeypatch.chdir(workplace)
-    config, model, folder, _ = train_command.parse(arguments(workplace / "nan", checkpoint_every=2))
+    every = {"checkpoint_every": 4, "log_every": log_every, "sample_every": sample_every, "validate_every": 20}
+    flags = arguments(tmp_path / "nan", **every)
+    config, model, folder, _ = train_command.parse(flags)
+    steps = []
 
     def spoil(trainer: GeneratorTrainer) -> None:
+        steps.append(trainer.step)
         if trainer.step == 5:
             trainer.model.structure_in.weight.data.fill_(float("nan"))
 
-    with pytest.raises(FloatingPointError, match="step 6: the loss is nan"):
+    with pytest.raises(FloatingPointError, match="step 6: the loss is nan, its gradient norm nan"):
         train_command.train(config, model, folder, [spoil], progress=False)
+    assert steps[-1] == last
     path, step = folder.newest_checkpoint()
     assert step == 4
-    assert all(tensor.isfinite().all() for tensor in torch.load(path, weights_only=True)["model"].values())
+    saved = torch.load(path, weights_only=True)
+    weights = [saved["model"], *(average["shadow_params"] for average in saved["averages"])]
+    assert all(tensor.isfinite().all() for tensors in weights for tensor in tensors.values())
 
 
 def test_refuses_what_does_not_fit(workplace, unbroken, tmp_path, monkeypatch):

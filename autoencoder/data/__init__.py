@@ -41,7 +41,7 @@ class DataConfig:
     ucf101_fold: int = 1
     """Official train/test split of UCF-101: 1, 2 or 3."""
     num_workers: int = 0
-    """Processes that read clips, per training process."""
+    """Processes that read clips, or make batches of cached latents, per training process."""
     max_bad_share: float = 0.1
     """The run stops when more than this share of the files tried cannot be read."""
 

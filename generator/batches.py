@@ -1,0 +1,80 @@
+"""What the steps of stage two take, made ahead by worker processes: latents, noised and packed, with their targets.
+
+Everything random about a sample is drawn from that sample's own generator, seeded by its position in the run. So the
+batches are the same whatever the number of workers and processes, and wherever a run is resumed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from autoencoder.common.seeding import generators
+from autoencoder.common.signals import leave_signals_to_the_parent
+from generator.dit import VidTwinDiT
+from generator.latent_cache import LatentCache
+from generator.objective import NoisyBatch, ObjectiveConfig, noisy_batch
+
+Places = list[tuple[int, int]]  # (position, index): which noise the sample gets, and which clip of the cache it is
+
+
+class NoisySamples(Dataset):
+    """Micro-batches of a cache with the draws of the objective, on the CPU: an item is that of a list of places.
+
+    Args:
+        cache: the clips.
+        objective: what is drawn.
+        model: whose scale and tokens the latents get; its weights are not kept, so that workers take no copy of them.
+        seed: of the run.
+        stream: what the draws are for; another stream has other draws at the same position.
+    """
+
+    def __init__(self, cache: LatentCache, objective: ObjectiveConfig, model: VidTwinDiT, seed: int, stream: str):
+        self.cache, self.objective, self.seed, self.stream = cache, objective, seed, stream
+        self.scale, self.layout, self.null_label = model.scale, model.layout, model.config.num_classes
+
+    def __getitem__(self, places: Places) -> NoisyBatch:
+        positions, indices = zip(*places, strict=True)
+        latents = self.scale.normalize(self.cache.latents(indices))
+        return noisy_batch(
+            self.layout.pack(latents),  # (B, N, D)
+            self.cache.labels[list(indices)],  # (B,)
+            self.objective,
+            generators(self.seed, self.stream, positions),
+            self.layout.num_structure_tokens,
+            self.null_label,
+        )
+
+
+def split(batches: Iterable[Places], sizes: Sequence[int]) -> Iterator[Places]:
+    """The micro-batches of every batch, of these sizes in order."""
+    for batch in batches:
+        rest = iter(batch)
+        yield from (list(islice(rest, size)) for size in sizes)
+
+
+def on_device(
+    samples: NoisySamples, places: Iterable[Places], device: torch.device, num_workers: int = 0
+) -> Iterator[NoisyBatch]:
+    """The micro-batches at `places`, in order, on a device that does not have to be waited for.
+
+    On CUDA they lie in pinned memory before, and are copied while the device does what it was given earlier.
+
+    Args:
+        samples: where they are taken from.
+        places: of each micro-batch.
+        device: where they go.
+        num_workers: processes that make them ahead; 0 makes each in this process when its turn comes.
+    """
+    loader = DataLoader(
+        samples,
+        batch_size=None,  # an item is a whole micro-batch
+        sampler=places,
+        num_workers=num_workers,
+        worker_init_fn=leave_signals_to_the_parent,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else it would draw the workers' seeds, which nothing uses, from the global one
+    )
+    for batch in loader:
+        yield batch.to(device)

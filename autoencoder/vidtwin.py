@@ -2,21 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import AttentionMixin
+from diffusers.models.autoencoders.vae import AutoencoderMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from autoencoder.ablations import PLACE_CHANNELS, DynamicsQFormerEncoder, SpaceInHidden, TemporalConvolution
+from autoencoder.common.chatter import silence_empty_casts
 from autoencoder.common.errors import UserError
 from autoencoder.dynamics import DynamicsDecoder, DynamicsEncoder
 from autoencoder.latents import VidTwinLatents, VidTwinPosterior
 from autoencoder.structure import QFormer, StructureDecoder, StructureEncoder, halved
 from autoencoder.transformer import Decoder, Encoder, initialize_backbone, initialize_branch
+
+silence_empty_casts()
 
 PARTS = ("both", "structure", "dynamics")
 READERS = {
@@ -39,8 +44,23 @@ class DecoderOutput(BaseOutput):
     sample: torch.Tensor
 
 
-class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
+class AutoencoderOutput(NamedTuple):
+    """What the autoencoder makes of clips.
+
+    Attributes:
+        sample: the reconstruction (B, 3, F, H, W), about [-1, 1], not clamped.
+        latent_dist: the posterior over both latents.
+    """
+
+    sample: torch.Tensor
+    latent_dist: VidTwinPosterior
+
+
+class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMixin):
     """Video autoencoder that splits a clip into a structure and a dynamics latent.
+
+    After `enable_slicing()` the clips of a batch go through one by one, which takes the memory of one; `encode` and
+    `decode` return what they return without it.
 
     Args:
         num_frames: frames F of a clip.
@@ -99,6 +119,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
     ):
         super().__init__()
         self._check_config()
+        self.use_slicing = False
         grid_size = sample_size // patch_size
         backbone = (num_frames, grid_size, patch_size, hidden_size, num_layers, num_attention_heads)
         self.encoder = Encoder(*backbone)
@@ -228,9 +249,17 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
             ValueError: if the clip has another shape than the model was built for.
         """
         _check_shape("video", video, ("B", *self.video_shape))
-        features = self.encoder(video)  # (B, F, h w, C)
-        posterior = VidTwinPosterior(self.structure_encoder(features), self._dynamics_moments(features))
+        if self.use_slicing and len(video) > 1:
+            moments = map(torch.cat, zip(*(self._moments(clip) for clip in video.split(1)), strict=True))
+        else:
+            moments = self._moments(video)
+        posterior = VidTwinPosterior(*moments)
         return EncoderOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    def _moments(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, F, H, W) -> (B, 2 d_S, n_q, h_S, w_S), (B, 2 d_D, F, w_D + h_D)."""
+        features = self.encoder(video)  # (B, F, h w, C)
+        return self.structure_encoder(features), self._dynamics_moments(features)
 
     def _dynamics_moments(self, features: torch.Tensor) -> torch.Tensor:
         """(B, F, h w, C) -> (B, 2 d_D, F, w_D + h_D)."""
@@ -260,33 +289,54 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin):
         _check_shape("latents.dynamics", latents.dynamics, ("B", *self.dynamics_shape))
         if part == "dynamics" and not self.config.dynamics_channels:
             raise UserError("part='dynamics': this model has no dynamics latent")
+        if self.use_slicing and len(latents) > 1:
+            video = torch.cat([self._video(latents[index], part) for index in range(len(latents))])
+        else:
+            video = self._video(latents, part)
+        return DecoderOutput(sample=video) if return_dict else (video,)
+
+    def _video(self, latents: VidTwinLatents, part: str) -> torch.Tensor:
+        """As `decode`: (B, 3, F, H, W)."""
         features = 0  # (B, F, h w, C)
         if part != "dynamics":
             features = features + self.structure_decoder(latents.structure)
         if part != "structure" and self.config.dynamics_channels:
             features = features + self.dynamics_decoder(latents.dynamics)
-        video = self.decoder(features)
-        return DecoderOutput(sample=video) if return_dict else (video,)
+        return self.decoder(features)
+
+    def enable_tiling(self) -> None:
+        """Refused: there is nothing to tile.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "AutoencoderVidTwin has no tiling: its latents describe a whole frame of one size, and a part of a frame "
+            "has none; enable_slicing() saves memory on a batch"
+        )
 
     def forward(
         self,
         video: torch.Tensor,
         sample_posterior: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
-    ) -> tuple[torch.Tensor, VidTwinPosterior]:
+        return_dict: bool = True,
+    ) -> AutoencoderOutput | tuple[torch.Tensor, VidTwinPosterior]:
         """Encode and decode.
 
         Args:
             video: float (B, 3, F, H, W) in [-1, 1].
             sample_posterior: draw the latents (training) rather than take their means.
             generator: for the draw; a list holds one per clip.
+            return_dict: whether to return an `AutoencoderOutput` rather than a plain tuple.
 
         Returns:
-            The reconstruction (B, 3, F, H, W) and the posterior.
+            `.sample`, the reconstruction (B, 3, F, H, W), and `.latent_dist`, the posterior; both unpack as a tuple.
         """
         posterior = self.encode(video).latent_dist
         latents = posterior.sample(generator) if sample_posterior else posterior.mode()
-        return self.decode(latents).sample, posterior
+        output = AutoencoderOutput(sample=self.decode(latents).sample, latent_dist=posterior)
+        return output if return_dict else tuple(output)
 
     @classmethod
     def from_original(cls, path: str | Path, **overrides) -> "AutoencoderVidTwin":

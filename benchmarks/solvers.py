@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from autoencoder.common import commands
 from autoencoder.common.device import resolve_device
 from autoencoder.common.plots import pyplot, save_figure
@@ -17,7 +15,7 @@ from benchmarks.comparison import check_counts
 from benchmarks.oracle_share import oracle_share
 from benchmarks.report import environment, write_json
 from pipelines.checkpoint import load_pipeline
-from pipelines.schedulers import convert_scheduler, set_timesteps
+from pipelines.schedulers import Solver, convert_scheduler
 
 DDPM_SOLVERS = (
     "DDIMScheduler",
@@ -80,7 +78,7 @@ def measure(folder: str, config: SolversConfig) -> list[SolverResult]:
     for name in FLOW_SOLVERS if kind == "flow" else DDPM_SOLVERS:
         for steps in config.numbers:
             pipe.scheduler = convert_scheduler(name, own, kind)
-            calls = len(set_timesteps(pipe.scheduler, steps, kind, torch.device("cpu")))
+            calls = len(Solver(pipe.scheduler, steps, kind).timesteps)
             shares = oracle_share(pipe, config.videos_per_class, steps, config.guidance_scale)
             results.append(SolverResult(folder, kind, name, steps, calls, **shares))
             print(row(results[-1]), flush=True)

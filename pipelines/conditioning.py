@@ -1,12 +1,15 @@
 """What a video is sampled under: its class, how strongly it counts, and a latent that is given."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 
 from autoencoder.common.cost import count_flops
@@ -18,10 +21,13 @@ from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
 from generator.objective import NUM_TRAIN_TIMESTEPS
 from generator.tokens import STRUCTURE, TokenLayout
+from pipelines.arguments import describe, plain
+from pipelines.video_input import FORMS, as_video
 
 NAMES = ("structure", "dynamics")
 GuidanceScale = float | tuple[float, float]
-LatentSource = VidTwinLatents | torch.Tensor | str | Path | Sequence[str | Path]
+Array = torch.Tensor | np.ndarray
+LatentSource = VidTwinLatents | Array | str | Path | Sequence[str | Path | Array | Image.Image | Sequence[Image.Image]]
 
 
 @dataclass(frozen=True)
@@ -41,18 +47,25 @@ class Guidance:
     interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self):
-        if len(self.weights) != 2 or not all(isinstance(w, Real) and math.isfinite(w) for w in self.weights):
-            raise UserError(f"guidance_scale must be finite, one number or (structure, dynamics), got {self.scale!r}")
-        is_pair = isinstance(self.interval, Sequence) and len(self.interval) == 2
-        if not is_pair or not all(isinstance(bound, Real) for bound in self.interval):
-            raise UserError(f"guidance_interval must be a pair (low, high), got {self.interval!r}")
-        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+        weights = plain(self.scale)
+        weights = [plain(weight) for weight in (weights if isinstance(weights, list | tuple) else (weights, weights))]
+        if len(weights) != 2 or not all(_is_finite(weight) for weight in weights):
+            raise UserError(
+                f"guidance_scale must be finite, one number or (structure, dynamics), got {describe(self.scale)}"
+            )
+        interval = plain(self.interval)
+        is_pair = isinstance(interval, list | tuple) and len(interval) == 2
+        if not is_pair or not all(isinstance(bound, Real) for bound in interval):
+            raise UserError(f"guidance_interval must be a pair (low, high), got {describe(self.interval)}")
+        if not 0 <= interval[0] < interval[1] <= 1:
             raise UserError(f"guidance_interval must be (low, high) with 0 <= low < high <= 1, got {self.interval!r}")
 
     @property
-    def weights(self) -> tuple[float, ...]:
+    def weights(self) -> tuple[float, float]:
         """Of structure and of dynamics."""
-        return tuple(self.scale) if isinstance(self.scale, Sequence) else (self.scale, self.scale)
+        scale = plain(self.scale)
+        structure, dynamics = scale if isinstance(scale, list | tuple) else (scale, scale)
+        return float(structure), float(dynamics)
 
     def covers(self, timestep: float) -> bool:
         """Whether a time in [0, 1000] lies in the interval."""
@@ -84,20 +97,21 @@ class GivenLatent:
         batch_size: int,
         transformer: VidTwinDiT,
         device: torch.device,
-        read: Callable[[str | Path], VidTwinLatents],
+        reader: "LatentReader",
     ) -> "GivenLatent":
         """Take a latent from its source.
 
         Args:
             name: "structure" or "dynamics".
-            source: both latents, of which one is taken; that one alone; or a file or a list of files for `read`.
+            source: both latents, of which one is taken; that one alone; a file or a list of files; or a video
+                (`as_video`). An array of the shape of the latent is the latent.
             batch_size: number of videos B; a single source serves all of them.
             transformer: the network that is to sample the other latent.
             device: where it samples.
-            read: gives the latents in a file.
+            reader: gives the latents of a file or a video.
 
         Raises:
-            ValueError: if the transformer was not trained for it, or the number, shape or values do not fit.
+            UserError: if the transformer was not trained for it, or the number, shape or values do not fit.
             TypeError: if the source is none of these.
         """
         if not transformer.config["independent_times"]:
@@ -106,7 +120,7 @@ class GivenLatent:
                 "at one noise level only: train it with --objective.independent_times true"
             )
         layout = transformer.layout
-        values = _take(name, source, batch_size, _shape(layout, name), read).to(device)
+        values = _take(name, source, batch_size, _shape(layout, name), reader).to(device)
         halves = {other: values.new_zeros(len(values), *_shape(layout, other)) for other in NAMES} | {name: values}
         tokens = layout.pack(transformer.normalize(VidTwinLatents(**halves)))  # (B, N, D)
         is_structure = layout.type_ids[:, None] == STRUCTURE  # (N, 1)
@@ -139,24 +153,34 @@ class Denoiser:
     def __init__(
         self, transformer: VidTwinDiT, labels: torch.Tensor, guidance: Guidance, given: GivenLatent | None = None
     ):
-        self._transformer, self._guidance, self._given = transformer, guidance, given
+        self._transformer, self._given = transformer, given
         null = torch.full_like(labels, transformer.config.num_classes)
         self._labels = {False: labels, True: torch.cat([labels, null])}  # (B,), (2 B,)
-        is_structure = (transformer.layout.type_ids[:, None] == STRUCTURE).to(labels.device)
-        self._weights = torch.where(is_structure, *(float(weight) for weight in guidance.weights))  # (N, 1)
+        self._is_structure = (transformer.layout.type_ids[:, None] == STRUCTURE).to(labels.device)  # (N, 1)
+        self._set_guidance(guidance)
+
+    def set_guidance_scale(self, scale: GuidanceScale) -> None:
+        """Weigh the class otherwise from now on."""
+        if scale is not self._guidance.scale:
+            self._set_guidance(replace(self._guidance, scale=scale))
+
+    def _set_guidance(self, guidance: Guidance) -> None:
+        self._guidance = guidance
+        self._weights = torch.where(self._is_structure, *guidance.weights)  # (N, 1)
         sampled = [weight for name, weight in zip(NAMES, guidance.weights, strict=True) if not self._is_given(name)]
         self._has_guidance = any(weight != 1 for weight in sampled)
 
-    def is_guided(self, timestep: float) -> bool:
-        """Whether a call at this time takes the null class as well."""
-        return self._has_guidance and self._guidance.covers(timestep)
+    def is_guided(self, timestep: torch.Tensor | float) -> bool:
+        """Whether a call at this time, a number on the CPU, takes the null class as well."""
+        return self._has_guidance and self._guidance.covers(float(timestep))
 
-    def flops(self, tokens: torch.Tensor, timestep: torch.Tensor, guided: bool) -> int:
+    def flops(self, tokens: torch.Tensor, guided: bool) -> int:
         """FLOPs of a call with such tokens."""
-        return count_flops(self._transformer, *self._arguments(tokens, timestep, guided))
+        return count_flops(self._transformer, *self._arguments(tokens, torch.zeros(()), guided))
 
-    def __call__(self, tokens: torch.Tensor, timestep: torch.Tensor, guided: bool) -> torch.Tensor:
-        """The prediction for tokens (B, N, D) at one time: (B, N, D), in float32."""
+    def __call__(self, tokens: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The prediction for tokens (B, N, D) at one time, on the CPU: (B, N, D), in float32."""
+        guided = self.is_guided(timestep)
         prediction = self._transformer(*self._arguments(tokens, timestep, guided)).sample.float()
         if not guided:
             return prediction  # (B, N, D)
@@ -174,6 +198,8 @@ class Denoiser:
         labels = self._labels[guided]  # (B or 2 B,)
         inputs = self.with_given(tokens).to(self._transformer.dtype)  # (B, N, D)
         inputs = inputs.repeat(len(labels) // len(tokens), 1, 1)  # (B or 2 B, N, D)
+        # Filled in there rather than copied there, which would wait for the device.
+        timestep = torch.full((), timestep.item(), dtype=timestep.dtype, device=tokens.device)
         if self._given is not None:
             timestep = self._given.times(timestep)  # (2,)
         return inputs, timestep.expand(len(labels), *timestep.shape), labels
@@ -219,12 +245,41 @@ def read_latents(
         raise UserError(f"clip_start must be a second from 0 on, got {clip_start}")
     reader = ClipReader(vae.config.num_frames, vae.config.sample_size, clip_fps, unseeded="first")
     frames = reader.read(path, start=clip_start)[None]  # (1, F, S, S, 3)
-    video = to_video(frames.to(device or vae.device)).to(vae.dtype)  # (1, 3, F, S, S)
+    return _encode(vae, to_video(frames.to(device or vae.device)))
+
+
+@torch.no_grad()
+def _encode(vae: AutoencoderVidTwin, video: torch.Tensor) -> VidTwinLatents:
+    """Posterior means of clips (B, 3, F, S, S), without dropout."""
     was_training = vae.training
     try:
-        return vae.eval().encode(video).latent_dist.mode()
+        return vae.eval().encode(video.to(vae.dtype)).latent_dist.mode()
     finally:
         vae.train(was_training)
+
+
+@dataclass(frozen=True)
+class LatentReader:
+    """Takes latents from files and videos.
+
+    Attributes:
+        vae: the autoencoder that encodes a video.
+        clip_fps, clip_start: of the clip of a video file, as in `read_latents`.
+        device: where to encode.
+    """
+
+    vae: AutoencoderVidTwin
+    clip_fps: float | None
+    clip_start: float
+    device: torch.device
+
+    def from_file(self, path: str | Path) -> VidTwinLatents:
+        """As `read_latents`, on the device."""
+        return read_latents(path, self.vae, self.clip_fps, self.clip_start, self.device).to(self.device)
+
+    def from_video(self, video: torch.Tensor) -> VidTwinLatents:
+        """Posterior means of clips float (B, 3, F, S, S) in [-1, 1], on any device."""
+        return _encode(self.vae, video.to(self.device))
 
 
 def _take(
@@ -232,27 +287,38 @@ def _take(
     source: LatentSource,
     batch_size: int,
     shape: tuple[int, ...],
-    read: Callable[[str | Path], VidTwinLatents],
+    reader: LatentReader,
 ) -> torch.Tensor:
     """One latent of each video, a copy in float32 (B, *shape), as of `GivenLatent.make`."""
-    if isinstance(source, str | Path):
-        source = [source]
-    if isinstance(source, Sequence) and all(isinstance(path, str | Path) for path in source):
+    source = [source] if isinstance(source, str | Path) else getattr(source, "frames", source)
+    source = source.tolist() if isinstance(source, np.ndarray) and source.dtype.kind == "U" else source
+    if isinstance(source, list | tuple) and all(isinstance(path, str | Path) for path in source):
         if not source:
             raise UserError(f"{name} is an empty list: give one file, or one for each of {batch_size} videos")
-        in_file = {path: read(path) for path in dict.fromkeys(source)}
+        in_file = {path: reader.from_file(path) for path in dict.fromkeys(source)}
         source = VidTwinLatents.cat([in_file[path] for path in source])
-    values = getattr(source, name) if isinstance(source, VidTwinLatents) else source
-    if not isinstance(values, torch.Tensor):
-        raise TypeError(f"{name} must be VidTwinLatents, a tensor, a file or a list of files, got {source!r:.80}")
+    is_array = isinstance(source, torch.Tensor) or (isinstance(source, np.ndarray) and source.dtype.kind in "fiu")
+    if not isinstance(source, VidTwinLatents) and not (is_array and source.shape[1:] == shape):
+        video = as_video(source, reader.vae.video_shape)
+        if video is None and not is_array:
+            raise TypeError(
+                f"{name} must be VidTwinLatents, a tensor, a file or a list of files, got {describe(source)}; {FORMS}"
+            )
+        source = source if video is None else reader.from_video(video)
+    values = torch.as_tensor(getattr(source, name) if isinstance(source, VidTwinLatents) else source)
     if values.shape[1:] != shape or len(values) not in (1, batch_size):
         raise UserError(
             f"{name} must be (B, {', '.join(map(str, shape))}) with B = 1 or {batch_size}, one for all videos or one "
-            f"per video, got {tuple(values.shape)}"
+            f"per video, got {tuple(values.shape)} of {values.dtype}; {FORMS}, with T, H, W here "
+            f"{reader.vae.video_shape[1:]}"
         )
     if not values.isfinite().all():
         raise UserError(f"{name} holds NaN or infinity")
     return values.detach().float().expand(batch_size, *shape).clone()
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _shape(layout: TokenLayout, name: str) -> tuple[int, ...]:

@@ -1,19 +1,15 @@
 """Class-conditional video generation: noise -> tokens -> latents -> video."""
 
-import difflib
 import logging
-import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 
-import numpy as np
+import diffusers
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
-from diffusers.utils import BaseOutput
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
-from PIL import Image
 
 # `from_pretrained` finds the classes of the components among the modules that are already imported.
 from autoencoder.common.cost import Cost, count_flops, measure
@@ -21,51 +17,27 @@ from autoencoder.common.errors import NumericalError, UserError
 from autoencoder.latents import Generators, VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
-from pipelines.conditioning import Denoiser, GivenLatent, Guidance, GuidanceScale, LatentSource, read_latents
-from pipelines.schedulers import check_scheduler, set_timesteps, step_arguments
+from pipelines.arguments import ClassId, Seed, check_count, class_labels, describe, make_generators
+from pipelines.conditioning import Denoiser, GivenLatent, Guidance, GuidanceScale, LatentReader, LatentSource
+from pipelines.output import PipelineCost, VidTwinPipelineOutput
+from pipelines.schedulers import Solver, check_scheduler, step_arguments
 
 logger = logging.getLogger(__name__)
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
-StepCallback = Callable[["VidTwinDiffusionPipeline", int, torch.Tensor, dict[str, torch.Tensor]], dict | None]
-
-
-@dataclass
-class PipelineCost:
-    """What a call cost.
-
-    Attributes:
-        sampling: all calls of the transformer, those for the null class included, and the scheduler.
-        decoding: the autoencoder's decoder; None for `output_type="latent"`.
-
-    Encoding a video that a latent is taken from is not part of it.
-    """
-
-    sampling: Cost
-    decoding: Cost | None
-
-    def __str__(self) -> str:
-        return f"sampling {self.sampling}" + ("" if self.decoding is None else f"; decoding {self.decoding}")
-
-
-@dataclass
-class VidTwinPipelineOutput(BaseOutput):
-    """Result of the pipeline, classes in the order given and the videos of a class in a row.
-
-    Attributes:
-        frames: "np": float32 (B, T, H, W, 3) in [0, 1]; "pt": likewise (B, T, 3, H, W); "pil": a list of images per
-            video; "latent": `VidTwinLatents` in the autoencoder's scale.
-        cost: FLOPs, peak memory and seconds.
-    """
-
-    frames: np.ndarray | torch.Tensor | list[list[Image.Image]] | VidTwinLatents
-    cost: PipelineCost
+StepCallback = (
+    Callable[["VidTwinDiffusionPipeline", int, torch.Tensor, dict[str, torch.Tensor]], dict | None]
+    | PipelineCallback
+    | MultiPipelineCallbacks
+)
 
 
 class VidTwinDiffusionPipeline(DiffusionPipeline):
     """Generates videos of a class with the diffusion transformer and the decoder (PAPER.md, Generation).
 
-    Whether the models are in train or eval mode does not matter: nothing that runs here depends on it.
+    A callback may set `pipe._interrupt = True`, which ends the sampling after that step with what there is, and
+    `pipe._guidance_scale`, which holds from the next step on. Whether the models are in train or eval mode does not
+    matter: nothing that runs here depends on it.
 
     Args:
         vae: the autoencoder; its encoder is used only where a latent is taken from a video.
@@ -77,6 +49,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "transformer->vae"
+    _callback_tensor_inputs = ["latents"]
 
     def __init__(self, vae: AutoencoderVidTwin, transformer: VidTwinDiT, scheduler: SchedulerMixin):
         super().__init__()
@@ -86,15 +59,44 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             raise UserError(f"the transformer makes latents of shape {given}, the autoencoder takes {expected}")
         self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler)
         self.video_processor = VideoProcessor(vae_scale_factor=1, do_resize=False)
+        self._guidance_scale: GuidanceScale = 1.0
+        self._num_timesteps = 0
+        self._current_timestep: torch.Tensor | None = None
+        self._interrupt = False
+
+    @property
+    def guidance_scale(self) -> GuidanceScale:
+        """That of the present or the last call."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether that scale takes the null class as well."""
+        return any(weight != 1 for weight in Guidance(self._guidance_scale).weights)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Calls of the transformer that the present or the last call takes, without interruption."""
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """Time of the present step; None when nothing is sampled."""
+        return self._current_timestep
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the sampling is to end."""
+        return self._interrupt
 
     @torch.no_grad()
     def __call__(
         self,
-        class_id: int | str | Sequence[int | str],
+        class_id: ClassId | Sequence[ClassId],
         num_inference_steps: int = 50,
         guidance_scale: GuidanceScale = 5.0,
         num_videos_per_class: int = 1,
-        generator: int | Generators = None,
+        generator: Seed | Sequence[Seed] | None = None,
         latents: VidTwinLatents | None = None,
         output_type: str = "np",
         callback_on_step_end: StepCallback | None = None,
@@ -106,6 +108,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         dynamics: LatentSource | None = None,
         clip_fps: float | None = 8.0,
         clip_start: float = 0.0,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> VidTwinPipelineOutput | tuple:
         """Generate videos: both latents of them, or one latent to go with a given one.
 
@@ -113,53 +116,65 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         that the same generator gives without it.
 
         Args:
-            class_id: class as a 0-based id or as a name of the transformer's `id2label`, or a list of either.
-            num_inference_steps: steps of the scheduler.
+            class_id: class as a 0-based id, as a name of the transformer's `id2label` or as an id in digits; or a list,
+                tuple, array or tensor of these.
+            num_inference_steps: steps of the scheduler, any number that it has times for.
             guidance_scale: g in `null + g (conditional - null)`, or a pair of them (structure, dynamics); 1 calls the
                 transformer for the condition alone. The null class is still told the given latent.
             num_videos_per_class: videos of each class.
-            generator: a list with one generator per video, or an int seed from which video i takes seed + i; a video
-                then depends on its own generator alone, not on the batch around it. One bare generator fills the batch.
+            generator: a list with a generator or a seed for every video, or an int seed from which video i takes
+                seed + i; a video then depends on its own generator alone, not on the batch around it. One bare
+                generator fills the batch.
             latents: noise N(0, 1) to start from, one per video, in place of drawn noise.
             output_type: "np", "pt", "pil" or "latent".
-            callback_on_step_end: called as (pipeline, index, timestep, {"latents": tokens}) after every call of the
-                transformer, tokens (B, N, D) float32; the dict it returns may hold other tokens to go on with.
+            callback_on_step_end: a function, `PipelineCallback` or `MultiPipelineCallbacks`, called as (pipeline,
+                index, timestep, {"latents": tokens}) after every call of the transformer, tokens (B, N, D) float32; the
+                dict that it returns may hold other tokens to go on with.
             decode_chunk_size: videos decoded at a time, all by default.
             eta: share of fresh noise in DDIM's steps.
             return_dict: whether to return a `VidTwinPipelineOutput` rather than the tuple (frames, cost).
             guidance_interval: lowest and highest noise level, in shares of the schedule (timestep / 1000), with
                 guidance; at the others the transformer is called for the condition alone (arXiv 2404.07724).
             structure: a structure latent to sample the dynamics for, p(D | S, c): `VidTwinLatents`, a tensor (B, d_S,
-                n_q, h_S, w_S) in the autoencoder's scale, or a file (`read_latents`) or a list of them; one for all
-                videos or one per video. It comes out as it went in, in float32.
+                n_q, h_S, w_S) in the autoencoder's scale, a file (`read_latents`) or a list of them, or a video
+                (`video_input.as_video`) such as `out.frames` or float (B, 3, T, H, W) in [-1, 1]; one for all videos
+                or one per video. It comes out as it went in, in float32.
             dynamics: likewise a dynamics latent (B, d_D, F, w_D + h_D), p(S | D, c).
             clip_fps: frames taken per second of a video file; None takes every frame.
             clip_start: second of a video file from which on the clip is taken.
+            callback_on_step_end_tensor_inputs: what the callback is given, of `_callback_tensor_inputs`.
 
         Raises:
-            ValueError: for an unknown class, a scheduler that does not fit, arguments that do not fit each other, or
+            UserError: for an unknown class, a scheduler that does not fit, arguments that do not fit each other, or
                 a given latent for a transformer that was not trained with independent_times.
+            TypeError: for an argument of a type that has no meaning here.
             FileNotFoundError, UnreadableVideo: if a latent cannot be taken from its file.
-            FloatingPointError: if the latents come out as NaN or infinity.
+            NumericalError: if the latents come out as NaN or infinity.
         """
-        _check_numbers(num_inference_steps, num_videos_per_class, decode_chunk_size, output_type)
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        self._check_inputs(latents, output_type, callback_on_step_end_tensor_inputs)
+        num_inference_steps = check_count("num_inference_steps", num_inference_steps)
+        num_videos_per_class = check_count("num_videos_per_class", num_videos_per_class)
+        if decode_chunk_size is not None:
+            decode_chunk_size = check_count("decode_chunk_size", decode_chunk_size)
         guidance = Guidance(guidance_scale, guidance_interval)
         check_scheduler(self.scheduler, self.transformer.config.prediction_type)
-        classes = [class_id] if isinstance(class_id, str) or not isinstance(class_id, Sequence) else class_id
-        labels = [self.label(value) for value in classes for _ in range(num_videos_per_class)]
-        if not labels:
-            raise UserError("class_id is an empty list: nothing to generate")
+        labels = [label for label in self._labels(class_id) for _ in range(num_videos_per_class)]
         given = self._given_latent(structure, dynamics, len(labels), clip_fps, clip_start)
-        generator = _generators(generator, len(labels))
+        generator = make_generators(generator, len(labels))
         tokens = self._initial_tokens(len(labels), generator, latents)
+        solver = Solver(self.scheduler, num_inference_steps, self.transformer.config.prediction_type)
         steps = step_arguments(self.scheduler, generator, eta)
+        self._guidance_scale, self._interrupt = guidance.scale, False
 
         denoiser = Denoiser(self.transformer, torch.tensor(labels, device=tokens.device), guidance, given)
-        tokens, sampling = self._sample(tokens, denoiser, num_inference_steps, steps, callback_on_step_end)
+        callback = (callback_on_step_end, tuple(callback_on_step_end_tensor_inputs))
+        tokens, sampling = self._sample(tokens, denoiser, solver, steps, *callback)
         latents = self.transformer.denormalize(self.transformer.layout.unpack(tokens))
         if given is not None:
             latents = given.into_latents(latents)
-        if not all(part.isfinite().all() for part in (latents.structure, latents.dynamics)):
+        if not torch.stack([part.isfinite().all() for part in (latents.structure, latents.dynamics)]).all():
             raise NumericalError(f"sampling in {self.transformer.dtype} gave latents that are not finite")
         if output_type == "latent":
             frames, decoding = latents, None
@@ -172,25 +187,32 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return VidTwinPipelineOutput(frames=frames, cost=cost) if return_dict else (frames, cost)
 
-    def label(self, class_id: int | str) -> int:
-        """The 0-based id of a class.
+    def label(self, class_id: ClassId) -> int:
+        """The 0-based id of one class.
 
         Raises:
-            ValueError: for an id out of range or an unknown name; the message holds the nearest classes.
+            UserError: for an id out of range or an unknown name; the message holds the nearest classes.
             TypeError: for anything else.
         """
-        config = self.transformer.config
-        names = [(config.id2label or {}).get(str(index), "") for index in range(config.num_classes)]
-        if isinstance(class_id, str):
-            return _label_of_name(class_id, names)
-        if not hasattr(class_id, "__index__"):
-            raise TypeError(f"a class is an int or a str, got {class_id!r}")
-        index = operator.index(class_id)
-        if not 0 <= index < len(names):
-            nearest = range(len(names))[-3:] if index > 0 else range(len(names))[:3]
-            nearest = ", ".join(f"{near} {names[near]}".strip() for near in nearest)
-            raise UserError(f"class_id={index} is not in 0 to {len(names) - 1}; the nearest are: {nearest}")
-        return index
+        labels = self._labels(class_id)
+        if len(labels) != 1:
+            raise UserError(f"one class is asked for, got {len(labels)}")
+        return labels[0]
+
+    def _labels(self, class_id: ClassId | Sequence[ClassId]) -> list[int]:
+        return class_labels(class_id, self.transformer.config.id2label, self.transformer.config.num_classes)
+
+    def _check_inputs(self, latents: VidTwinLatents | None, output_type: str, tensor_inputs: Sequence[str]) -> None:
+        if output_type not in OUTPUT_TYPES:
+            raise UserError(f"output_type={output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
+        if latents is not None and not isinstance(latents, VidTwinLatents):
+            raise TypeError(f"latents must be VidTwinLatents, the noise to start from, got {describe(latents)}")
+        unknown = [name for name in tensor_inputs if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise UserError(
+                f"callback_on_step_end_tensor_inputs may name {', '.join(self._callback_tensor_inputs)}, "
+                f"got {', '.join(map(repr, unknown))}"
+            )
 
     def _initial_tokens(self, batch_size: int, generator: Generators, noise: VidTwinLatents | None) -> torch.Tensor:
         """Noise (B, N, D) in float32, zero on padding.
@@ -222,36 +244,37 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             return None
         name, source = ("dynamics", dynamics) if structure is None else ("structure", structure)
         device = torch.device(self._execution_device)
-        read = partial(read_latents, vae=self.vae, clip_fps=clip_fps, clip_start=clip_start, device=device)
-        return GivenLatent.make(name, source, batch_size, self.transformer, device, read)
+        reader = LatentReader(self.vae, clip_fps, clip_start, device)
+        return GivenLatent.make(name, source, batch_size, self.transformer, device, reader)
 
     def _sample(
         self,
         tokens: torch.Tensor,
         denoiser: Denoiser,
-        num_inference_steps: int,
+        solver: Solver,
         step_kwargs: dict,
         callback: StepCallback | None,
+        tensor_inputs: tuple[str, ...],
     ) -> tuple[torch.Tensor, Cost]:
-        """Run the scheduler from noise (B, N, D) to tokens (B, N, D), both float32 whatever the models' dtype."""
-        prediction_type = self.transformer.config.prediction_type
-        timesteps = set_timesteps(self.scheduler, num_inference_steps, prediction_type, tokens.device)
-        guided = [denoiser.is_guided(timestep) for timestep in timesteps.tolist()]
+        """Run the solver from noise (B, N, D) to tokens (B, N, D), both float32 whatever the models' dtype."""
+        self._num_timesteps = len(solver.timesteps)
         tokens = tokens * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        flops = {kind: denoiser.flops(tokens, timesteps[0], kind) for kind in set(guided)}
-
-        with measure(tokens.device) as cost, self.progress_bar(total=len(timesteps)) as progress_bar:
-            for index, timestep in enumerate(timesteps):
-                inputs = tokens
-                if hasattr(self.scheduler, "scale_model_input"):
-                    inputs = self.scheduler.scale_model_input(tokens, timestep)
-                prediction = denoiser(inputs, timestep, guided[index])
-                tokens = self.scheduler.step(prediction, timestep, tokens, **step_kwargs, return_dict=False)[0]
+        calls = Counter()
+        with measure(tokens.device) as cost, self.progress_bar(total=self._num_timesteps) as progress_bar:
+            for index, timestep in enumerate(solver.timesteps):
+                if self.interrupt:
+                    break
+                self._current_timestep = timestep
+                denoiser.set_guidance_scale(self._guidance_scale)
+                calls[denoiser.is_guided(timestep)] += 1
+                prediction = denoiser(solver.scale_input(tokens, timestep), timestep)
+                tokens = solver.step(index, prediction, tokens, **step_kwargs)
                 if callback is not None:
-                    state = {"latents": denoiser.with_given(tokens)}
+                    state = {name: denoiser.with_given(tokens) for name in tensor_inputs}
                     tokens = (callback(self, index, timestep, state) or {}).get("latents", tokens)
                 progress_bar.update()
-        cost.flops = sum(flops[kind] for kind in guided)
+        self._current_timestep = None
+        cost.flops = sum(count * denoiser.flops(tokens, guided) for guided, count in calls.items())
         return tokens, cost
 
     def _decode(self, latents: VidTwinLatents, chunk_size: int) -> tuple[torch.Tensor, Cost]:
@@ -265,39 +288,5 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         return video, cost
 
 
-def _check_numbers(
-    num_inference_steps: int, num_videos_per_class: int, decode_chunk_size: int | None, output_type: str
-) -> None:
-    counts = {"num_inference_steps": num_inference_steps, "num_videos_per_class": num_videos_per_class}
-    if decode_chunk_size is not None:
-        counts["decode_chunk_size"] = decode_chunk_size
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}")
-    if output_type not in OUTPUT_TYPES:
-        raise UserError(f"output_type={output_type!r} is none of {', '.join(OUTPUT_TYPES)}")
-
-
-def _generators(generator: int | Generators, batch_size: int) -> Generators:
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if isinstance(generator, list):
-        if len(generator) != batch_size:
-            raise UserError(f"generator is a list of {len(generator)} for {batch_size} videos: give one per video")
-        return generator
-    seed = operator.index(generator)
-    # On the CPU, so that a seed means the same noise on every device.
-    return [torch.Generator().manual_seed(seed + index) for index in range(batch_size)]
-
-
-def _label_of_name(name: str, names: list[str]) -> int:
-    if not any(names):
-        raise UserError(f"the transformer has no class names: give an id in 0 to {len(names) - 1} for {name!r}")
-    if name in names:
-        return names.index(name)
-    labels = {known.casefold(): index for index, known in enumerate(names)}
-    if name.casefold() not in labels:
-        nearest = difflib.get_close_matches(name.casefold(), labels, n=3, cutoff=0.0)
-        nearest = ", ".join(f"{names[labels[key]]} ({labels[key]})" for key in nearest)
-        raise UserError(f"there is no class {name!r}; the nearest are: {nearest}")
-    return labels[name.casefold()]
+# `DiffusionPipeline.from_pretrained` looks for the class that a folder names among the attributes of diffusers.
+diffusers.VidTwinDiffusionPipeline = VidTwinDiffusionPipeline

@@ -6,7 +6,9 @@ assumes a consistency function, which this network is not trained to be.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
 from typing import Any
 
 import diffusers
@@ -133,27 +135,90 @@ def convert_scheduler(name: str, config: Mapping[str, Any], prediction_type: str
     return cls.from_config(config, **settings)
 
 
-def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, prediction_type: str, device: torch.device
-) -> torch.Tensor:
-    """Set the schedule, from pure noise to none.
+class Solver:
+    """A scheduler set to lead from pure noise to none in a number of steps.
 
-    Returns:
-        The times of the network's calls on `device`; solvers of second order call it twice per step but the last.
+    Its tables stay on the CPU: what a step reads from them enters the device's arithmetic as plain numbers, and the
+    host never waits for the device to say where in the schedule it is.
+
+    Args:
+        scheduler: one that `check_scheduler` accepts; it is set anew.
+        num_inference_steps: of the scheduler.
+        prediction_type: a key of `SCHEDULERS`, from the transformer's config.
+
+    Attributes:
+        timesteps: (N,) on the CPU, the times of the network's calls; solvers of second order call it twice per step
+            but the last.
 
     Raises:
-        ValueError: if the scheduler would not end at noise 0 with that number of steps.
+        UserError: if the scheduler has fewer times than that.
     """
-    kwargs = {}
+
+    def __init__(self, scheduler: SchedulerMixin, num_inference_steps: int, prediction_type: str):
+        total = scheduler.config.num_train_timesteps
+        if prediction_type != "flow" and num_inference_steps > total:
+            raise UserError(
+                f"num_inference_steps={num_inference_steps}: {type(scheduler).__name__} has {total} times, so it takes "
+                f"1 to {total} steps"
+            )
+        _set_timesteps(scheduler, num_inference_steps, prediction_type)
+        self.scheduler, self.timesteps = scheduler, scheduler.timesteps
+        self._strides = _ddim_strides(scheduler) if type(scheduler).__name__.startswith("DDIM") else None
+
+    def scale_input(self, tokens: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """What the network is to see of the solver's state (B, N, D) at a time of `timesteps`."""
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return tokens
+        return self.scheduler.scale_model_input(tokens, timestep)
+
+    def step(self, index: int, prediction: torch.Tensor, tokens: torch.Tensor, **arguments) -> torch.Tensor:
+        """The state (B, N, D) after call `index` of the network; `arguments` are those of `step_arguments`."""
+        with self._stride(index):
+            return self.scheduler.step(prediction, self.timesteps[index], tokens, **arguments, return_dict=False)[0]
+
+    @contextmanager
+    def _stride(self, index: int) -> Iterator[None]:
+        """Have DDIM go from this time to the next one, where its own rounding would not.
+
+        It goes down by num_train_timesteps // num_inference_steps; a fraction for the latter gives any stride.
+        """
+        if self._strides is None:
+            yield
+            return
+        steps = self.scheduler.num_inference_steps
+        self.scheduler.num_inference_steps = Fraction(self.scheduler.config.num_train_timesteps, self._strides[index])
+        try:
+            yield
+        finally:
+            self.scheduler.num_inference_steps = steps
+
+
+def _set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, prediction_type: str) -> None:
+    kwargs = {"device": "cpu"}
     if prediction_type == "flow" and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
         # Left to itself the scheduler spends its last step between 1/1000 and 0.
         kwargs["sigmas"] = np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps)
-    scheduler.set_timesteps(num_inference_steps, device=device, **kwargs)
-    if type(scheduler).__name__.startswith("DDIM"):
-        _check_ddim_ends(scheduler, num_inference_steps)
+    scheduler.set_timesteps(num_inference_steps, **kwargs)
+    if scheduler.timesteps[-1] < 0:
+        # "trailing" times are counted by np.arange, which for some numbers (61, 103, ...) rounds to one time too many.
+        scheduler.set_timesteps(num_inference_steps * (1 - 1e-12), **kwargs)
+        scheduler.num_inference_steps = num_inference_steps
     if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(0)  # else the first step searches the schedule, which waits for the device
-    return scheduler.timesteps
+        scheduler.set_begin_index(0)  # else the first step searches the schedule
+
+
+def _ddim_strides(scheduler: SchedulerMixin) -> list[int] | None:
+    """What DDIM must go down by after each time to meet the next one and in the end noise 0.
+
+    Its own stride is the whole part of num_train_timesteps / num_inference_steps, whatever its times are. None where
+    that is right up to the rounding of the times, by one, and ends at noise 0: the results are those of diffusers then.
+    """
+    times = scheduler.timesteps.tolist()
+    stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    strides = [time - following for time, following in zip(times, [*times[1:], -1], strict=True)]
+    if times[-1] < stride and all(abs(exact - stride) <= 1 for exact in strides[:-1]):
+        return None
+    return strides
 
 
 def step_arguments(
@@ -168,19 +233,6 @@ def step_arguments(
     if eta and "eta" not in parameters:
         raise UserError(f"eta={eta} is a setting of DDIM; {type(scheduler).__name__} has none")
     return {key: value for key, value in (("generator", generator), ("eta", eta)) if key in parameters}
-
-
-def _check_ddim_ends(scheduler: SchedulerMixin, num_inference_steps: int) -> None:
-    """DDIM steps by the whole part of 1000 / N whatever its times are; with "trailing" times some N stop short of 0."""
-    total = scheduler.config.num_train_timesteps
-    if scheduler.timesteps[-1] >= total // num_inference_steps:
-        divisors = [count for count in range(1, total + 1) if total % count == 0]
-        nearest = min(divisors, key=lambda count: abs(count - num_inference_steps))
-        raise UserError(
-            f"{type(scheduler).__name__} with timestep_spacing={scheduler.config.timestep_spacing!r} does not reach "
-            f"noise 0 in num_inference_steps={num_inference_steps}: take a divisor of {total} such as {nearest}, or "
-            "another scheduler"
-        )
 
 
 def _settings(name: str, prediction_type: str) -> Settings:

@@ -9,6 +9,7 @@ from video_files import make_video, numbers
 
 from autoencoder import VidTwinLatents
 from autoencoder.common.cost import count_flops
+from autoencoder.common.errors import UserError
 from autoencoder.data import UnreadableVideo, to_video
 from autoencoder.data.video_io import ClipReader
 from pipelines.conditioning import read_latents
@@ -167,6 +168,33 @@ def test_sources_of_a_latent(tmp_path):
     assert given.data_ptr() != pair.structure.data_ptr() and not given.requires_grad
 
 
+def test_a_latent_is_taken_from_a_video_in_every_form():
+    pipe = tiny_pipeline(independent_times=True)
+    outs = {kind: pipe([0, 1], 2, generator=0, output_type=kind) for kind in ("np", "pt", "pil")}
+    frames = torch.from_numpy(outs["np"].frames)  # (2, 4, 16, 16, 3)
+    video = 2 * frames.permute(0, 4, 1, 2, 3) - 1  # (2, 3, 4, 16, 16)
+    levels = (255 * frames).round().byte()
+    with torch.no_grad():
+        expected = pipe.vae.eval().encode(video).latent_dist.mode()
+        of_levels = pipe.vae.encode(to_video(levels)).latent_dist.mode()
+    pipe.vae.train()
+
+    def taken(source, name="structure"):
+        return getattr(pipe([0, 1], 1, output_type="latent", **{name: source}).frames, name)
+
+    for source in (video, video.numpy(), video.double(), outs["np"], outs["np"].frames, outs["pt"].frames, list(video)):
+        assert torch.allclose(taken(source), expected.structure, atol=1e-6)
+        assert torch.allclose(taken(source, "dynamics"), expected.dynamics, atol=1e-6)
+    for source in (levels, levels.numpy(), levels.permute(0, 4, 1, 2, 3), outs["pil"].frames):
+        assert torch.allclose(taken(source), of_levels.structure, atol=1e-6)
+    for source in (video[0], outs["np"].frames[0], outs["pt"].frames[0], list(outs["np"].frames[0])):
+        assert torch.allclose(taken(source), expected.structure[:1].expand_as(expected.structure), atol=1e-6)
+    for source in (levels[0], outs["pil"].frames[0]):
+        assert torch.allclose(taken(source), of_levels.structure[:1].expand_as(expected.structure), atol=1e-6)
+    assert torch.equal(taken(expected.structure.numpy()), expected.structure), "a latent by its shape"
+    assert pipe.vae.training
+
+
 @pytest.mark.parametrize(
     "fps, start, shown", [(8.0, 0.0, [0, 3, 6, 9]), (None, 0.0, [0, 1, 2, 3]), (5.0, 1.0, [25, 30, 35, 40])]
 )
@@ -235,7 +263,20 @@ def zeros(*shape):
         ({"dynamics": zeros(1, 2, 4, 4) * torch.nan}, ValueError, "dynamics holds NaN or infinity"),
         ({"dynamics": []}, ValueError, "dynamics is an empty list"),
         ({"dynamics": 3}, TypeError, "dynamics must be VidTwinLatents, a tensor, a file or a list of files, got 3"),
-        ({"dynamics": [zeros(1, 2, 4, 4)]}, TypeError, r"dynamics must be .*a list of files, got \[tensor"),
+        ({"dynamics": [zeros(1, 2, 4, 4), 3]}, TypeError, r"dynamics must be .*got a list of 2 \(Tensor, int\)"),
+        ({"dynamics": {"a": 1}}, TypeError, "dynamics must be .*got {'a': 1}"),
+        ({"dynamics": np.array(["a", "b"])}, FileNotFoundError, "there is no file a"),
+        ({"dynamics": np.array([None])}, TypeError, r"got ndarray object \(1,\)"),
+        ({"dynamics": np.zeros((2, 4, 16, 16, 3), np.uint8)}, UserError, r"B = 1 or 3.*got \(2, 2, 4, 4\)"),
+        (
+            {"dynamics": np.zeros((1, 5, 16, 16, 3), np.uint8)},
+            UserError,
+            r"got \(1, 5, 16, 16, 3\) of torch.uint8; a video",
+        ),
+        ({"structure": np.full((1, 4, 16, 16, 3), 9.0)}, UserError, r"must be in \[0, 1\], .* go from 9 to 9"),
+        ({"structure": zeros(1, 3, 4, 16, 16) - 9}, UserError, r"must be in \[-1, 1\], .* go from -9 to -9"),
+        ({"structure": zeros(1, 3, 4, 16, 16) * torch.nan}, UserError, r"must be in \[-1, 1\]"),
+        ({"structure": zeros(1, 3, 4, 16, 16).long()}, UserError, r"got \(1, 3, 4, 16, 16\) of torch.int64"),
         ({"dynamics": "nowhere.mp4"}, FileNotFoundError, "there is no file nowhere.mp4"),
         ({"structure": zeros(1), "dynamics": zeros(1)}, ValueError, "both given: there is nothing left to sample"),
     ],

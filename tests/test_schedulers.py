@@ -24,7 +24,7 @@ from generator import VidTwinDiT
 from generator.dit import VidTwinDiTOutput
 from generator.objective import make_scheduler
 from pipelines import VidTwinDiffusionPipeline
-from pipelines.schedulers import SCHEDULERS, check_scheduler, convert_scheduler
+from pipelines.schedulers import SCHEDULERS, Solver, check_scheduler, convert_scheduler, step_arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in diffusers' schedulers
 
@@ -131,13 +131,88 @@ def test_the_network_first_sees_unit_noise(kind, name, settings):
     assert torch.allclose(inputs[0], pipe.transformer.layout.pack(noise), atol=1e-3)
 
 
-def test_ddim_refuses_step_counts_that_stop_short():
+ALL_COUNTS = (*range(1, 61), 61, 103, 487, 600, 1000)
+SOME_COUNTS = (1, 2, 3, 6, 7, 11, 28, 36, 59, 61, 103)
+
+
+def answers(kind, name, settings, counts, answer=0.7, noise=-1.3):
+    """What a scheduler makes of the right predictions for one number, for each count of steps."""
+    fitting = convert_scheduler(name, make_scheduler(kind).config, kind)
+    scheduler = type(fitting).from_config(fitting.config, **settings)
+    log_sigmas = (1 / make_scheduler("epsilon").alphas_cumprod.double() - 1).sqrt().log()
+    arguments = step_arguments(scheduler, [torch.Generator().manual_seed(0)], 0.0)
+    results = {}
+    for count in counts:
+        solver = Solver(scheduler, count, kind)
+        assert len(solver.timesteps) in (count, 2 * count - 1) and solver.timesteps.min() >= 0
+        state = torch.tensor([[noise * float(getattr(scheduler, "init_noise_sigma", 1.0))]])
+        for index, timestep in enumerate(solver.timesteps):
+            inputs = solver.scale_input(state, timestep)
+            low, share = int(timestep), float(timestep) % 1
+            sigma = torch.lerp(log_sigmas[min(low, 999)], log_sigmas[min(low + 1, 999)], share).exp()
+            signal, spread = (sigma**2 + 1).rsqrt(), sigma * (sigma**2 + 1).rsqrt()
+            found = (inputs - signal * answer) / spread  # the noise, for the present state
+            prediction = {
+                "sample": torch.full_like(inputs, answer),
+                "epsilon": found,
+                "v_prediction": signal * found - spread * answer,
+                "flow": torch.full_like(inputs, noise - answer),
+            }[kind]
+            state = solver.step(index, prediction.float(), state, **arguments)
+        results[count] = state.item()
+    return results
+
+
+@pytest.mark.parametrize(
+    "kind, name, settings",
+    # The other one draws its noise anew in every step, which this denoiser does not know.
+    [variant for variant in LISTED + VARIANTS if "stochastic_sampling" not in variant[2]],
+)
+def test_every_count_of_steps_ends_at_the_answer(kind, name, settings):
+    counts = ALL_COUNTS if (kind, name) in (("sample", "DDIMScheduler"), ("epsilon", "DDPMScheduler")) else SOME_COUNTS
+    found = answers(kind, name, settings, counts)
+    assert {count: value for count, value in found.items() if abs(value - 0.7) > 1e-3} == {}
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDIMParallelScheduler"])
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_ddim_keeps_to_the_path_between_noise_and_answer(name, spacing):
+    """With an answer that knows the noise, too, every state is the mixture that its time says."""
+    config = make_scheduler("sample").config
+    scheduler = getattr(diffusers, name).from_config(config, timestep_spacing=spacing)
+    answer, noise = 0.7, -1.3
+    for count in (7, 13, 28, 36):
+        solver = Solver(scheduler, count, "sample")
+        first = scheduler.alphas_cumprod[solver.timesteps[0]]
+        state = first.sqrt() * answer + (1 - first).sqrt() * noise
+        for index, timestep in enumerate(solver.timesteps):
+            level = scheduler.alphas_cumprod[timestep]
+            off = abs(state - (level.sqrt() * answer + (1 - level).sqrt() * noise))
+            assert off < 1e-4, (count, index)
+            state = solver.step(index, torch.tensor([[answer]]), state.reshape(1, 1))
+        assert abs(state - answer) < 1e-5
+        assert scheduler.num_inference_steps == count
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 30, 50, 62])
+def test_what_ddim_of_diffusers_can_do_is_its_own_result(count):
+    own = make_scheduler("sample")
+    own.set_timesteps(count)
+    solver = Solver(make_scheduler("sample"), count, "sample")
+    assert torch.equal(solver.timesteps, own.timesteps)
+    generator = torch.Generator().manual_seed(0)
+    state = theirs = torch.randn(1, 4, 2, generator=generator)
+    for index, timestep in enumerate(own.timesteps):
+        prediction = torch.randn(1, 4, 2, generator=generator)
+        theirs = own.step(prediction, timestep, theirs, return_dict=False)[0]
+        state = solver.step(index, prediction, state)
+        assert torch.equal(state, theirs)
+
+
+def test_more_steps_than_the_scheduler_has_times_are_refused():
     pipe = tiny_pipeline("sample")
-    with pytest.raises(ValueError, match="noise 0 in num_inference_steps=7: take a divisor of 1000 such as 8"):
-        pipe(0, 7)
-    pipe(0, 8)
-    pipe.scheduler = convert_scheduler("DDPMScheduler", pipe.scheduler.config, "sample")
-    pipe(0, 7)
+    with pytest.raises(ValueError, match="num_inference_steps=1001: DDIMScheduler has 1000 times, so it takes 1 to"):
+        pipe(0, 1001)
 
 
 STOCHASTIC = ["ddpm", "ddpm parallel", "ddim", "ddim parallel", "sde multistep", "sde singlestep", "flow"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from video_files import cut_without_encoding, make_audio, make_video, numbered_frames, numbers, turn_quarter
 
@@ -330,6 +331,41 @@ def test_write_video(tmp_path):
 def test_write_video_refuses(tmp_path, name, shape, fps, message):
     with pytest.raises(ValueError, match=message):
         write_video(tmp_path / name, np.zeros(shape, dtype=np.uint8), fps)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["float", "bfloat16", "channels first", "images", "list of arrays"])
+def test_write_video_takes_what_a_pipeline_returns(tmp_path, form):
+    frames = numbered_frames(10)
+    forms = {
+        "float": frames.astype(np.float32) / 255,
+        "bfloat16": torch.from_numpy(frames).bfloat16() / 255,
+        "channels first": torch.from_numpy(frames).permute(0, 3, 1, 2) / 255,
+        "images": [Image.fromarray(frame) for frame in frames],
+        "list of arrays": list(frames / 255),
+    }
+    write_video(tmp_path / "video.mp4", forms[form], 8)
+    clip = ClipReader(10, sample_fps=None).read(tmp_path / "video.mp4")
+    assert np.abs(clip.numpy().astype(int) - frames).mean() < 2
+    write_video(tmp_path / "video.gif", forms[form], 8)
+    with Image.open(tmp_path / "video.gif") as gif:
+        assert (gif.n_frames, gif.size, gif.info["duration"]) == (10, frames.shape[2:0:-1], 120)
+
+
+@pytest.mark.parametrize(
+    "frames, message",
+    [
+        (np.full((2, 16, 16, 3), 255.0), r"must be in \[0, 1\], got 255 to 255"),
+        (np.full((2, 16, 16, 3), np.nan), r"must be in \[0, 1\], got nan"),
+        (np.zeros((2, 16, 16, 3), dtype=np.int64), r"got int64 \(2, 16, 16, 3\)"),
+        (torch.zeros(1, 2, 16, 16, 3), r"got float32 \(1, 2, 16, 16, 3\)"),
+        ([], r"got float64 \(0,\)"),
+        ([np.zeros((16, 16, 3)), np.zeros((8, 8, 3))], "one size"),
+    ],
+)
+def test_write_video_refuses_what_is_no_video(tmp_path, frames, message):
+    with pytest.raises(ValueError, match=message):
+        write_video(tmp_path / "a.mp4", frames, 8)
     assert not list(tmp_path.iterdir())
 
 

@@ -284,3 +284,46 @@ def test_offloading_moves_the_model_for_encode_and_decode():
 def test_wrong_configs_name_the_value(changes, message):
     with pytest.raises(ValueError, match=message):
         random_vae(**changes)
+
+
+@torch.no_grad()
+def test_forward_returns_as_autoencoders_of_diffusers_do():
+    vae = random_vae().eval()
+    video = clips(vae)
+    out = vae(video)
+    posterior = vae.encode(video).latent_dist
+    assert torch.equal(out.sample, vae.decode(posterior.mode()).sample)
+    assert torch.equal(out.latent_dist.kl(), posterior.kl())
+    plain = vae(video, return_dict=False)
+    assert type(plain) is tuple and torch.equal(plain[0], out.sample)
+    drawn = [
+        vae(video, sample_posterior=True, generator=torch.Generator().manual_seed(seed)).sample for seed in (1, 1, 2)
+    ]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], out.sample)
+
+
+@torch.no_grad()
+def test_slicing_takes_the_clips_one_by_one():
+    vae = random_vae().eval()
+    video = torch.randn(3, *vae.video_shape, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    for part in (vae.encoder, vae.decoder):
+        part.register_forward_hook(lambda module, args, output: sizes.append(len(args[0])))
+    whole = vae(video)
+    vae.enable_slicing()
+    sliced = vae(video)
+    vae.disable_slicing()
+    vae(video)
+    assert sizes == [3, 3] + [1] * 6 + [3, 3]
+    torch.testing.assert_close(sliced.sample, whole.sample, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sliced.latent_dist.kl(), whole.latent_dist.kl())
+    mean, expected = sliced.latent_dist.mode(), whole.latent_dist.mode()
+    torch.testing.assert_close(
+        (mean.structure, mean.dynamics), (expected.structure, expected.dynamics), atol=1e-5, rtol=0
+    )
+
+
+def test_tiling_is_refused_with_a_reason():
+    with pytest.raises(NotImplementedError, match="no tiling: its latents describe a whole frame"):
+        tiny_vae().enable_tiling()

@@ -27,6 +27,19 @@ def silence_chatter() -> None:
         warnings.filterwarnings("ignore", message=re.escape(beginning), module=rf"{module}\.")
 
 
+def silence_empty_casts() -> None:
+    """Hide what diffusers says whenever a model is cast, of the modules to be kept in float32, where there are none."""
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    if not any(isinstance(one, _EmptyCasts) for one in logger.filters):
+        logger.addFilter(_EmptyCasts())
+
+
+class _EmptyCasts(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show the message."""
+        return "should be kept in float32: []." not in record.getMessage()
+
+
 class _Beginnings(logging.Filter):
     """Drops messages that begin in one of the given ways."""
 

@@ -16,7 +16,7 @@ its decoder flags. `decoder="pyav"` is the stricter choice for files that may be
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -25,12 +25,15 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
+from autoencoder.common.pictures import gif_bytes
 from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, index_frames, open_video, video_length
 
+Frames = np.ndarray | torch.Tensor | Sequence[Image.Image] | Sequence[np.ndarray]
 SAMPLINGS = ("time", "stride")
 CROPS = ("center", "random")
 UNSEEDED = ("middle", "first")
@@ -294,27 +297,64 @@ def resize_and_crop(
     return video.permute(0, 2, 3, 1).contiguous()  # (T, size, size, 3)
 
 
-def write_video(path: str | Path, frames: torch.Tensor | np.ndarray, fps: float) -> None:
-    """Write an mp4 file (H.264, 4:2:0, near lossless), atomically.
+def as_frames(frames: Frames) -> np.ndarray:
+    """Bring a video into the form of a file's frames.
 
     Args:
-        path: ends in .mp4; missing folders are made.
-        frames: uint8 (T, H, W, 3), T at least 1, H and W even.
+        frames: uint8 (T, H, W, 3), or float in [0, 1], (T, H, W, 3) or (T, 3, H, W), as an array or a tensor on any
+            device; or a list of T images or of arrays (H, W, 3). A shape that fits both layouts is (T, H, W, 3).
+
+    Returns:
+        uint8 (T, H, W, 3), contiguous.
+
+    Raises:
+        UserError: if the shape, dtype or values do not fit.
+    """
+    if isinstance(frames, list | tuple):
+        if len({np.shape(frame) for frame in frames}) > 1:
+            raise UserError("the frames of a video must have one size, these have several")
+        frames = np.stack([np.asarray(frame) for frame in frames]) if len(frames) else np.empty(0)
+    given = frames.detach().cpu() if isinstance(frames, torch.Tensor) else frames
+    given = given.float() if isinstance(given, torch.Tensor) and given.is_floating_point() else given  # numpy: no bf16
+    array = np.asarray(given)
+    is_float = np.issubdtype(array.dtype, np.floating)
+    if is_float and array.ndim == 4 and array.shape[-1] != 3 and array.shape[1] == 3:
+        array = array.transpose(0, 2, 3, 1)  # (T, H, W, 3)
+    if array.ndim != 4 or array.shape[-1] != 3 or not len(array) or not (is_float or array.dtype == np.uint8):
+        raise UserError(
+            "frames must be uint8 (T, H, W, 3) or float in [0, 1] with T >= 1, or a list of T images, got "
+            f"{array.dtype} {array.shape}"
+        )
+    if is_float:
+        if not (array.min(initial=0.0) >= -1e-3 and array.max(initial=0.0) <= 1 + 1e-3):
+            raise UserError(f"float frames must be in [0, 1], got {array.min():.4g} to {array.max():.4g}")
+        array = np.rint(255 * array.clip(0, 1)).astype(np.uint8)
+    return np.ascontiguousarray(array)
+
+
+def write_video(path: str | Path, frames: Frames, fps: float) -> None:
+    """Write a video by the ending of its name, atomically: .mp4 (H.264, 4:2:0, near lossless) or .gif.
+
+    Args:
+        path: ends in .mp4 or .gif; missing folders are made.
+        frames: as `as_frames` takes them; for mp4 H and W are even.
         fps: frames per second.
 
     Raises:
-        ValueError: if the ending, shape, dtype or rate does not fit.
+        UserError: if the ending, shape, dtype, values or rate does not fit.
     """
-    path, frames = Path(path), np.ascontiguousarray(frames)
-    if path.suffix.lower() != ".mp4":
-        raise UserError(f"{path}: the name of the file must end in .mp4")
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise ValueError(f"frames must be uint8 (T, H, W, 3) with T >= 1, got {frames.dtype} {frames.shape}")
+    path, frames = Path(path), as_frames(frames)
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise UserError(f"{path}: the name of the file must end in .mp4 or .gif")
+    if not 0 < fps < float("inf"):
+        raise UserError(f"fps={fps}: must be positive")
+    if path.suffix.lower() == ".gif":
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(gif_bytes(frames, fps))
+        return
     height, width = frames.shape[1:3]
     if height % 2 or width % 2 or not height or not width:
         raise UserError(f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0")
-    if not 0 < fps < float("inf"):
-        raise UserError(f"fps={fps}: must be positive")
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -1,0 +1,84 @@
+"""What the pipeline returns, and saving it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+from PIL import Image
+
+from autoencoder.common.cost import Cost
+from autoencoder.common.errors import UserError
+from autoencoder.data.video_io import write_video
+from autoencoder.latents import VidTwinLatents
+
+FPS = 8.0  # of the clips that the presets train on
+
+
+@dataclass
+class PipelineCost:
+    """What a call cost.
+
+    Attributes:
+        sampling: all calls of the transformer, those for the null class included, and the scheduler.
+        decoding: the autoencoder's decoder; None for `output_type="latent"`.
+
+    Encoding a video that a latent is taken from is not part of it.
+    """
+
+    sampling: Cost
+    decoding: Cost | None
+
+    def __str__(self) -> str:
+        return f"sampling {self.sampling}" + ("" if self.decoding is None else f"; decoding {self.decoding}")
+
+
+@dataclass
+class VidTwinPipelineOutput(BaseOutput):
+    """Result of the pipeline, classes in the order given and the videos of a class in a row.
+
+    Attributes:
+        frames: "np": float32 (B, T, H, W, 3) in [0, 1]; "pt": likewise (B, T, 3, H, W); "pil": a list of images per
+            video; "latent": `VidTwinLatents` in the autoencoder's scale.
+        cost: FLOPs, peak memory and seconds.
+    """
+
+    frames: np.ndarray | torch.Tensor | list[list[Image.Image]] | VidTwinLatents
+    cost: PipelineCost
+
+    def save(self, path: str | Path, fps: float = FPS) -> list[Path]:
+        """Write the videos to files.
+
+        Args:
+            path: ends in .mp4 or .gif. Of several videos, number i is written to "name-i.mp4".
+            fps: frames per second.
+
+        Returns:
+            The files, one for every video.
+
+        Raises:
+            UserError: if the ending or the rate does not fit, or the frames are latents.
+        """
+        if isinstance(self.frames, VidTwinLatents):
+            raise UserError("frames are latents, of output_type='latent': decode them with pipe.vae.decode first")
+        path, count = Path(path), len(self.frames)
+        numbers = [""] if count == 1 else [f"-{index:0{len(str(count - 1))}d}" for index in range(count)]
+        paths = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
+        for video, name in zip(self.frames, paths, strict=True):
+            save_video(video, name, fps)
+        return paths
+
+
+def save_video(frames: np.ndarray | torch.Tensor | list[Image.Image], path: str | Path, fps: float = FPS) -> None:
+    """Write one video, such as `out.frames[0]`, as mp4 or GIF by the ending of the path.
+
+    Args:
+        frames: (T, H, W, 3) or a tensor (T, 3, H, W), float in [0, 1] or uint8; or a list of images.
+        path: ends in .mp4 or .gif; missing folders are made.
+        fps: frames per second.
+
+    Raises:
+        UserError: if the ending, shape, dtype, values or rate do not fit.
+    """
+    write_video(path, frames, fps)

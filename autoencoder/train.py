@@ -7,18 +7,21 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 from torch import nn
 
 from autoencoder.common import commands
+from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder, atomic_path
-from autoencoder.common.launchers import is_first_process
+from autoencoder.common.launchers import check_number, is_first_process, join_launched
 from autoencoder.common.precision import describe_precision, resolve_precision, settle_precision
-from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, prepare, write_pointer
+from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, ending_in_order, prepare, write_pointer
+from autoencoder.common.signals import StopSignals
 from autoencoder.metrics.lpips import lpips_network
 from autoencoder.settings import AutoencoderSettings
+from autoencoder.training.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.module import VidTwinModule
@@ -28,45 +31,6 @@ RUNS = Path("outputs/autoencoder")
 PRESET = "tiny"
 DOWNLOAD = "download"
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear under their name only when they are whole and on disk; they load without unpickling code."""
-
-    def save_checkpoint(self, checkpoint, path, storage_options=None):
-        """Write, then rename."""
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(self, path, map_location="cpu", weights_only=True):
-        """Read tensors and plain containers only."""
-        return torch.load(path, map_location=map_location, weights_only=True)
-
-
-class StepCheckpoint(Callback):
-    """Saves every few steps and at the end, after the validation where a step has one, so that no record is lost."""
-
-    def __init__(self, folder: RunFolder, config: TrainConfig):
-        self.folder, self.config = folder, config
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Save a step without validation."""
-        if trainer.global_step % self.config.validate_every and trainer.global_step != self.config.max_steps:
-            self._save(trainer)
-
-    def on_validation_end(self, trainer, pl_module) -> None:
-        """Save a step with validation."""
-        self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        step = trainer.global_step
-        if step % self.config.checkpoint_every and step != self.config.max_steps:
-            return
-        if trainer.logger:
-            trainer.logger.experiment.flush()
-        trainer.save_checkpoint(self.folder.checkpoint_path(step), weights_only=False)
-        if trainer.is_global_zero:
-            self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
 
 
 class StepProgressBar(TQDMProgressBar):
@@ -129,6 +93,15 @@ def make_strategy(config: TrainConfig) -> str:
     return "ddp_find_unused_parameters_true" if config.gan else "ddp"
 
 
+def make_environment() -> ClusterEnvironment:
+    """Where Lightning learns of other processes: from torchrun, or from what `join_launched` has put in its place.
+
+    Lightning's own environment of SLURM also takes a single process of an allocation for one of many, and requeues
+    jobs by itself.
+    """
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
+
+
 def train(
     config: TrainConfig,
     model: AutoencoderVidTwin,
@@ -147,8 +120,23 @@ def train(
 
     Returns:
         The trainer, whose `callback_metrics` hold the last validation.
+
+    Raises:
+        Stopped: if a signal asks to end; the last whole step is saved.
     """
-    checkpoint, step = folder.newest_checkpoint()
+    with ending_in_order(folder, "autoencoder.train") as signals:
+        return _train(config, model, folder, callbacks, lpips, signals)
+
+
+def _train(
+    config: TrainConfig,
+    model: AutoencoderVidTwin,
+    folder: RunFolder,
+    callbacks: Sequence[Callback],
+    lpips: nn.Module | None,
+    signals: StopSignals,
+) -> Trainer:
+    checkpoint, step = newest_whole_checkpoint(folder.checkpoints)
     data = ClipDataModule(
         config, model.config.num_frames, model.config.sample_size, config.batch_size, config.num_held_out, config.seed
     )
@@ -177,12 +165,8 @@ def train(
         enable_model_summary=False,
         log_every_n_steps=config.log_every,
         logger=TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=step + 1 if step else 0),
-        plugins=[AtomicCheckpointIO()],
-        callbacks=[
-            StepCheckpoint(folder, config),
-            StepProgressBar(config.max_steps),
-            *callbacks,
-        ],
+        plugins=[AtomicCheckpointIO(), make_environment()],
+        callbacks=[StepProgressBar(config.max_steps), *callbacks, StepCheckpoint(folder, config, signals)],
         default_root_dir=folder.path,
     )
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -194,7 +178,9 @@ def train(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
+    join_launched()
     config, model, folder, text = parse(argv)
+    check_number(config.num_devices, config.num_nodes)
     lpips = load_lpips(config)
     if is_first_process():
         with atomic_path(folder.config) as temporary:

@@ -26,6 +26,7 @@ from autoencoder.common.files import atomic_path, save_safetensors
 from autoencoder.common.processes import from_all
 from autoencoder.common.run import LAST_AUTOENCODER, read_pointer
 from autoencoder.common.seeding import derive_seed
+from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data import ClipDataset, UnreadableVideo, to_video
 from autoencoder.data.stream import FileReport, collate
 from autoencoder.latents import VidTwinLatents
@@ -229,6 +230,7 @@ class _Encoder:
             batch_sampler=[batch for _, batches in missing for batch in batches],
             collate_fn=collate,
             num_workers=self.config.num_workers,
+            worker_init_fn=leave_signals_to_the_parent,
         )
         stream = iter(loader)
         done = num_clips - sum(len(batch) for batch in loader.batch_sampler)

@@ -16,9 +16,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from autoencoder.common import commands
 from autoencoder.common.device import resolve_device
 from autoencoder.common.files import atomic_folder, atomic_path
+from autoencoder.common.launchers import join_launched
 from autoencoder.common.pictures import add_moving_picture, unit_to_uint8
 from autoencoder.common.precision import describe_precision, resolve_precision, settle_precision
-from autoencoder.common.run import RunFolder, prepare, write_pointer
+from autoencoder.common.run import RunFolder, ending_in_order, prepare, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
@@ -135,8 +136,22 @@ def train(
 
     Returns:
         The trainer, whose `scalars` hold the last record.
+
+    Raises:
+        Stopped: if a signal asks to end; the last whole step and the shards of the cache are saved.
     """
-    accelerator = accelerator or make_accelerator(config)
+    with ending_in_order(folder, "generator.train"):
+        return _train(config, model_settings, folder, callbacks, accelerator or make_accelerator(config), progress)
+
+
+def _train(
+    config: TrainConfig,
+    model_settings: dict[str, Any],
+    folder: RunFolder,
+    callbacks: Sequence[Callable[[GeneratorTrainer], None]],
+    accelerator: Accelerator,
+    progress: bool,
+) -> GeneratorTrainer:
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
     autoencoder_hash = fingerprint(vae)
     show = progress and accelerator.is_main_process
@@ -165,6 +180,7 @@ def train(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
+    join_launched()
     config, model_settings, folder, text = parse(argv)
     accelerator = make_accelerator(config)
     if accelerator.is_main_process:  # all processes have parsed by now, so none takes the new folder for an older run

@@ -15,9 +15,12 @@ from torch.distributed.tensor import DTensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
+from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.cost import count_flops
 from autoencoder.common.errors import NumericalError, UserError
+from autoencoder.common.processes import CommonStop
 from autoencoder.common.run import RunFolder
+from autoencoder.common.signals import StopSignals, catch_signals
 from autoencoder.data.stream import PositionSampler
 from generator.batches import NoisySamples, Places, on_device, split
 from generator.checkpoint import TrainingState
@@ -86,7 +89,7 @@ class GeneratorTrainer:
         self.state = TrainingState(
             model, self.optimizer, self.schedule, self.averages, cache.identity["autoencoder"], accelerator
         )
-        path, self.step = folder.newest_checkpoint()
+        path, self.step = newest_whole_checkpoint(folder.checkpoints)
         if path is not None:
             self.state.load(path)
         self._sizes = config.micro_batches(accelerator.num_processes)
@@ -98,16 +101,22 @@ class GeneratorTrainer:
         """Train to `config.max_steps`.
 
         Args:
-            callbacks: called with the trainer, in all processes, after every step and before its checkpoint.
+            callbacks: called with the trainer, in all processes, after every step and its checkpoint.
             progress: whether the main process shows a bar.
 
         Raises:
             FloatingPointError: if a gradient was not finite, before anything is recorded or saved after its step.
+            Stopped: if a signal asks to end; the last whole step is saved.
         """
         config, hide = self.config, not (progress and self.accelerator.is_main_process)
         self._window_start, self._window_step = time.perf_counter(), self.step
+        common = CommonStop()
         try:
-            with tqdm(total=config.max_steps, initial=self.step, desc="training", unit="step", disable=hide) as bar:
+            with (
+                catch_signals() as signals,
+                signals.delayed(),
+                tqdm(total=config.max_steps, initial=self.step, desc="training", unit="step", disable=hide) as bar,
+            ):
                 batches = self._micro_batches()
                 while self.step < config.max_steps:
                     terms, learning_rate = self._train_step(batches)
@@ -118,10 +127,7 @@ class GeneratorTrainer:
                     if config.validate_every and self.is_due(config.validate_every):
                         self._record(self._validate())
                     bar.update()
-                    for callback in callbacks:
-                        callback(self)
-                    if self.is_due(config.checkpoint_every):
-                        self._save_checkpoint()
+                    self._end_step(signals, common, callbacks)
         finally:
             if self.writer:
                 self.writer.close()
@@ -129,6 +135,21 @@ class GeneratorTrainer:
     def is_due(self, every: int) -> bool:
         """Whether what is done every so many steps, and after the last one, is to be done now."""
         return self.step % every == 0 or self.step == self.config.max_steps
+
+    def _end_step(
+        self, signals: StopSignals, common: CommonStop, callbacks: Sequence[Callable[["GeneratorTrainer"], None]]
+    ) -> None:
+        """Save the step, if it is time to, and call the callbacks; end there if a signal asks to."""
+        signum = common.after_step(signals.signum)
+        if signum or self.is_due(self.config.checkpoint_every):
+            self._save_checkpoint()
+        if signum:
+            signals.stop(signum)
+        for callback in callbacks:
+            callback(self)
+        if signals.signum and common.is_alone:
+            self._save_checkpoint()
+            signals.stop()
 
     @contextmanager
     def average_weights(self, average: EMAModel) -> Iterator[None]:

@@ -143,7 +143,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, small_files, 
     assert names(tmp_path) == ["step-1"] and os.stat(path).st_mtime == before.st_mtime
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_errors_of_the_disk_are_named_and_others_pass(tmp_path, number):
     expected = f"{tmp_path} could not be written: {os.strerror(number)}"
     with pytest.raises(WriteError, match=expected), naming_failed_writes(tmp_path):

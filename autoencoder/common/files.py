@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,8 @@ from safetensors.torch import save_file
 
 from autoencoder.common.errors import UserError
 
-# What ends the writing of a file that was allowed to begin: a full disk, a quota, a limit on file sizes, a broken disk.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# What ends the writing of a file that was allowed to begin: a full disk, a quota, a limit on file sizes.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PROBE = bytes(1 << 20)
 
 
@@ -55,6 +56,22 @@ def _reason(error: Exception, written: Path | None) -> str | None:
         except OSError as refused:
             number = refused.errno
     return os.strerror(number) if number in DISK_ERRORS else None
+
+
+@contextmanager
+def threads_silent_on_full_disks() -> Iterator[None]:
+    """Threads that write, as TensorBoard's, print no traceback of `DISK_ERRORS`: whoever they write for raises them."""
+    former = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISK_ERRORS):
+            former(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = former
 
 
 @contextmanager

@@ -57,6 +57,11 @@ class CommonStop:
         self._asked: torch.Tensor | None = None
         self._exchange: distributed.Work | None = None
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other process."""
+        return self._group is None
+
     def after_step(self, signum: int) -> int:
         """The signal to stop for after this step, the same for all processes, or 0.
 

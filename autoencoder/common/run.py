@@ -3,7 +3,9 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +13,12 @@ from jsonargparse import Namespace
 
 from autoencoder.common.checkpoints import checkpoints_in
 from autoencoder.common.errors import ExistingFileError, UserError
-from autoencoder.common.files import atomic_path
+from autoencoder.common.files import atomic_path, naming_failed_writes, threads_silent_on_full_disks
 from autoencoder.common.launchers import is_first_process, launch
 from autoencoder.common.parser import CommandParser
 from autoencoder.common.precision import Precision
 from autoencoder.common.presets import preset_path
+from autoencoder.common.signals import Stopped, StopSignals, catch_signals, resume_command
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
 
@@ -168,6 +171,28 @@ def prepare(
 
     settings = parser.read(argv, base)
     return chosen[0], settings
+
+
+@contextmanager
+def ending_in_order(folder: RunFolder, module: str) -> Iterator[StopSignals]:
+    """Whatever ends the block from outside is one line: a signal, with the command that goes on, or a full disk.
+
+    Args:
+        folder: of the run.
+        module: the command of the run, such as "autoencoder.train".
+    """
+    with catch_signals() as signals, threads_silent_on_full_disks(), naming_failed_writes(folder.path):
+        try:
+            yield signals
+        except Stopped as stopped:
+            if is_first_process():
+                step = folder.newest_checkpoint()[1]
+                moment = f"after step {step}, which is saved" if step else "before the first step was saved"
+                stopped.tell(f" {moment}; go on with: {resume_command(module, folder.path)}")
+            stopped.is_told = True
+            if not is_first_process() and launch().launcher == "Lightning":
+                sys.exit()  # else the process that started this one would be killed before it can say all that
+            raise
 
 
 def write_pointer(pointer: str | Path, target: str | Path) -> None:

@@ -3,6 +3,7 @@
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data import DataConfig
 from autoencoder.data.stream import HeldOutClips, PositionSampler, TrainingClips, collate
 
@@ -48,6 +49,7 @@ class ClipDataModule(LightningDataModule):
         return DataLoader(
             clips,
             num_workers=self.config.num_workers,
+            worker_init_fn=leave_signals_to_the_parent,
             collate_fn=collate,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.config.num_workers > 0,

@@ -26,6 +26,7 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.files import save_safetensors
 from autoencoder.common.processes import from_all
 from autoencoder.common.seeding import derive_seed
+from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data import ClipDataset, UnreadableVideo
 from autoencoder.data.folder import VideoFiles
 from autoencoder.data.frame_index import video_length
@@ -181,6 +182,7 @@ class RealClips:
             batch_sampler=batches[self.rank :: self.world_size],
             collate_fn=list,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_the_parent,
         )
         found, reasons = {}, {}
         for batch in loader:

@@ -10,6 +10,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data.frame_index import UnreadableVideo, index_frames
 from autoencoder.data.ucf101 import avi_files, find_lists, read_classes, read_split, videos_folder
 from autoencoder.data.video_io import DECODERS
@@ -58,7 +59,9 @@ def check(root: str | Path, counts: Counts = COMPLETE, *, quick: bool = False, n
 
 def unreadable(paths: list[Path], num_workers: int = 0) -> list[str]:
     """Why files cannot be read, by their packets and their first and middle frame; nothing for those that can."""
-    loader = DataLoader(_Reasons(paths), batch_size=None, num_workers=num_workers)
+    loader = DataLoader(
+        _Reasons(paths), batch_size=None, num_workers=num_workers, worker_init_fn=leave_signals_to_the_parent
+    )
     return [reason for reason in tqdm(loader, "opening videos", unit="video") if reason]
 
 

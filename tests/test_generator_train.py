@@ -222,7 +222,7 @@ def test_two_processes_train_like_one(workplace, unbroken, name):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("log_every, sample_every, last", [(1, 20, 5), (20, 20, 8), (20, 7, 6)])
+@pytest.mark.parametrize("log_every, sample_every, last", [(1, 20, 5), (20, 20, 7), (20, 7, 6)])
 def test_a_gradient_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
     workplace, tmp_path, monkeypatch, log_every, sample_every, last
 ):

@@ -2,6 +2,7 @@
 
 import torch
 
+from autoencoder.common.device import to_device
 from autoencoder.common.pictures import to_uint8
 from autoencoder.data import to_video
 from autoencoder.latents import VidTwinLatents
@@ -22,7 +23,9 @@ def encode_clips(vae: AutoencoderVidTwin, clips: torch.Tensor, batch_size: int =
     Returns:
         Posterior means of B clips, on the device of the autoencoder.
     """
-    videos = (to_video(part.to(vae.device)).to(vae.dtype) for part in clips.split(batch_size))  # (b, 3, T, H, W) each
+    videos = (
+        to_video(to_device(part, vae.device)).to(vae.dtype) for part in clips.split(batch_size)
+    )  # (b, 3, T, H, W) each
     return VidTwinLatents.cat([vae.encode(video).latent_dist.mode() for video in videos])
 
 

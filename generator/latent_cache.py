@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from autoencoder.checkpoint import fingerprint
+from autoencoder.common.device import to_device
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path, save_safetensors
 from autoencoder.common.processes import from_all
@@ -266,15 +267,16 @@ class _Encoder:
             if batch["sample"] is not None:
                 encoded.append(self._encode(batch["sample"]))
             bar.update(len(batch["tried"]))
-        tensors = {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}
+        # Only a whole shard leaves the device of the model, so that a GPU need not wait for the host at every batch.
+        tensors = {name: torch.cat([part[name] for part in encoded]).cpu() for name in encoded[0]}
         write_shard(self.folder, number, tensors, self.identity, sorted(set(tried)), unreadable)
 
     @torch.no_grad()
     def _encode(self, sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors of a shard for one batch, the mirrored clips behind the others."""
-        video = to_video(sample["video"].to(self.model.device))  # (B, 3, T, H, W)
+        video = to_video(to_device(sample["video"], self.model.device))  # (B, 3, T, H, W)
         views = (video, video.flip(-1)) if self.config.flip else (video,)
-        latents = VidTwinLatents.cat([self.model.encode(view).latent_dist.mode() for view in views]).to("cpu")
+        latents = VidTwinLatents.cat([self.model.encode(view).latent_dist.mode() for view in views])
         sources = [torch.nn.functional.pad(sample["source"], (0, 1), value=mirrored) for mirrored in range(len(views))]
         return {
             "structure": latents.structure,  # (n B, d_S, n_q, h_S, w_S) for n views
@@ -285,9 +287,10 @@ class _Encoder:
 
     def _nothing(self) -> dict[str, torch.Tensor]:
         """The tensors of a shard without clips: what is left where no file of it can be read."""
+        like = {"dtype": self.model.dtype, "device": self.model.device}
         return {
-            "structure": torch.empty(0, *self.model.structure_shape, dtype=self.model.dtype),
-            "dynamics": torch.empty(0, *self.model.dynamics_shape, dtype=self.model.dtype),
+            "structure": torch.empty(0, *self.model.structure_shape, **like),
+            "dynamics": torch.empty(0, *self.model.dynamics_shape, **like),
             "labels": torch.empty(0, dtype=torch.long),
             "sources": torch.empty(0, 3, dtype=torch.long),
         }

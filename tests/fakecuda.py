@@ -14,10 +14,11 @@ It raises where an operation mixes devices, as CUDA does, and where a generator 
 drawn with it. It counts where the host waits for the device: numbers that are read, copies but those from pinned
 memory that do not block, operations that synchronise, and `torch.cuda.synchronize`.
 
-Limits: numbers read from the device are invented (0.5, 0, True; every mask holds nothing but True), and what finds a
-shape from them in other ways, such as `unique`, raises; autograd's own engine does not run on fake CUDA
-tensors, so a small one stands in for it, which knows no hooks; there are no generators, streams or events on "cuda";
-`torch.cuda.is_available()` stays False. It leans on private names of torch.
+Limits: numbers read from the device are invented (0.5, 0 or another integer, True; every mask holds nothing but True),
+and what finds a shape from them in other ways, such as `unique`, raises; autograd's own engine does not run on fake
+CUDA tensors, so a small one stands in for it, which knows no hooks; `module.to` makes new weights, so optimisers come
+after it; there are no generators, streams or events on "cuda"; `torch.cuda.is_available()` stays False. It leans on
+private names of torch.
 """
 
 import heapq
@@ -60,13 +61,17 @@ def _place() -> str:
 class FakeCuda(TorchDispatchMode):
     """Everything on "cuda" inside the block is fake; what the block changes in torch is undone at its end.
 
+    Args:
+        integer: what every integer is that is read from the device.
+
     Attributes:
         waits: how often the host waited, by (place, reason); a place is "file function: line", such as
             "generator/trainer.py _log: values = ...", of the innermost frame of the project.
     """
 
-    def __init__(self):
+    def __init__(self, integer: int = 0):
         super().__init__()
+        self.integer = integer
         self.fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.waits: Counter[tuple[str, str]] = Counter()
         self._pinned: dict[int, torch.UntypedStorage] = {}  # by address; held, so that no other tensor gets it
@@ -106,6 +111,7 @@ class FakeCuda(TorchDispatchMode):
                 "_lazy_init": lambda: None,
             },
             amp_common: {"amp_definitely_not_available": lambda: False},
+            nn.Module: {"_apply": _apply},
             torch.Tensor: {"pin_memory": self._pin, "is_pinned": self._is_pinned},
             torch.autograd: {"backward": _backward, "grad": _grad},
         }
@@ -136,7 +142,7 @@ class FakeCuda(TorchDispatchMode):
         if func is aten._local_scalar_dense.default:
             self._wait("number read")
             dtype = args[0].dtype
-            return True if dtype is torch.bool else (0.5 if dtype.is_floating_point else 0)
+            return True if dtype is torch.bool else (0.5 if dtype.is_floating_point else self.integer)
         if func is aten._to_copy.default and fakes and kwargs.get("device") == torch.device("cpu"):
             if not kwargs.get("non_blocking"):
                 self._wait("copy to the host")
@@ -205,16 +211,19 @@ def _all_places(mask: torch.Tensor) -> list[torch.Tensor]:
     return [torch.zeros(mask.numel(), dtype=torch.int64, device=mask.device) for _ in range(mask.ndim)]
 
 
-def cuda(module: nn.Module, device: str = "cuda:0") -> nn.Module:
-    """Replace weights and buffers by fake CUDA ones, inside `FakeCuda`; for modules that forbid `module.to`."""
-    for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
-            for name, tensor in list(tensors.items()):
-                if tensor is not None:
-                    moved = tensor.detach().to(device)
-                    tensors[name] = (
-                        nn.Parameter(moved, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else moved
-                    )
+def _apply(module: nn.Module, function, recurse: bool = True) -> nn.Module:
+    """As `Module.to` does, with new weights in place of the old ones: a real tensor cannot become a fake one."""
+    for child in module.children() if recurse else ():
+        child._apply(function)
+    for tensors in (module._parameters, module._buffers):
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
+            with torch.no_grad():
+                moved = function(tensor)
+            if moved is not tensor:
+                is_weight = isinstance(tensor, nn.Parameter)
+                tensors[name] = nn.Parameter(moved, tensor.requires_grad) if is_weight else moved
     return module
 
 

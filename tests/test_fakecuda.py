@@ -15,6 +15,8 @@ def test_mixed_devices_raise():
     with FakeCuda():
         layer.to("cuda")
         assert layer(torch.empty(2, 3, device="cuda")).device == torch.device("cuda:0")
+        assert layer.to("cuda").half().weight.dtype is torch.float16 and isinstance(layer.weight, nn.Parameter)
+        layer.float()
         with pytest.raises(RuntimeError, match="device"):
             layer(torch.empty(2, 3))
         with pytest.raises(RuntimeError, match="device"):
@@ -139,7 +141,7 @@ def test_nothing_leaks():
     from torch.cuda.amp import common
 
     def state():
-        owners = (torch.cuda, torch.autograd, torch.Tensor, common)
+        owners = (torch.cuda, torch.autograd, torch.Tensor, nn.Module, common)
         return [dict(vars(owner)) for owner in owners], torch._C._only_lift_cpu_tensors()
 
     torch.manual_seed(0)  # queues a call of torch.cuda for when CUDA is there

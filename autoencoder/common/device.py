@@ -27,6 +27,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device; to a GPU from pinned memory, so that the host need not wait for what it does.
+
+    Args:
+        tensor: on any device.
+        device: where the copy is to be; a tensor that is there already is given back.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def _known(kinds: dict[str, int]) -> str:
     names = (f"{kind}:{index}" if kind != "cpu" else kind for kind, count in kinds.items() for index in range(count))
     return f"these are: {', '.join(names)}, or auto for the first CUDA device, else the CPU"

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
+from autoencoder.common.device import to_device
 from autoencoder.common.errors import UserError
 from autoencoder.metrics.i3d import I3D, check_video, full_precision, only_moving
 
@@ -78,16 +79,19 @@ class FeatureDistance(Metric):
             float32 (B, D), on the device of the metric.
 
         Raises:
-            ValueError: if the video is none of these, or the extractor gives something else than finite (B, D).
+            ValueError: if the video is none of these, or the extractor gives something else than (B, D), which on the
+                CPU must be finite; those of another device are looked at in `compute`.
         """
         extractor = self._extractor[0]
-        video = video.to(self.device)
-        video = video.float() / 255 if video.dtype == torch.uint8 else video
-        check_video(video, 0, 1)
+        video = to_device(video, self.device)
+        is_whole = video.dtype == torch.uint8  # then nothing lies outside, and the device need not be asked
+        video = video.float() / 255 if is_whole else video
+        check_video(video, 0, 1, check_range=not is_whole)
         if isinstance(extractor, nn.Module):
             extractor.eval()  # for it may be a part of another module, too
         with full_precision(self.device):
-            features = extractor(video.float()).float()  # (B, D)
+            checked = {"check_range": False} if isinstance(extractor, I3D) else {}
+            features = extractor(video.float(), **checked).float()  # (B, D)
         if len(features) != len(video):
             raise ValueError(f"the extractor gave features {tuple(features.shape)} for {len(video)} videos")
         self._check(features)
@@ -144,8 +148,8 @@ class FeatureDistance(Metric):
             raise ValueError(
                 f"features must be float (B, {self.num_features}), got {features.dtype} {tuple(features.shape)}"
             )
-        if not features.isfinite().all():
-            raise UserError("the features hold values that are not finite")
+        if features.device.type == "cpu":  # elsewhere it would wait for the device; `compute` looks at their sums
+            check_finite(features)
 
     def _apply(
         self, fn: Callable[[torch.Tensor], torch.Tensor], exclude_state: Sequence[str] = ""
@@ -154,6 +158,16 @@ class FeatureDistance(Metric):
         if isinstance(self._extractor[0], nn.Module):
             self._extractor[0]._apply(moving)
         return super()._apply(moving, exclude_state)
+
+
+def check_finite(features: torch.Tensor) -> None:
+    """Refuse features, or sums of features, that are not finite.
+
+    Raises:
+        ValueError: if there are such.
+    """
+    if not features.isfinite().all():
+        raise UserError("the features hold values that are not finite")
 
 
 def require_two(**counts: int) -> None:

@@ -16,7 +16,7 @@ from torchmetrics.utilities import rank_zero_warn
 
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path
-from autoencoder.metrics.distance import FAKE, REAL, FeatureDistance, VideoFeatureExtractor, require_two
+from autoencoder.metrics.distance import FAKE, REAL, FeatureDistance, VideoFeatureExtractor, check_finite, require_two
 
 LOADED = "real_loaded"
 STATISTICS = ("sum", "outer", "count")
@@ -91,9 +91,11 @@ class FrechetVideoDistance(FeatureDistance):
         """The distance between all real and all fake videos, float64.
 
         Raises:
-            ValueError: if there are fewer than two of either.
+            ValueError: if there are fewer than two of either, or features are not finite.
         """
         real, fake = self._statistics(REAL, LOADED), self._statistics(FAKE)
+        for statistics in (real, fake):
+            check_finite(statistics["sum"])
         counts = {"real": int(real["count"]), "fake": int(fake["count"])}
         require_two(**counts)
         if min(counts.values()) < self.num_features:

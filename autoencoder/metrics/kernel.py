@@ -7,7 +7,7 @@ import torch
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from autoencoder.common.errors import UserError
-from autoencoder.metrics.distance import FAKE, REAL, FeatureDistance, VideoFeatureExtractor, require_two
+from autoencoder.metrics.distance import FAKE, REAL, FeatureDistance, VideoFeatureExtractor, check_finite, require_two
 
 ROWS_AT_A_TIME = 1024  # of the kernel matrix: 10,000 x 10,000 of them at once take 800 MB
 
@@ -68,10 +68,12 @@ class KernelVideoDistance(FeatureDistance):
         """The distance between all real and all fake videos, float64.
 
         Raises:
-            ValueError: if there are fewer than two of either.
+            ValueError: if there are fewer than two of either, or features are not finite.
         """
         real, fake = self._joined(REAL), self._joined(FAKE)
         require_two(real=len(real), fake=len(fake))
+        for features in (real, fake):
+            check_finite(features)
         between = self._sum(real, fake) / (len(real) * len(fake))
         return self._mean_within(real) + self._mean_within(fake) - 2 * between
 
@@ -95,7 +97,7 @@ class KernelVideoDistance(FeatureDistance):
 
     def _joined(self, side: str) -> torch.Tensor:
         """All features of a side, float64 (N, D)."""
-        empty = torch.empty(0, self.num_features, dtype=torch.float64)
+        empty = torch.empty(0, self.num_features, dtype=torch.float64, device=self.device)
         return torch.cat([features.to(self.device) for features in (empty, *getattr(self, side))])
 
     def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any = None) -> None:

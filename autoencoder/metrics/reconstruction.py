@@ -11,12 +11,14 @@ from autoencoder.common.errors import UserError
 PSNR_EPS = 1e-8  # identical frames score 80 dB, not infinity
 SSIM_BORDER = 5  # of the 11 x 11 window: only places where it lies inside the frame count
 SSIM_REFERENCE_SIDE = 256
+AT_ONCE = ("cpu",)  # devices whose values the host sees without waiting
 
 
 class FrameMetric(Metric):
     """Mean over frames of a value per frame, in fp32 whatever the autocast; exact when summed over unequal shares.
 
-    Subclasses define `per_frame`.
+    On a GPU no update waits for the device: there `compute` refuses values that lie outside [0, 1]. Subclasses define
+    `per_frame`.
     """
 
     full_state_update = False
@@ -27,6 +29,8 @@ class FrameMetric(Metric):
         super().__init__(**kwargs)
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("num_frames", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        for name, reduction in (("lowest", "min"), ("highest", "max")):  # of predictions and targets, with 0.5
+            self.add_state(name, torch.full((2,), 0.5), dist_reduce_fx=reduction)
 
     def update(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
         """Add clips.
@@ -35,20 +39,35 @@ class FrameMetric(Metric):
             prediction, target: float (B, 3, T, H, W) in [0, 1].
 
         Raises:
-            ValueError: if the shapes differ or are not of that form, or values lie outside [0, 1].
+            ValueError: if the shapes differ or are not of that form, or, on the CPU, values lie outside [0, 1].
         """
+        self._add(self.frame_values(prediction, target))
+
+    def frame_values(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The values (B T,) of the frames of clips, which are added to nothing; arguments and errors as of `update`."""
         if prediction.shape != target.shape or prediction.ndim != 5 or prediction.shape[1] != 3:
             raise UserError(
                 "prediction and target must both be (B, 3, T, H, W), got "
                 f"{tuple(prediction.shape)} and {tuple(target.shape)}"
             )
-        for name, video in (("prediction", prediction), ("target", target)):
-            low, high = video.min().item(), video.max().item()
-            if not (low >= 0 and high <= 1):
-                raise ValueError(f"{name} must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
+        videos = prediction.detach(), target.detach()
+        lowest, highest = (torch.stack([end(video) for video in videos]).float() for end in (torch.min, torch.max))
+        if prediction.device.type in AT_ONCE:
+            _check_range(lowest, highest)
+        else:
+            self.lowest = torch.minimum(self.lowest, lowest)
+            self.highest = torch.maximum(self.highest, highest)
         frames = (rearrange(video, "b c t h w -> (b t) c h w").float() for video in (prediction, target))
         with torch.autocast(prediction.device.type, enabled=False):  # a variance in bf16 would be rounding noise
-            values = self.per_frame(*frames)  # (B T,)
+            return self.per_frame(*frames)  # (B T,)
+
+    def update_values(self, values: torch.Tensor) -> None:
+        """Add frames by their values (N,), as `frame_values` gives them."""
+        self._computed = None
+        self._update_count += 1
+        self._add(values)
+
+    def _add(self, values: torch.Tensor) -> None:
         self.total += values.double().sum()
         self.num_frames += values.numel()
 
@@ -56,15 +75,24 @@ class FrameMetric(Metric):
         """The mean over all frames, float64.
 
         Raises:
-            ValueError: if there were none.
+            ValueError: if there were none, or values lie outside [0, 1].
         """
-        if self.num_frames == 0:
+        if int(self.num_frames) == 0:
             raise ValueError(f"{type(self).__name__} has seen no frames")
+        _check_range(self.lowest, self.highest)
         return self.total / self.num_frames
 
     def per_frame(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Frames float32 (N, 3, H, W) in [0, 1] -> (N,)."""
         raise NotImplementedError
+
+
+def _check_range(lowest: torch.Tensor, highest: torch.Tensor) -> None:
+    """Both (2,), of prediction and target."""
+    ranges = torch.stack([lowest, highest], dim=1).tolist()
+    for name, (low, high) in zip(("prediction", "target"), ranges, strict=True):
+        if not (low >= 0 and high <= 1):  # also where there is a NaN
+            raise ValueError(f"{name} must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
 
 
 class VideoPSNR(FrameMetric):

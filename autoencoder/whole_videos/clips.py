@@ -146,10 +146,10 @@ def encode_frames(model: AutoencoderVidTwin, frames: Iterable[torch.Tensor], ove
         overlap: frames that neighbouring clips share.
 
     Yields:
-        Posterior means of one clip (B = 1), on the CPU.
+        Posterior means of one clip (B = 1), on the device of the model.
     """
     for clip in cut(frames, model.config.num_frames, overlap):
-        yield encode_clips(model, clip[None]).to("cpu")
+        yield encode_clips(model, clip[None])
 
 
 def decode_frames(

@@ -112,7 +112,7 @@ def encode_video(
             on_frame()
             yield fit.into(pixels)
 
-    latents = VidTwinLatents.cat(list(encode_frames(model, squares(), overlap)))
+    latents = VidTwinLatents.cat(list(encode_frames(model, squares(), overlap))).to("cpu")
     return EncodedVideo(latents, torch.tensor(times), video.format, fit, overlap, fingerprint(model))
 
 
@@ -135,7 +135,8 @@ def decode_video(model: AutoencoderVidTwin, video: EncodedVideo, part: str = "bo
             f"the latents are those of another autoencoder: its fingerprint is {video.model}, that of the given one is "
             f"{own}; give the folder of the one that encoded them with --checkpoint"
         )
-    clips = (video.latents[clip] for clip in range(len(video.latents)))
+    latents = video.latents.to(model.device)
+    clips = (latents[clip] for clip in range(len(latents)))
     squares = decode_frames(model, clips, video.overlap, part)
     # The times come first: they end at the last frame, the decoded frames go on with its repeats.
     return (

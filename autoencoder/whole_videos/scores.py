@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from autoencoder.codec import decode_float_clips
 from autoencoder.common.cost import measure
+from autoencoder.common.device import to_device
 from autoencoder.common.errors import MissingFileError
 from autoencoder.common.pictures import unit_to_uint8
 from autoencoder.data.frame_index import UnreadableVideo
@@ -147,7 +148,7 @@ class Protocol:
     def batches(self, video: ListedVideo, file: VideoFile, device: torch.device) -> Iterator[torch.Tensor]:
         """The clips in batches, float (B, 3, F, S, S) in [0, 1]."""
         clips = self.clips(video, file)
-        while batch := [fitted(clip.to(device), self.size) for clip in islice(clips, self.batch_size)]:
+        while batch := [fitted(to_device(clip, device), self.size) for clip in islice(clips, self.batch_size)]:
             yield torch.stack(batch)
 
 
@@ -244,12 +245,15 @@ class Evaluation:
                 prediction = reconstruction(self.model, target, self.protocol.part)
             self.work += Work(len(target) * self.protocol.num_frames, cost.seconds, cost.peak_memory_bytes)
             for original, clip in zip(target.split(1), prediction.split(1), strict=True):
-                values = {name: metric(clip, original) for name, metric in self.metrics.items()}
-                clip_psnr.append(values["psnr"].item())
+                for name, metric in self.metrics.items():
+                    metric.update_values(values := metric.frame_values(clip, original))
+                    if name == "psnr":
+                        clip_psnr.append(values.double().sum() / values.numel())
                 if self.distance is not None:
-                    features.append([self.distance.extract(unit_to_uint8(one)).cpu() for one in (original, clip)])
+                    features.append([self.distance.extract(unit_to_uint8(one)) for one in (original, clip)])
+        clip_psnr = torch.stack(clip_psnr).tolist()  # what was found leaves a GPU once per video, not per clip
         if features:
-            self.features[index] = tuple(torch.cat(side) for side in zip(*features, strict=True))
+            self.features[index] = tuple(torch.cat(side).cpu() for side in zip(*features, strict=True))
         fps = float(file.format.rate)
         return VideoScore(
             index=index,

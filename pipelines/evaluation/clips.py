@@ -76,7 +76,7 @@ class ClipMeasurer:
         features, verdicts = [None] * len(frames), [None] * len(frames)
         if self.extract is not None:
             videos = rearrange(frames, "b t h w c -> b c t h w").split(self.batch_size)
-            features = [row for video in videos for row in self.extract(video).cpu()]
+            features = list(torch.cat([self.extract(video) for video in videos]).cpu())
         if self.with_oracle:
             verdicts = [oracle(clip) for clip in frames]
         return [ClipFindings(*pair) for pair in zip(features, verdicts, strict=True)]

@@ -10,7 +10,8 @@ from autoencoder.common.seeding import generators
 from autoencoder.data.shapes import CLASS_NAMES
 from benchmarks.suite import Stage, preset_model, run
 from generator import VidTwinDiT
-from generator.objective import ObjectiveConfig, diffusion_loss
+from generator.config import ObjectiveConfig
+from generator.objective import diffusion_loss
 
 
 def tiny() -> VidTwinDiT:

@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.common import commands
+from autoencoder.common.config import OptimizerConfig
 from autoencoder.common.files import atomic_path
-from autoencoder.common.optimization import OptimizerConfig
 from autoencoder.metrics.lpips import Lpips
 from autoencoder.settings import AutoencoderSettings
 from autoencoder.training import config as stage_one

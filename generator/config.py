@@ -4,12 +4,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from autoencoder.common.config import OptimizerConfig, RunConfig
 from autoencoder.common.errors import UserError
-from autoencoder.common.optimization import OptimizerConfig
-from autoencoder.common.run import RunConfig
-from autoencoder.data import DataConfig
-from generator.objective import ObjectiveConfig
+from autoencoder.data.config import DataConfig
 
+KINDS = ("flow", "sample", "epsilon", "v_prediction")
 CACHES = Path("outputs/latents")
 
 
@@ -62,6 +61,54 @@ class CacheLatentsConfig(CacheConfig):
     """Folder of the cache; the one where `python -m generator.train` looks by default."""
     device: str = "auto"
     """Where to encode, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
+
+
+@dataclass
+class ObjectiveConfig:
+    """What the diffusion transformer is trained to predict, and from which noise levels."""
+
+    kind: str = "flow"
+    """"flow": rectified flow with logit-normal times, predicts noise - x_0. The others noise by 1000 DDPM steps at
+    uniform times; "sample" predicts x_0, as in the paper, "epsilon" the noise, "v_prediction" the velocity sqrt(abar)
+    noise - sqrt(1 - abar) x_0. It is the model's prediction_type."""
+    label_dropout: float = 0.1
+    """Share of samples that are trained with the null class, for classifier-free guidance. The paper drops 0.2."""
+    logit_mean: float = 0.0
+    """Mean of the logit of the noise level of "flow"; above 0 means more noise."""
+    logit_std: float = 1.0
+    """Standard deviation of the logit of the noise level of "flow"."""
+    min_snr_gamma: float | None = None
+    """Weigh the squared error of x_0 by min(SNR, gamma), whatever the DDPM kind predicts (arXiv 2303.09556, which takes
+    5); null weighs the error of the prediction itself evenly. Not for "flow"."""
+    independent_times: bool = False
+    """Draw a noise level for each latent, so that the model learns either latent given the other, too."""
+    joint_share: float = 0.5
+    """With `independent_times`: share of samples whose two latents have one noise level, as in ordinary sampling."""
+    given_share: float = 0.25
+    """With `independent_times`: share of samples in which one of the two latents, either with equal chance, is given:
+    it enters clean with time 0 and takes no part in the loss. The other samples draw two independent noise levels."""
+
+    def __post_init__(self):
+        check_kind("kind", self.kind)
+        if not 0 <= self.label_dropout <= 1:
+            raise UserError(f"label_dropout must be in [0, 1], got {self.label_dropout}")
+        if self.logit_std <= 0:
+            raise UserError(f"logit_std must be positive, got {self.logit_std}")
+        if self.min_snr_gamma is not None:
+            if self.kind == "flow":
+                raise UserError(
+                    f"min_snr_gamma={self.min_snr_gamma} is for the DDPM kinds: leave it out with kind='flow'"
+                )
+            if not self.min_snr_gamma > 0:
+                raise UserError(f"min_snr_gamma must be positive, got {self.min_snr_gamma}")
+        shares = self.joint_share, self.given_share
+        if min(shares) < 0 or sum(shares) > 1:
+            raise UserError(f"joint_share and given_share must be at least 0 and add up to at most 1, got {shares}")
+
+
+def check_kind(name: str, value: str) -> None:
+    if value not in KINDS:
+        raise UserError(f"{name} must be one of {', '.join(KINDS)}, got {value!r}")
 
 
 @dataclass

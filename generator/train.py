@@ -21,10 +21,10 @@ from autoencoder.common.pictures import add_moving_picture, unit_to_uint8
 from autoencoder.common.precision import describe_precision, resolve_precision, settle_precision
 from autoencoder.common.run import RunFolder, ending_in_order, prepare, write_pointer
 from autoencoder.vidtwin import AutoencoderVidTwin
-from generator.config import TrainConfig
+from generator.config import ObjectiveConfig, TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
-from generator.objective import ObjectiveConfig, make_scheduler
+from generator.objective import make_scheduler
 from generator.settings import TransformerSettings
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from autoencoder.common.commands import run_command
+from autoencoder.common.config import OptimizerConfig
 from autoencoder.common.errors import ExistingFileError, MissingFileError, NumericalError, UserError
-from autoencoder.common.optimization import OptimizerConfig
 from autoencoder.data import UnreadableVideo
 
 

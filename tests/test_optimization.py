@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autoencoder.common.optimization import OptimizerConfig
+from autoencoder.common.config import OptimizerConfig
 
 
 def rates(config: OptimizerConfig, max_steps: int = 10) -> list[float]:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoencoder import train as train_command
 from autoencoder.common import precision
-from autoencoder.common.optimization import OptimizerConfig
+from autoencoder.common.config import OptimizerConfig
 from autoencoder.common.precision import describe_precision, has_bf16_products, resolve_precision
 from generator import train as generator_train
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from autoencoder.common.run import RunConfig, RunFolder, read_pointer, write_pointer
+from autoencoder.common.config import RunConfig
+from autoencoder.common.run import RunFolder, read_pointer, write_pointer
 
 
 def start(folder: RunFolder) -> RunFolder:

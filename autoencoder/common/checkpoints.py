@@ -7,8 +7,6 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import torch
-
 from autoencoder.common.errors import UserError
 from autoencoder.common.launchers import is_first_process
 
@@ -31,6 +29,8 @@ def defect_of(path: str | Path) -> str | None:
 
     Its checksums are read, and the containers of what it holds; the tensors themselves stay on disk.
     """
+    import torch
+
     path = Path(path)
     try:
         if path.stat().st_size == 0:

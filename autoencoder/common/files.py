@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from autoencoder.common.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # What ends the writing of a file that was allowed to begin: a full disk, a quota, a limit on file sizes.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -128,8 +130,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def save_safetensors(
-    tensors: dict[str, torch.Tensor], path: str | Path, metadata: dict[str, str] | None = None
+    tensors: "dict[str, torch.Tensor]", path: str | Path, metadata: dict[str, str] | None = None
 ) -> None:
     """Write a safetensors file atomically; tensors are made contiguous and moved to the CPU."""
+    from safetensors.torch import save_file
+
     with atomic_path(path) as temporary:
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, temporary, metadata)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 import yaml
 
-Precision = Literal["auto", "fp32", "bf16"]
+from autoencoder.common.config import Precision
 
 # Values of oneDNN's ONEDNN_MAX_CPU_ISA that forbid the bf16 instructions.
 ISAS_WITHOUT_BF16 = {"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni"}

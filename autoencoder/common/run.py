@@ -1,12 +1,10 @@
 """What every training run has, whatever its stage: common settings, a folder, and the pointer to the last model."""
 
-import math
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -16,69 +14,12 @@ from autoencoder.common.errors import ExistingFileError, UserError
 from autoencoder.common.files import atomic_path, naming_failed_writes, threads_silent_on_full_disks
 from autoencoder.common.launchers import is_first_process, launch
 from autoencoder.common.parser import CommandParser
-from autoencoder.common.precision import Precision
 from autoencoder.common.presets import preset_path
 from autoencoder.common.signals import Stopped, StopSignals, catch_signals, resume_command
 
 LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage one leaves for stage two
 
 CHOSEN_FOLDER = "VIDTWIN_RUN_FOLDER"  # environment variable: process that has chosen, and its folder
-
-
-@dataclass
-class RunConfig:
-    """Length, batches, precision and records of a run."""
-
-    output_dir: str | None = None
-    """Folder of the run; a new one below outputs/ by default, with --resume the newest one there."""
-    resume: bool = False
-    """Go on from the newest checkpoint of the folder; its config is the default."""
-    seed: int = 0
-    """All randomness of the run is a function of it."""
-    max_steps: int = 1000
-    """Optimiser steps of the whole run."""
-    batch_size: int = 8
-    """Samples of an optimiser step, over all processes and micro-batches."""
-    micro_batch_size: int | None = None
-    """Samples that go through a device at a time, at most; null takes a device's whole share of the batch. It decides
-    on memory: gradients are those of the whole batch, whatever the devices."""
-    precision: Precision = "auto"
-    """Arithmetic of the matrix products: "bf16", which is autocast, while weights stay fp32; "fp32"; or "auto", which
-    takes bf16 where the processor or GPU multiplies it natively. A run that is resumed keeps what it began with."""
-    attention_backend: str | None = None
-    """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
-    null lets torch choose."""
-    log_every: int = 10
-    """Steps between two records of the scalars."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints; the last one is always written."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
-
-    def __post_init__(self):
-        sizes = ("batch_size", "micro_batch_size")
-        for name in ("max_steps", *sizes, "log_every", "checkpoint_every", "keep_checkpoints"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
-
-    def micro_batches(self, num_processes: int) -> list[int]:
-        """Sizes of the micro-batches in which every process takes its share of a batch through, the largest first.
-
-        They are as few as `micro_batch_size` allows, and then as equal as can be. A mean over the batch weighs each by
-        its size.
-
-        Raises:
-            UserError: if the processes do not divide the batch.
-        """
-        share, rest = divmod(self.batch_size, num_processes)
-        if rest:
-            raise UserError(
-                f"batch_size={self.batch_size} cannot be shared out equally to {num_processes} devices: give a "
-                "multiple of their number, or fewer devices"
-            )
-        count = math.ceil(share / (self.micro_batch_size or share))
-        return [share // count + (part < share % count) for part in range(count)]
 
 
 def _inherited_folder() -> str | None:

@@ -2,15 +2,14 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-
-from autoencoder.common.device import resolve_device
+from autoencoder.common.config import OptimizerConfig, RunConfig
 from autoencoder.common.errors import UserError
-from autoencoder.common.optimization import OptimizerConfig
-from autoencoder.common.run import RunConfig
-from autoencoder.data import DataConfig
+from autoencoder.data.config import DataConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _discriminator_optimizer() -> OptimizerConfig:
@@ -77,8 +76,12 @@ class TrainConfig(RunConfig, DataConfig):
         self.micro_batches(self.num_processes)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """The kind of device that `accelerator` comes to."""
+        import torch
+
+        from autoencoder.common.device import resolve_device
+
         return torch.device("cpu") if self.accelerator == "cpu" else resolve_device("auto")
 
     @property
@@ -86,6 +89,8 @@ class TrainConfig(RunConfig, DataConfig):
         """What `devices` comes to on this machine."""
         if self.devices != "auto":
             return self.devices
+        import torch
+
         launched = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # by torchrun
         return launched if launched > 1 or self.device.type == "cpu" else torch.cuda.device_count()
 

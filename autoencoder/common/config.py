@@ -1,0 +1,122 @@
+"""Settings that the runs of both stages have: length, batches, records, and the optimiser."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from autoencoder.common.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass
+class RunConfig:
+    """Length, batches, precision and records of a run."""
+
+    output_dir: str | None = None
+    """Folder of the run; a new one below outputs/ by default, with --resume the newest one there."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the folder; its config is the default."""
+    seed: int = 0
+    """All randomness of the run is a function of it."""
+    max_steps: int = 1000
+    """Optimiser steps of the whole run."""
+    batch_size: int = 8
+    """Samples of an optimiser step, over all processes and micro-batches."""
+    micro_batch_size: int | None = None
+    """Samples that go through a device at a time, at most; null takes a device's whole share of the batch. It decides
+    on memory: gradients are those of the whole batch, whatever the devices."""
+    precision: Precision = "auto"
+    """Arithmetic of the matrix products: "bf16", which is autocast, while weights stay fp32; "fp32"; or "auto", which
+    takes bf16 where the processor or GPU multiplies it natively. A run that is resumed keeps what it began with."""
+    attention_backend: str | None = None
+    """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
+    null lets torch choose."""
+    log_every: int = 10
+    """Steps between two records of the scalars."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; the last one is always written."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+
+    def __post_init__(self):
+        sizes = ("batch_size", "micro_batch_size")
+        for name in ("max_steps", *sizes, "log_every", "checkpoint_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
+
+    def micro_batches(self, num_processes: int) -> list[int]:
+        """Sizes of the micro-batches in which every process takes its share of a batch through, the largest first.
+
+        They are as few as `micro_batch_size` allows, and then as equal as can be. A mean over the batch weighs each by
+        its size.
+
+        Raises:
+            UserError: if the processes do not divide the batch.
+        """
+        share, rest = divmod(self.batch_size, num_processes)
+        if rest:
+            raise UserError(
+                f"batch_size={self.batch_size} cannot be shared out equally to {num_processes} devices: give a "
+                "multiple of their number, or fewer devices"
+            )
+        count = math.ceil(share / (self.micro_batch_size or share))
+        return [share // count + (part < share % count) for part in range(count)]
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimiser and its schedule."""
+
+    name: Literal["adamw", "adam", "muon"] = "adamw"
+    """Optimiser: AdamW; Adam, whose weight decay is an L2 penalty; or Muon for the weights of linears and convolutions,
+    with NAdamW for all other parameters."""
+    learning_rate: float = 1e-4
+    """Highest learning rate."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of the two moments."""
+    momentum: float = 0.95
+    """Nesterov momentum of Muon."""
+    newton_schulz_steps: int = 5
+    """Iterations that Muon takes to orthogonalise an update."""
+    fallback_lr_scale: float = 1.0
+    """Learning rate of the parameters that Muon leaves to NAdamW, over `learning_rate`."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: down to zero at the last step along a half cosine, or constant."""
+    warmup_steps: int = 0
+    """Optimiser steps of linear warm-up."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+
+    def __post_init__(self):
+        if not self.learning_rate > 0:
+            raise UserError(f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
+        if self.newton_schulz_steps < 1:
+            raise UserError(f"optimizer.newton_schulz_steps must be at least 1, got {self.newton_schulz_steps}")
+        if not self.fallback_lr_scale > 0:
+            raise UserError(f"optimizer.fallback_lr_scale must be positive, got {self.fallback_lr_scale}")
+        if self.weight_decay < 0 or self.warmup_steps < 0:
+            raise UserError(
+                "optimizer.weight_decay and optimizer.warmup_steps must be at least 0, got "
+                f"{self.weight_decay} and {self.warmup_steps}"
+            )
+        if not self.max_grad_norm > 0:
+            raise UserError(f"optimizer.max_grad_norm must be positive, got {self.max_grad_norm}")
+
+    def build(
+        self, module: "torch.nn.Module", max_steps: int, precision: Precision = "auto"
+    ) -> "tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]":
+        """What `autoencoder.common.optimization.make_optimizer` makes of it."""
+        from autoencoder.common.optimization import make_optimizer
+
+        return make_optimizer(self, module, max_steps, precision)

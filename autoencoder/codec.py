@@ -45,7 +45,7 @@ def decode_float_clips(
         float32 (B, 3, T, H, W), clamped to [-1, 1], on the device of the autoencoder.
     """
     starts = range(0, len(latents), batch_size)
-    parts = (latents[start : start + batch_size].to(vae.device) for start in starts)
+    parts = (latents[start : start + batch_size].to(vae.device, vae.dtype) for start in starts)
     return torch.cat([vae.decode(clips, part).sample.float().clamp(-1, 1) for clips in parts])
 
 

@@ -20,10 +20,10 @@ from benchmarks.comparison import (
     with_spread,
     write_report,
 )
-from benchmarks.oracle_share import oracle_share
 from benchmarks.report import environment
 from generator.latent_cache import autoencoder_folder
 from pipelines.checkpoint import load_pipeline
+from pipelines.evaluation.shares import oracle_share
 
 DEFAULT = "default"
 # Flags of `generator.train` by variant.

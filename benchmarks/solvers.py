@@ -12,9 +12,9 @@ from autoencoder.common import commands
 from autoencoder.common.device import resolve_device
 from autoencoder.common.plots import pyplot, save_figure
 from benchmarks.comparison import check_counts
-from benchmarks.oracle_share import oracle_share
 from benchmarks.report import environment, write_json
 from pipelines.checkpoint import load_pipeline
+from pipelines.evaluation.shares import oracle_share
 from pipelines.schedulers import Solver, convert_scheduler
 
 DDPM_SOLVERS = (

@@ -2,11 +2,12 @@
 
 import difflib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.configuration_utils import FrozenDict
 
 from autoencoder.common.errors import UserError
 
@@ -44,19 +45,18 @@ def check_count(name: str, value: Any) -> int:
     return number
 
 
-def class_labels(class_id: ClassId | Sequence[ClassId], id2label: Mapping[str, str] | None, num_classes: int) -> list:
+def class_labels(class_id: ClassId | Sequence[ClassId], config: FrozenDict) -> list[int]:
     """The 0-based ids of one class or of several.
 
     Args:
         class_id: an int, a name or an id as text; a list, tuple, array or tensor of these.
-        id2label: class names by the id in decimal; None where the classes have no names.
-        num_classes: number of classes.
+        config: of the transformer, with its number of classes and their names.
 
     Raises:
         UserError: for an unknown class or no class.
         TypeError: for anything else, such as a bool, a float or a nested list.
     """
-    names = [(id2label or {}).get(str(index), "") for index in range(num_classes)]
+    names = [(config.id2label or {}).get(str(index), "") for index in range(config.num_classes)]
     given = plain(class_id)
     given = list(given) if isinstance(given, Sequence) and not isinstance(given, str | bytes) else [given]
     if not given:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from autoencoder import AutoencoderVidTwin
@@ -24,7 +23,9 @@ from autoencoder.common.plots import pyplot, read_scalars, save_figure
 from autoencoder.data import Shapes, to_video
 from autoencoder.data.video_io import write_video
 from autoencoder.metrics import VideoPSNR, VideoSSIM
-from autoencoder.metrics.oracle import Verdict, confirmed, oracle
+from autoencoder.metrics.oracle import confirmed, oracle
+from pipelines.checkpoint import load_pipeline
+from pipelines.evaluation.shares import spread
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.recombination import recombination_table, recombine
 
@@ -45,6 +46,9 @@ class DemoConfig:
     """Scheduler steps of a sample."""
     guidance_scale: float = 2.0
     """Weight of classifier-free guidance."""
+    device: str = "auto"
+    """Where to sample and measure, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one. The trainings take
+    what they find."""
 
     @property
     def videos_per_class(self) -> int:
@@ -112,22 +116,6 @@ def measure_reconstruction(vae: AutoencoderVidTwin, clips: Sequence[torch.Tensor
     return {
         view: {"psnr": psnr.compute().item(), "ssim": ssim.compute().item()} for view, (psnr, ssim) in metrics.items()
     }
-
-
-def spread(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> dict[str, float]:
-    """Standard deviation within a class of colour (RGB in [0, 1]) and place (share of the frame), mean over classes.
-
-    NaN where no class has two clips in which the oracle sees a shape.
-    """
-    result = {}
-    for quantity in ("colour", "centre"):
-        deviations = []
-        for name in sorted(set(class_names)):
-            members = [v for v, other in zip(verdicts, class_names, strict=True) if other == name and v.shape != "none"]
-            if len(members) > 1:
-                deviations.append(np.std([getattr(member, quantity) for member in members], axis=0).mean())
-        result["place" if quantity == "centre" else quantity] = float(np.mean(deviations)) if deviations else np.nan
-    return result
 
 
 def sample(pipe: VidTwinDiffusionPipeline, config: DemoConfig) -> tuple[torch.Tensor, list[str]]:
@@ -248,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds = train(config)
 
     start = time.perf_counter()
-    pipe = VidTwinDiffusionPipeline.from_pretrained(config.output_dir / "generator" / "pipeline")
+    pipe = load_pipeline(config.output_dir / "generator" / "pipeline", config.device)
     pipe.set_progress_bar_config(disable=True)
     samples, class_names = sample(pipe, config)
     seconds["samples"] = time.perf_counter() - start

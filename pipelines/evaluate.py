@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from einops import rearrange
 from tqdm.auto import tqdm
 
 from autoencoder.checkpoint import fingerprint
@@ -23,18 +22,20 @@ from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common import commands
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
-from autoencoder.common.pictures import unit_to_uint8
 from autoencoder.common.processes import from_all, process_group
 from autoencoder.common.seeding import generators
 from autoencoder.data import UCF101, ClipDataset, DataConfig, Shapes
 from autoencoder.data.folder import VideoFiles, VideoFolder, format_names
+from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import I3D
 from autoencoder.metrics.distance import VideoFeatureExtractor
 from autoencoder.metrics.i3d import KNOWN_FILES
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.checkpoint import load_pipeline
-from pipelines.evaluation.clips import ClipMeasurer, RealClips, Sampler, SampleStore, chunks_of
-from pipelines.evaluation.report import OTHER_REAL, Repeat, class_shares, measure_distances, table
+from pipelines.evaluation.clips import ClipMeasurer, RealClips, chunks_of
+from pipelines.evaluation.report import OTHER_REAL, Repeat, measure_distances, table
+from pipelines.evaluation.samples import Sampler, SampleStore, decode_in_whole_batches
+from pipelines.evaluation.shares import class_shares
 
 NO_WEIGHTS = f"they take the weights of I3D, put {KNOWN_FILES} somewhere and name it with --i3d PATH"
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "numpy", "av")
@@ -86,7 +87,7 @@ class EvaluateConfig:
     allow_unknown_i3d: bool = False
     """Take another file of weights, too; no distance is called FVD then."""
     keep_samples: bool = True
-    """Keep the samples as lossless files, from which a stopped evaluation goes on; else none outlives its batch."""
+    """Keep the samples, as latents, in files from which a stopped evaluation goes on; else none outlives its chunk."""
     batch_size: int = 16
     """Clips that go through the models at a time; the last bits of a sample depend on it."""
     chunk_size: int = 64
@@ -162,6 +163,7 @@ def sampling_identity(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig) ->
         "guidance_interval": config.guidance_interval,
         "batch_size": config.batch_size,
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "decoder_dtype": str(pipe.vae.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else "CPU",
     }
 
@@ -169,16 +171,15 @@ def sampling_identity(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig) ->
 def make_sampler(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig, seed: int) -> Sampler:
     """Samples whose noise is a function of the seed and their place."""
 
-    def sample(labels: Sequence[int], places: Sequence[int]) -> torch.Tensor:
-        frames = pipe(
+    def sample(labels: Sequence[int], places: Sequence[int]) -> VidTwinLatents:
+        return pipe(
             labels,
             config.num_inference_steps,
             config.guidance_scale,
             guidance_interval=config.guidance_interval,
             generator=generators(seed, "evaluate", places),
-            output_type="pt",
+            output_type="latent",
         ).frames
-        return rearrange(unit_to_uint8(frames), "b t c h w -> b t h w c").cpu()
 
     return sample
 
@@ -254,7 +255,10 @@ class Evaluation:
         sample = make_sampler(self.pipe, config, seed)
         numbers = range(len(store.places))[self.rank :: self.world_size]
         bar = tqdm(numbers, f"seed {seed}: samples", unit="chunk", disable=self.rank > 0)
-        mine = {number: self.measure_clips(store.get(number, sample, config.batch_size)) for number in bar}
+        mine = {}
+        for number in bar:
+            latents = store.get(number, sample, config.batch_size)
+            mine[number] = self.measure_clips(decode_in_whole_batches(self.pipe.vae, latents, config.batch_size))
         seen = {number: findings for part in from_all(mine) for number, findings in part.items()}
         return [found for number in sorted(seen) for found in seen[number]]
 

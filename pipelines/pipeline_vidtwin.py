@@ -160,7 +160,8 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             decode_chunk_size = check_count("decode_chunk_size", decode_chunk_size)
         guidance = Guidance(guidance_scale, guidance_interval)
         check_scheduler(self.scheduler, self.transformer.config.prediction_type)
-        labels = [label for label in self._labels(class_id) for _ in range(num_videos_per_class)]
+        classes = class_labels(class_id, self.transformer.config)
+        labels = [label for label in classes for _ in range(num_videos_per_class)]
         given = self._given_latent(structure, dynamics, len(labels), clip_fps, clip_start)
         generator = make_generators(generator, len(labels))
         tokens = self._initial_tokens(len(labels), generator, latents)
@@ -194,13 +195,10 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             UserError: for an id out of range or an unknown name; the message holds the nearest classes.
             TypeError: for anything else.
         """
-        labels = self._labels(class_id)
+        labels = class_labels(class_id, self.transformer.config)
         if len(labels) != 1:
             raise UserError(f"one class is asked for, got {len(labels)}")
         return labels[0]
-
-    def _labels(self, class_id: ClassId | Sequence[ClassId]) -> list[int]:
-        return class_labels(class_id, self.transformer.config.id2label, self.transformer.config.num_classes)
 
     def _check_inputs(self, latents: VidTwinLatents | None, output_type: str, tensor_inputs: Sequence[str]) -> None:
         if output_type not in OUTPUT_TYPES:

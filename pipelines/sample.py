@@ -3,7 +3,6 @@
 With `--structure FILE` or `--dynamics FILE` one of the two latents is that of a video, and the other one is sampled.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -79,9 +78,7 @@ def class_ids(pipe: VidTwinDiffusionPipeline, classes: Sequence[str]) -> list[in
     """
     if [name.casefold() for name in classes] == ["all"]:
         return list(range(pipe.transformer.config.num_classes))
-    known = {name.casefold() for name in (pipe.transformer.config.id2label or {}).values()}
-    is_id = [name.casefold() not in known and re.fullmatch(r"-?\d+", name) for name in classes]
-    return [pipe.label(int(name) if numeric else name) for name, numeric in zip(classes, is_id, strict=True)]
+    return [pipe.label(name) for name in classes]
 
 
 def given_latents(pipe: VidTwinDiffusionPipeline, config: SampleConfig) -> dict[str, VidTwinLatents]:

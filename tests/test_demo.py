@@ -11,9 +11,10 @@ from PIL import Image
 
 from autoencoder.data.shapes import CLASS_NAMES, Shapes
 from autoencoder.data.video_io import ClipReader
-from autoencoder.metrics.oracle import oracle
+from autoencoder.metrics.oracle import confirmed, oracle
 from pipelines import VidTwinDiffusionPipeline
-from pipelines.demo import confirmed, goals, spread
+from pipelines.demo import goals
+from pipelines.evaluation.shares import spread
 
 
 def test_quick_demo_leaves_everything(tmp_path):

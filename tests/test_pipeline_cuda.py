@@ -1,9 +1,17 @@
 """The pipeline on fake CUDA: no operation mixes devices, and no step waits for the device."""
 
-import pytest
-from fakecuda import FakeCuda
-from tiny_models import tiny_pipeline
+from pathlib import Path
 
+import pytest
+import torch
+from fakecuda import FakeCuda
+from test_sample_evaluation import Colours
+from tiny_models import noise_latents, tiny_pipeline
+from video_files import make_video
+
+from autoencoder.data.shapes import CLASS_NAMES, Shapes
+from pipelines import demo, evaluate
+from pipelines.recombination import recombine
 from pipelines.schedulers import SCHEDULERS, convert_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in diffusers' schedulers
@@ -21,27 +29,114 @@ ONCE = (
     PIPELINE + "<genexpr>: randn_tensor(",  # noise of CPU generators, so that a seed means the same everywhere
     PIPELINE + "__call__: if not torch.stack([part.isfinite()",
     "pipelines/conditioning.py __init__: self._is_structure",
-    "generator/dit.py <genexpr>: mean, std",
+    "generator/scale.py <genexpr>: mean, std",
 )
 STEP = "pipelines/schedulers.py step: return self.scheduler.step("
 # In every step of these schedulers, in diffusers: the noise of CPU generators; UniPC solves its 2 x 2 system there.
 IN_STEPS = {"DDPMScheduler": (STEP,), "DDPMParallelScheduler": (STEP,), "UniPCMultistepScheduler": (STEP,)}
+GIVEN = (
+    "pipelines/conditioning.py ",  # the latent, and where its tokens are
+    "pipelines/video_input.py ",  # the range of a video
+    "generator/tokens.py ",
+    "autoencoder/",  # encoding a video
+)
 FRAMES = PIPELINE + "__call__: frames = self.video_processor.postprocess_video("
 
 
-def on_cuda(kind, scheduler=None, **settings):
-    pipe = tiny_pipeline(kind, **settings)
+def shapes_pipeline(names=CLASS_NAMES):
+    return tiny_pipeline(names=names, independent_times=True, num_frames=8, sample_size=32)
+
+
+def on_cuda(pipe, scheduler=None):
     if scheduler is not None:
-        pipe.scheduler = convert_scheduler(scheduler, pipe.scheduler.config, kind)
+        pipe.scheduler = convert_scheduler(scheduler, pipe.scheduler.config, pipe.transformer.config.prediction_type)
     return pipe.to("cuda")
 
 
 @pytest.mark.parametrize("kind, scheduler", CASES)
 def test_no_step_waits_for_the_device(kind, scheduler):
     with FakeCuda() as gpu:
-        pipe = on_cuda(kind, scheduler)
+        pipe = on_cuda(tiny_pipeline(kind), scheduler)
         gpu.waits.clear()
-        out = pipe([0, 1], 4, 3.0, generator=0, output_type="latent")
+        out = pipe([0, 1], 3, 3.0, generator=0, output_type="latent")
     assert out.frames.structure.device.type == "cuda"
     gpu.assert_waits_only(*ONCE, *IN_STEPS.get(scheduler, ()))
     assert max(gpu.waits[wait] for wait in gpu.waits if wait[0].startswith(ONCE)) <= 4
+
+
+@pytest.mark.parametrize("settings", [{"guidance_scale": (2.0, 3.0), "guidance_interval": (0.3, 0.7)}, {"eta": 1.0}])
+def test_frames_are_copied_once_and_options_wait_no_more(settings):
+    with FakeCuda() as gpu:
+        pipe = on_cuda(tiny_pipeline("sample"))
+        gpu.waits.clear()
+        out = pipe(torch.tensor([0, 2]), 3, generator=[3, 4], decode_chunk_size=1, **settings)
+    assert out.frames.shape == (2, 4, 16, 16, 3)
+    in_steps = (STEP,) if "eta" in settings else ()  # fresh noise
+    gpu.assert_waits_only(*ONCE, FRAMES, *in_steps)
+    assert gpu.count(FRAMES) == 2, "one copy for each video"
+
+
+@pytest.mark.parametrize(
+    "source, name",
+    [
+        ("latents", "structure"),
+        ("tensor", "dynamics"),
+        ("video", "dynamics"),
+        ("frames", "structure"),
+        ("files", "structure"),
+    ],
+)
+def test_a_given_latent_may_lie_anywhere(source, name, tmp_path):
+    pipe = tiny_pipeline(independent_times=True)
+    latents = noise_latents(pipe, 2)
+    latents[0].save(tmp_path / "a.safetensors")
+    make_video(tmp_path / "b.mp4")
+    sources = {
+        "latents": latents,
+        "tensor": getattr(latents, name),
+        "video": torch.zeros(2, *pipe.vae.video_shape),
+        "frames": torch.zeros(2, 4, 16, 16, 3, dtype=torch.uint8).numpy(),
+        "files": [tmp_path / "a.safetensors", tmp_path / "b.mp4"],
+    }
+    with FakeCuda() as gpu:
+        pipe = on_cuda(pipe)
+        places = ["cpu", "cuda"] if source in ("latents", "tensor", "video") else ["cpu"]
+        for place in places:
+            given = sources[source].to(place) if len(places) > 1 else sources[source]
+            gpu.waits.clear()
+            out = pipe([0, 1], 2, generator=0, output_type="latent", **{name: given})
+            assert getattr(out.frames, name).device.type == "cuda"
+            gpu.assert_waits_only(*ONCE, *GIVEN)
+
+
+def test_recombination_in_bfloat16():
+    with FakeCuda():
+        pipe = on_cuda(shapes_pipeline().to(torch.bfloat16))
+        summary, pictures = recombine(pipe, Shapes(8, 32, "val"), 10, 1, 2.0)
+    assert set(summary["rows"]) == {"S, D | c", "D | S, c", "S | D, c", "real structure", "real dynamics"}
+    assert all(clip.device.type == "cpu" for _, clips in pictures for clip in clips)
+
+
+def test_what_the_demo_measures():
+    config = demo.DemoConfig(quick=True, num_inference_steps=1)
+    held_out = Shapes(8, 32, "val")
+    with FakeCuda():
+        pipe = on_cuda(shapes_pipeline(CLASS_NAMES[:2]))
+        samples, names = demo.sample(pipe, config)
+        summary = demo.summarize(config, pipe, held_out, samples, names)
+        assert demo.reconstruct(pipe.vae, torch.stack([held_out.clip(0)])).keys() == set(demo.VIEWS)
+    assert summary["oracle"]["real clips"]["both"] == 1.0 and len(samples) == 2
+
+
+def test_the_evaluation_of_samples(tmp_path, monkeypatch):
+    settings = {"num_samples": 4, "seeds": 1, "num_inference_steps": 2, "batch_size": 2, "chunk_size": 2}
+    config = evaluate.EvaluateConfig(Path("nowhere"), "shapes", output_dir=tmp_path, **settings)
+    with FakeCuda() as gpu:
+        pipe = on_cuda(shapes_pipeline())
+        monkeypatch.setattr(evaluate, "load_pipeline", lambda *args: pipe)
+        report = evaluate.run(config, Colours())
+        again = evaluate.run(config, Colours())
+    assert report["protocol"]["device"] == "fake GPU" and again["class_shares"] == report["class_shares"]
+    assert set(report["class_shares"]) == {"samples", "reconstructions", "real clips"}
+    assert len(list(tmp_path.glob("samples/*/*.safetensors"))) == 2
+    assert gpu.count("pipelines/evaluation") < 40

@@ -12,20 +12,22 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_pipeline
 from torch import nn
 from video_files import make_ucf101, make_video
 
 from autoencoder.codec import decode_clips, encode_clips
+from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import UCF101, UnreadableVideo
 from autoencoder.data.shapes import CLASS_NAMES
 from autoencoder.data.video_io import ClipReader
+from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import FrechetVideoDistance, KernelVideoDistance
 from pipelines import VidTwinDiffusionPipeline
 from pipelines import evaluate as command
-from pipelines.evaluation.clips import RealClips, chunks_of
+from pipelines.evaluation.clips import ClipMeasurer, RealClips, chunks_of
 from pipelines.evaluation.report import summary, table
 
 FRAMES, SIZE = 16, 32
@@ -107,10 +109,15 @@ def flags(pipeline: Path, output: Path, **settings) -> list[str]:
     return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
-def kept(output: Path, seed: int = 0) -> tuple[torch.Tensor, list[int]]:
+def kept(output: Path, seed: int = 0) -> tuple[VidTwinLatents, list[int]]:
     """Samples that were kept, and their classes."""
     chunks = [load_file(path) for path in sorted((output / "samples" / f"seed-{seed}").glob("*.safetensors"))]
-    return torch.cat([chunk["frames"] for chunk in chunks]), torch.cat([chunk["labels"] for chunk in chunks]).tolist()
+    latents = VidTwinLatents.cat([VidTwinLatents(chunk["structure"], chunk["dynamics"]) for chunk in chunks])
+    return latents, torch.cat([chunk["labels"] for chunk in chunks]).tolist()
+
+
+def same(one: VidTwinLatents, other: VidTwinLatents) -> bool:
+    return torch.equal(one.structure, other.structure) and torch.equal(one.dynamics, other.dynamics)
 
 
 def drawn(output: Path, seed: int = 0) -> dict:
@@ -159,7 +166,7 @@ def test_the_whole_way_on_ucf101(archive, pipeline, weights, tmp_path, capsys):
         clips = torch.stack([data.clip(clip["index"], rng) for clip, rng in zip(real, starts, strict=True)])
         extractor = command.I3D.from_file(weights, allow_unknown=True)
         rebuilt = decode_clips(pipe.vae, encode_clips(pipe.vae, clips))
-        for row, fake in (("samples", samples), ("reconstructions", rebuilt)):
+        for row, fake in (("samples", decode_clips(pipe.vae, samples)), ("reconstructions", rebuilt)):
             own[row].append(own_distance(FrechetVideoDistance(extractor), clips, fake))
     for row, values in own.items():
         assert frechet[row]["values"] == pytest.approx(values, rel=1e-3), row
@@ -240,16 +247,38 @@ def test_a_sample_depends_on_the_seed_and_its_place_alone(shapes_pipeline, tmp_p
     evaluate(shapes_pipeline, tmp_path / "large chunks", **settings, chunk_size=6)
     evaluate(shapes_pipeline, tmp_path / "fewer", **settings | {"num_samples": 5})
     seven, _ = kept(tmp_path / "seven")
-    assert torch.equal(kept(tmp_path / "large chunks")[0], seven)
-    assert torch.equal(kept(tmp_path / "fewer")[0], seven[:5])
+    assert same(kept(tmp_path / "large chunks")[0], seven)
+    assert same(kept(tmp_path / "fewer")[0], seven[:5])
     before = contents(tmp_path / "seven")
     evaluate(shapes_pipeline, tmp_path / "seven", **settings | {"num_samples": 5})
-    assert kept(tmp_path / "seven")[0].shape[0] == 7, "fewer samples leave the others where they are"
+    assert len(kept(tmp_path / "seven")[0]) == 7, "fewer samples leave the others where they are"
     evaluate(shapes_pipeline, tmp_path / "fewer", **settings)
     assert contents(tmp_path / "fewer") == before, "more samples go on from fewer"
     evaluate(shapes_pipeline, tmp_path / "other seed", **settings, seed=1)
-    assert not torch.equal(kept(tmp_path / "other seed", 1)[0], seven)
-    assert all(not torch.equal(seven[i], seven[j]) for i in range(7) for j in range(i))
+    assert not same(kept(tmp_path / "other seed", 1)[0], seven)
+    assert all(not same(seven[i], seven[j]) for i in range(7) for j in range(i))
+
+
+def test_kept_latents_decode_to_the_same_bytes(shapes_pipeline, tmp_path, monkeypatch):
+    seen = []
+    look = ClipMeasurer.__call__
+    monkeypatch.setattr(ClipMeasurer, "__call__", lambda self, frames: seen.append(frames) or look(self, frames))
+    settings = {"dataset": "shapes", "num_samples": 7, "chunk_size": 4}
+    evaluate(shapes_pipeline, tmp_path, **settings)
+    first, seen[:] = seen[-2:], []
+    assert [len(frames) for frames in first] == [4, 3], "two chunks, the second not whole"
+    evaluate(shapes_pipeline, tmp_path, **settings)
+    assert all(torch.equal(*pair) for pair in zip(first, seen[-2:], strict=True))
+    stored = sum(path.stat().st_size for path in (tmp_path / "samples").rglob("*.safetensors"))
+    assert stored < sum(frames.numel() for frames in first) / 10
+
+
+def test_samples_kept_as_frames_are_refused(shapes_pipeline, tmp_path):
+    chunk = tmp_path / "samples" / "seed-0" / "chunk-00000.safetensors"
+    chunk.parent.mkdir(parents=True)
+    save_file({"frames": torch.zeros(4, 2, 2, 2, 3, dtype=torch.uint8), "labels": torch.zeros(4).long()}, chunk)
+    with pytest.raises(UserError, match="chunk-00000.safetensors holds samples as frames, as they were kept before"):
+        evaluate(shapes_pipeline, tmp_path, dataset="shapes", num_samples=4)
 
 
 def test_samples_of_something_else_are_refused(archive, pipeline, shapes_pipeline, tmp_path):

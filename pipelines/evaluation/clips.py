@@ -1,4 +1,4 @@
-"""Clips to measure a generator by: which real ones, which samples, where these are kept, and what is seen in them.
+"""Clips to measure a generator by: which real ones, which samples, and what is seen in them.
 
 The protocol is that of the published numbers on UCF-101: the real clips are drawn uniformly over videos and without
 replacement, one clip per video from a random start; samples have the classes of the real clips, one for one; both sides
@@ -9,21 +9,16 @@ Everything is a function of the seed and of constants that the report states. It
 processes, because they share out whole batches, and what they find is put in order before anything is added up.
 """
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from einops import rearrange
-from safetensors import safe_open
 from torch.utils.data import DataLoader, Dataset
 
-from autoencoder.common.errors import UserError
-from autoencoder.common.files import save_safetensors
 from autoencoder.common.processes import from_all
 from autoencoder.common.seeding import derive_seed
 from autoencoder.common.signals import leave_signals_to_the_parent
@@ -35,11 +30,7 @@ from autoencoder.metrics import FrechetVideoDistance
 from autoencoder.metrics.distance import VideoFeatureExtractor
 from autoencoder.metrics.oracle import Verdict, oracle
 
-METADATA_KEY = "samples"  # key of the metadata of a chunk
 T = TypeVar("T")
-
-Sampler = Callable[[Sequence[int], Sequence[int]], torch.Tensor]
-"""Classes and places of samples, both (B,), to samples uint8 (B, T, H, W, 3); a sample depends on its own alone."""
 
 
 @dataclass(frozen=True)
@@ -191,68 +182,3 @@ class RealClips:
             if readable:
                 found |= zip(readable, measure(torch.stack(list(readable.values()))), strict=True)
         return found, reasons
-
-
-class SampleStore:
-    """The samples of one repeat, in chunks that are files of their own, lossless and whole or not there.
-
-    Args:
-        folder: of the files; None keeps no samples.
-        identity: what the samples are a function of, beside their classes.
-        labels: class of every sample.
-        chunk_size: samples of a chunk.
-
-    Raises:
-        ValueError: if the folder holds samples of something else.
-    """
-
-    def __init__(self, folder: Path | None, identity: dict[str, Any], labels: Sequence[int], chunk_size: int):
-        self.folder, self.labels, self.chunk_size = folder, list(labels), chunk_size
-        self.identity = json.loads(json.dumps(identity | {"chunk_size": chunk_size}))
-        self.places = [
-            range(first, min(first + chunk_size, len(self.labels))) for first in range(0, len(self.labels), chunk_size)
-        ]
-        for path in sorted(folder.glob("chunk-*.safetensors")) if folder is not None else ():
-            self._check(path)
-
-    def get(self, number: int, sample: Sampler, batch_size: int) -> torch.Tensor:
-        """Chunk `number`, uint8 (B, T, H, W, 3), made and kept if it is not there."""
-        places = self.places[number]
-        labels = [self.labels[place] for place in places]
-        path = None if self.folder is None else self.folder / f"chunk-{number:05d}.safetensors"
-        if path is not None and path.is_file():
-            with safe_open(path, "pt") as file:
-                frames = file.get_tensor("frames")
-            if len(frames) >= len(labels):  # fewer are of an evaluation of fewer samples
-                return frames[: len(labels)]
-        frames = _sample_in_whole_batches(sample, labels, places.start, batch_size)
-        if path is not None:
-            metadata = {METADATA_KEY: json.dumps(self.identity, sort_keys=True)}
-            save_safetensors({"frames": frames, "labels": torch.tensor(labels)}, path, metadata)
-        return frames
-
-    def _check(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            different = [name for name in self.identity if found.get(name) != self.identity[name]]
-            labels = [] if different else file.get_tensor("labels").tolist()
-        first = self.chunk_size * int(path.stem.removeprefix("chunk-"))
-        pairs = zip(labels, self.labels[first : first + self.chunk_size], strict=False)  # either may go on
-        if different or any(kept != wanted for kept, wanted in pairs):
-            there, here = ({name: values.get(name) for name in different} for values in (found, self.identity))
-            unlike = f"with {there}, here it is {here}" if different else "of other classes"
-            raise UserError(f"{path} holds samples {unlike}: give another output_dir, or remove that folder")
-
-
-def _sample_in_whole_batches(sample: Sampler, labels: Sequence[int], first: int, batch_size: int) -> torch.Tensor:
-    """Samples with the given classes and the places `first`, `first` + 1, ...: uint8 (B, T, H, W, 3).
-
-    The last bits of a sample depend on the size of the batch around it, though not on what else is in it. So a batch is
-    always whole, and what is too much of it is dropped.
-    """
-    parts = []
-    for start in range(0, len(labels), batch_size):
-        wanted = list(labels[start : start + batch_size])
-        filled = wanted + wanted[-1:] * (batch_size - len(wanted))
-        parts.append(sample(filled, range(first + start, first + start + batch_size))[: len(wanted)])
-    return torch.cat(parts)

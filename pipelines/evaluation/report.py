@@ -1,7 +1,7 @@
-"""What an evaluation of a generator found: distances and class shares over its repeats, and their table."""
+"""What an evaluation of a generator found: distances over its repeats, and the table of all of it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch
 
 from autoencoder.metrics import FrechetVideoDistance, KernelVideoDistance
 from autoencoder.metrics.distance import VideoFeatureExtractor
-from autoencoder.metrics.oracle import confirmed
 from pipelines.evaluation.clips import ClipFindings
 
 OTHER_REAL = "other real clips"
@@ -72,25 +71,6 @@ def _distance(metric: FrechetVideoDistance | KernelVideoDistance, repeat: Repeat
     for findings, real in ((repeat.real.values(), True), (repeat.rows[row], False)):
         metric.update_features(torch.stack([found.features for found in findings]), real=real)
     return metric.compute().item()
-
-
-def class_shares(repeats: Sequence[Repeat], class_name: Callable[[int], str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Share of moving shapes whose shape, motion and both the oracle sees, by row.
-
-    Args:
-        repeats: of the evaluation.
-        class_name: of a real clip, by index.
-    """
-    result = {}
-    for row in ("samples", "reconstructions", "real clips"):
-        shares = []
-        for repeat in repeats:
-            findings = repeat.real.values() if row == "real clips" else repeat.rows[row]
-            shares.append(
-                confirmed([found.verdict for found in findings], [class_name(index) for index in repeat.real])
-            )
-        result[row] = {name: summary([float(share[name]) for share in shares]) for name in shares[0]}
-    return result
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

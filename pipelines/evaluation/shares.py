@@ -1,0 +1,65 @@
+"""Moving shapes by the oracle: the shares of clips that show what their class says, and how they differ within one."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from autoencoder.common.pictures import unit_to_uint8
+from autoencoder.metrics.oracle import Verdict, confirmed, oracle
+from pipelines.evaluation.report import Repeat, summary
+from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
+
+
+def class_shares(repeats: Sequence[Repeat], class_name: Callable[[int], str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Share of moving shapes whose shape, motion and both the oracle sees, by row.
+
+    Args:
+        repeats: of the evaluation.
+        class_name: of a real clip, by index.
+    """
+    result = {}
+    for row in ("samples", "reconstructions", "real clips"):
+        shares = []
+        for repeat in repeats:
+            findings = repeat.real.values() if row == "real clips" else repeat.rows[row]
+            shares.append(
+                confirmed([found.verdict for found in findings], [class_name(index) for index in repeat.real])
+            )
+        result[row] = {name: summary([float(share[name]) for share in shares]) for name in shares[0]}
+    return result
+
+
+def oracle_share(
+    pipe: VidTwinDiffusionPipeline, videos_per_class: int, num_inference_steps: int, guidance_scale: float
+) -> dict[str, float]:
+    """Sample every class with the seeds 0, 1, 2, ... and let the oracle look.
+
+    Returns:
+        Share of the samples whose shape, whose motion and of whose class (`both`) it confirms, in [0, 1].
+    """
+    pipe.set_progress_bar_config(disable=True)
+    names = [pipe.transformer.config.id2label[str(label)] for label in range(pipe.transformer.config.num_classes)]
+    verdicts = []
+    for label in range(len(names)):
+        seed = label * videos_per_class
+        out = pipe(label, num_inference_steps, guidance_scale, videos_per_class, generator=seed)
+        verdicts += [oracle(video) for video in unit_to_uint8(out.frames)]
+    shares = confirmed(verdicts, [name for name in names for _ in range(videos_per_class)])
+    return {name: float(share) for name, share in shares.items()}
+
+
+def spread(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> dict[str, float]:
+    """Standard deviation within a class of colour (RGB in [0, 1]) and place (share of the frame), mean over classes.
+
+    NaN where no class has two clips in which the oracle sees a shape.
+    """
+    result = {}
+    for quantity in ("colour", "centre"):
+        deviations = []
+        for name in sorted(set(class_names)):
+            members = [v for v, other in zip(verdicts, class_names, strict=True) if other == name and v.shape != "none"]
+            if len(members) > 1:
+                deviations.append(np.std([getattr(member, quantity) for member in members], axis=0).mean())
+        result["place" if quantity == "centre" else quantity] = float(np.mean(deviations)) if deviations else np.nan
+    return result

@@ -135,14 +135,61 @@ def test_only_the_two_published_files_are_known(weights, archive, monkeypatch):
         assert (identity["sha256"], identity["known"]) == (digest, False)
         assert identity["name"] == f"I3D with unknown weights {digest[:12]}"
 
-    content = weights.read_bytes()
-    blob = hashlib.sha1(b"blob " + str(len(content)).encode() + b"\0" + content).hexdigest()  # as git hash-object
-    monkeypatch.setattr(i3d, "STATE_DICT_GIT_BLOB", blob[:7])
+    monkeypatch.setattr(i3d, "TENSORS_SHA256", i3d.tensor_digest(random_state_dict()))
     monkeypatch.setattr(i3d, "TORCHSCRIPT_SHA256", hashlib.sha256(archive.read_bytes()).hexdigest())
     for path, eps in ((weights, {"bn_eps": 1e-3}), (archive, {})):
         identity = I3D.from_file(path).identity
         assert (identity["name"], identity["known"]) == ("I3D", True)
         assert identity.items() >= eps.items() and ("bn_eps" in identity) == bool(eps)
+
+
+@pytest.mark.parametrize("name", ["TORCHSCRIPT_SHA256", "TENSORS_SHA256"])
+def test_a_hash_is_whole_and_belongs_to_one_form(name, weights, archive, monkeypatch):
+    """Neither the first digits of a hash nor the hash of the other form make a file known."""
+    digest = hashlib.sha256
+    files = {path: digest(path.read_bytes()).hexdigest() for path in (weights, archive)}
+    others = {"TORCHSCRIPT_SHA256": files[archive], "TENSORS_SHA256": i3d.tensor_digest(random_state_dict())}
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("an unknown program was read"))
+    for collision in (others[name][:7] + "0" * 57, others[name][:-1] + "x", others[name][:7], ""):
+        monkeypatch.setattr(i3d, name, collision)
+        for path in files:
+            with pytest.raises(ValueError, match="unknown weights"):
+                I3D.from_file(path)
+    for other in files.values():  # a state dict by the hash of the file, or an archive where a state dict is expected
+        if other != others[name]:
+            monkeypatch.setattr(i3d, name, other)
+            for path in files:
+                with pytest.raises(ValueError, match="unknown weights"):
+                    I3D.from_file(path)
+    monkeypatch.setattr(i3d, "TENSORS_SHA256", files[archive])
+    monkeypatch.setattr(i3d, "TORCHSCRIPT_SHA256", files[weights])
+    for path in files:
+        with pytest.raises(ValueError, match="unknown weights"):
+            I3D.from_file(path)
+
+
+def test_every_bit_of_every_tensor_counts():
+    state = random_state_dict()
+    digest = i3d.tensor_digest(state)
+    assert digest == i3d.tensor_digest(dict(reversed(state.items()))) and len(digest) == 64
+    name = sorted(state)[100]
+    changed = state[name].clone()
+    changed.view(-1)[0] = torch.nextafter(changed.view(-1)[0], torch.tensor(torch.inf))
+    assert i3d.tensor_digest(state | {name: changed}) != digest
+    moved = state | {"Mixed_3b.b0.bn.bias": state["Mixed_3b.b0.bn.running_mean"]}
+    assert i3d.tensor_digest(moved) != digest
+
+
+@pytest.mark.parametrize("allow_unknown", [False, True])
+def test_no_state_dict_runs_code(tmp_path, allow_unknown):
+    class Code:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"Conv3d_1a_7x7.conv3d.weight": Code()}, tmp_path / "code.pt")
+    with pytest.raises(ValueError, match="does not hold the weights of I3D"):
+        I3D.from_file(tmp_path / "code.pt", allow_unknown=allow_unknown)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_archive_that_is_not_allowed_is_not_run(archive, monkeypatch):

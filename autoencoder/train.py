@@ -25,6 +25,8 @@ from autoencoder.training.checkpointing import AtomicCheckpointIO, StepCheckpoin
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.module import VidTwinModule
+from autoencoder.training.noise import LatentNoise
+from autoencoder.training.sides import SidesStrategy
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 RUNS = Path("outputs/autoencoder")
@@ -86,13 +88,6 @@ def load_lpips(config: TrainConfig) -> nn.Module | None:
     return lpips_network(None if config.lpips_weights == DOWNLOAD else config.lpips_weights)
 
 
-def make_strategy(config: TrainConfig) -> str:
-    """Lightning's strategy: with a GAN, each of the two backward passes leaves the weights of one side unused."""
-    if config.num_processes == 1:
-        return "auto"
-    return "ddp_find_unused_parameters_true" if config.gan else "ddp"
-
-
 def make_environment() -> ClusterEnvironment:
     """Where Lightning learns of other processes: from torchrun, or from what `join_launched` has put in its place.
 
@@ -138,7 +133,14 @@ def _train(
 ) -> Trainer:
     checkpoint, step = newest_whole_checkpoint(folder.checkpoints)
     data = ClipDataModule(
-        config, model.config.num_frames, model.config.sample_size, config.batch_size, config.num_held_out, config.seed
+        config,
+        model.config.num_frames,
+        model.config.sample_size,
+        config.batch_size,
+        config.num_held_out,
+        config.seed,
+        LatentNoise(config.seed, model.structure_shape, model.dynamics_shape, config.latent_noise),
+        config.micro_batches(config.num_processes)[0],
     )
     if config.attention_backend:
         model.set_attention_backend(config.attention_backend)
@@ -152,7 +154,7 @@ def _train(
         accelerator=config.accelerator,
         devices=config.num_devices,
         num_nodes=config.num_nodes,
-        strategy=make_strategy(config),
+        strategy="auto" if config.num_processes == 1 else SidesStrategy(),
         sync_batchnorm=config.accelerator != "cpu" and torch.cuda.is_available(),
         precision=PRECISIONS[resolve_precision(config.precision, config.device)],
         max_steps=config.max_steps,

@@ -21,12 +21,13 @@ from autoencoder.data import to_video
 from autoencoder.data.stream import PositionSampler, TrainingClips, collate
 from autoencoder.metrics import VideoPSNR
 from autoencoder.metrics.lpips import lpips_network
-from autoencoder.training import module as module_file
+from autoencoder.training import gan as gan_file
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.discriminator import PatchDiscriminator
 from autoencoder.training.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
-from autoencoder.training.module import VidTwinModule, add_noise
+from autoencoder.training.module import VidTwinModule
+from autoencoder.training.noise import LatentNoise, add_noise
 
 GAN = {
     "gan": True,
@@ -39,6 +40,7 @@ GAN = {
     "keep_checkpoints": 9,
     "validate_every": 4,
 }
+NOISE = LatentNoise(0, (2, 2, 2, 2), (2, 8, 8))
 AFTER_START = ("gan", "adaptive_weight", "discriminator_loss", "logits_real", "logits_fake")
 AFTER_START += ("discriminator_gradient_norm", "discriminator_learning_rate")
 
@@ -159,7 +161,7 @@ def test_the_average_is_exported_and_validated(unbroken):
     assert any(not torch.equal(weight, state["state_dict"][f"model.{name}"]) for name, weight in weights.items())
 
     config, *_ = train_command.parse([*arguments(unbroken, **GAN), "--resume"])
-    data = ClipDataModule(config, 8, 32, config.batch_size, config.num_held_out, config.seed)
+    data = ClipDataModule(config, 8, 32, config.batch_size, config.num_held_out, config.seed, NOISE)
     video = to_video(torch.stack([data.held_out.clip(index, None) for index in data.held_out_indices]))
     with torch.no_grad():
         reconstruction = model(video)[0].clamp(-1, 1)
@@ -199,7 +201,7 @@ def test_one_step_has_the_gradients_of_both_roles(tmp_path, checkpointing):
 
     config, model, _, _ = train_command.parse([*arguments(tmp_path / "other", **GAN | settings), *flags])
     wake(model)
-    data = ClipDataModule(config, 8, 32, config.batch_size, config.num_held_out, config.seed)
+    data = ClipDataModule(config, 8, 32, config.batch_size, config.num_held_out, config.seed, NOISE)
     places = next(iter(PositionSampler(len(data.train), config.batch_size, config.seed)))
     video = to_video(collate([TrainingClips(data.train, config.seed)[place] for place in places])["sample"]["video"])
     with torch.random.fork_rng(devices=[]):
@@ -220,7 +222,7 @@ def test_one_step_has_the_gradients_of_both_roles(tmp_path, checkpointing):
 
 
 def test_a_discriminator_that_is_not_finite_stops_with_both_sides_untouched(tmp_path, monkeypatch):
-    monkeypatch.setattr(module_file, "discriminator_hinge", lambda real, fake: (real + fake).mean() * float("nan"))
+    monkeypatch.setattr(gan_file, "discriminator_hinge", lambda real, fake: (real + fake).mean() * float("nan"))
     with pytest.raises(FloatingPointError, match=r"step 4: .* discriminator_gradient_norm nan"):
         run(tmp_path / "run", checkpoint_every=1)
     assert sorted(path.name[-1] for path in (tmp_path / "run/checkpoints").iterdir()) == ["1", "2", "3"]
@@ -256,11 +258,12 @@ def test_lpips_without_weights_stops_at_once(tmp_path):
 
 def test_noise_on_latents():
     latents = VidTwinLatents(torch.zeros(3, 2, 8, 16, 16), torch.zeros(3, 2, 32, 64))
-    noisy = add_noise(latents, 0.5, generators(0, "latent noise", [5, 6, 7]))
+    noise = LatentNoise(0, (2, 8, 16, 16), (2, 32, 64), max_level=0.5)
+    noisy = add_noise(latents, noise([5, 6, 7])["latents"])
     levels = noisy.structure.flatten(1).std(1)
     assert levels.max() < 0.55 and levels.max() - levels.min() > 0.02
     torch.testing.assert_close(noisy.dynamics.flatten(1).std(1), levels, rtol=0.1, atol=0)
-    alone = add_noise(latents[1], 0.5, generators(0, "latent noise", [6]))
+    alone = add_noise(latents[1], noise([6])["latents"])
     assert torch.equal(alone.structure, noisy.structure[1:2]) and torch.equal(alone.dynamics, noisy.dynamics[1:2])
 
 
@@ -304,16 +307,16 @@ def test_compiled_blocks_give_the_losses_of_eager(tmp_path, monkeypatch):
 
 SCRIPT = """
 import torch
-from autoencoder.training import module as module_file
+from autoencoder.training import gan as gan_file
 from autoencoder.train import parse, train
 
-factors, sound = [], module_file.adaptive_weight
+factors, sound = [], gan_file.adaptive_weight
 
 def adaptive_weight(*inputs):
     factors.append(sound(*inputs))
     return factors[-1]
 
-module_file.adaptive_weight = adaptive_weight
+gan_file.adaptive_weight = adaptive_weight
 if __name__ == "__main__":
     config, model, folder, _ = parse(None)
     trainer = train(config, model, folder)

@@ -40,11 +40,21 @@ class Muon(timm.optim.Muon):
     def __init__(self, params, precision: Precision = "auto", **options):
         super().__init__(params, **options)
         self.precision = precision
+        self.found_inf: torch.Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step of all parameters."""
-        device = self.param_groups[0]["params"][0].device
+        """One step of all parameters.
+
+        Where the attribute `found_inf`, as fused optimisers know it, holds 1, the device takes all gradients for zero:
+        weights stay finite, and move by their momentum at most.
+        """
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if self.found_inf is not None:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.masked_fill_(self.found_inf > 0, 0.0)
+        device = parameters[0].device
         is_bf16 = self.precision != "fp32" and resolve_precision("auto", device) == "bf16"
         with _newton_schulz_in(torch.bfloat16 if is_bf16 else torch.float32):
             return super().step(closure)
@@ -68,10 +78,11 @@ def make_optimizer(
 
 def _optimizer(config: OptimizerConfig, module: nn.Module, precision: Precision) -> torch.optim.Optimizer:
     common = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
-    if config.name == "adamw":
-        return torch.optim.AdamW(module.parameters(), **common)
-    if config.name == "adam":
-        return torch.optim.Adam(module.parameters(), **common)
+    if config.name in ("adamw", "adam"):
+        optimizer = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+        # accelerate moves a model to the GPU only when its optimiser is there.
+        on_cuda = torch.cuda.is_available() or next(module.parameters()).is_cuda
+        return optimizer(module.parameters(), **common, fused=True if on_cuda else None)
     matrices = [layer.weight for layer in module.modules() if isinstance(layer, MATRIX_LAYERS)]
     taken = {id(weight) for weight in matrices}
     others = [parameter for parameter in module.parameters() if id(parameter) not in taken]

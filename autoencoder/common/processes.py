@@ -43,6 +43,15 @@ def from_all(mine: T) -> list[T]:
     return found
 
 
+def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over all processes; all of them must call it, and the device waits for none but its kin."""
+    if not distributed.is_initialized():
+        return tensor
+    tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(tensor)
+    return tensor / distributed.get_world_size()
+
+
 class CommonStop:
     """Lets all processes stop after the same step, wherever a signal came first.
 

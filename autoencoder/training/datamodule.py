@@ -6,6 +6,22 @@ from torch.utils.data import DataLoader
 from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data import DataConfig
 from autoencoder.data.stream import HeldOutClips, PositionSampler, TrainingClips, collate
+from autoencoder.training.noise import LatentNoise
+
+
+class NoisyCollate:
+    """`collate`, with the noise of the clips as `noise` beside them and without their positions.
+
+    It runs where the batch is made: no device waits for noise, and it goes there with the clips, from pinned memory.
+    """
+
+    def __init__(self, noise: LatentNoise):
+        self.noise = noise
+
+    def __call__(self, items: list[dict]) -> dict:
+        batch = collate(items)
+        batch["sample"]["noise"] = self.noise(batch["sample"].pop("position").tolist())
+        return batch
 
 
 class ClipDataModule(LightningDataModule):
@@ -17,11 +33,24 @@ class ClipDataModule(LightningDataModule):
         batch_size: over all processes.
         num_held_out: clips to validate on, spread evenly over the held-out part.
         seed: of the run.
+        noise: draws what a training batch gets beside its clips.
+        validation_batch_size: clips of a process that are validated at a time; its share of `batch_size` by default.
     """
 
-    def __init__(self, config: DataConfig, num_frames: int, size: int, batch_size: int, num_held_out: int, seed: int):
+    def __init__(
+        self,
+        config: DataConfig,
+        num_frames: int,
+        size: int,
+        batch_size: int,
+        num_held_out: int,
+        seed: int,
+        noise: LatentNoise,
+        validation_batch_size: int | None = None,
+    ):
         super().__init__()
         self.config, self.batch_size, self.seed = config, batch_size, seed
+        self.noise, self.validation_batch_size = noise, validation_batch_size
         self.train = config.build("train", num_frames, size)
         self.held_out = config.build("val", num_frames, size)
         count = min(num_held_out, len(self.held_out))
@@ -37,20 +66,20 @@ class ClipDataModule(LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return self._loader(TrainingClips(self.train, self.seed, self.config.flip), batch_sampler=sampler)
+        clips = TrainingClips(self.train, self.seed, self.config.flip)
+        return self._loader(clips, collate_fn=NoisyCollate(self.noise), batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
         """This process's share of the held-out clips; shares may differ by one."""
         indices = self.held_out_indices[self.trainer.global_rank :: self.trainer.world_size]
-        batch_size = max(1, self.batch_size // self.trainer.world_size)
-        return self._loader(HeldOutClips(self.held_out, indices), batch_size=batch_size)
+        batch_size = self.validation_batch_size or max(1, self.batch_size // self.trainer.world_size)
+        return self._loader(HeldOutClips(self.held_out, indices), collate_fn=collate, batch_size=batch_size)
 
     def _loader(self, clips, **kwargs) -> DataLoader:
         return DataLoader(
             clips,
             num_workers=self.config.num_workers,
             worker_init_fn=leave_signals_to_the_parent,
-            collate_fn=collate,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.config.num_workers > 0,
             **kwargs,

@@ -2,46 +2,34 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
-from diffusers.utils.torch_utils import randn_tensor
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from autoencoder.common.cost import count_flops
-from autoencoder.common.errors import NumericalError, UserError
+from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import add_moving_picture, to_uint8
-from autoencoder.common.seeding import derive_seed, generators
+from autoencoder.common.processes import mean_over_processes
+from autoencoder.common.seeding import derive_seed
 from autoencoder.data import to_video
 from autoencoder.data.stream import FileReport
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.training.config import TrainConfig
-from autoencoder.training.discriminator import PatchDiscriminator
-from autoencoder.training.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
+from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
+from autoencoder.training.guard import FiniteGuard, skip_if
+from autoencoder.training.losses import VidTwinLoss
+from autoencoder.training.noise import Pair, add_noise
+from autoencoder.training.sides import Side
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 NUM_PICTURES = 4
-
-
-def add_noise(latents: VidTwinLatents, max_level: float, noise: list[torch.Generator]) -> VidTwinLatents:
-    """z + s * eps for both latents, with one level s per clip, uniform from 0 to `max_level`.
-
-    Args:
-        latents: of a batch.
-        max_level: highest standard deviation of the noise.
-        noise: one generator per clip.
-    """
-    levels = max_level * torch.stack([torch.rand((), generator=generator) for generator in noise])
-
-    def add(tensor: torch.Tensor) -> torch.Tensor:
-        eps = randn_tensor(tensor.shape, generator=noise, device=tensor.device, dtype=tensor.dtype)
-        return tensor + levels.to(tensor).view(-1, *[1] * (tensor.ndim - 1)) * eps
-
-    return latents.map(add)
 
 
 def _as_list(value: Any) -> list:
@@ -53,8 +41,9 @@ class VidTwinModule(LightningModule):
     """Trains an `AutoencoderVidTwin`.
 
     One `training_step` is one optimiser step of the autoencoder and, once the GAN has started, one of the
-    discriminator: the process's share of the batch goes through in micro-batches. All noise is drawn per sample from
-    generators seeded by its position in the run, dropout by (seed, rank, step).
+    discriminator: the process's share of the batch goes through in micro-batches. The batch brings all noise with it,
+    drawn per sample from generators seeded by its position in the run; dropout is seeded by (seed, rank, step). No step
+    waits for the device, but those whose scalars are logged.
 
     The adaptive weight of the GAN and the batch statistics of the discriminator are those of a micro-batch; the weight
     is that of the micro-batches of all processes together.
@@ -74,19 +63,13 @@ class VidTwinModule(LightningModule):
         self.automatic_optimization = False
         self.model, self.config = model, config
         self.loss = VidTwinLoss(config.kl_weight, config.lpips_weight, lpips)
-        self.discriminator = self._build_discriminator() if config.gan else None
-        self.ema = EMAModel(model.parameters(), decay=config.ema_decay) if config.ema_decay else None
+        self.discriminator = build_discriminator(config.seed, model.config.sample_size) if config.gan else None
+        self.ema = EMAModel(model.parameters(), decay=config.ema_decay, foreach=True) if config.ema_decay else None
         self.files = FileReport(num_files, config.max_bad_share)
         self.psnr, self.ssim = VideoPSNR(), VideoSSIM()
+        self.guard = FiniteGuard()
+        self.sides: tuple[Side, ...] = ()
         self._window_start, self._window_step = time.perf_counter(), 0
-
-    def _build_discriminator(self) -> PatchDiscriminator:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.config.seed, "discriminator"))
-            discriminator = PatchDiscriminator()
-        if (size := self.model.config.sample_size) < discriminator.min_size:
-            raise UserError(f"gan=True needs clips of at least {discriminator.min_size} pixels, sample_size is {size}")
-        return discriminator
 
     def configure_optimizers(self):
         """Optimisers and schedules of the config: the autoencoder's, then the discriminator's; they step together."""
@@ -99,7 +82,8 @@ class VidTwinModule(LightningModule):
         return list(optimizers), list(schedules)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the moving average."""
+        """Add the moving average; what a bad step may have left is not saved."""
+        self.guard.check()
         if self.ema:
             checkpoint["ema"] = self.ema.state_dict()
 
@@ -140,7 +124,9 @@ class VidTwinModule(LightningModule):
             self.ema.restore(self.model.parameters())
 
     def on_train_start(self) -> None:
-        """Say what a step costs, without the networks of the loss."""
+        """Put the sides of the GAN under DDP, and say what a step costs, without the networks of the loss."""
+        sides = [(self.model, self.loss), *([(self.discriminator,)] if self.discriminator else [])]
+        self.sides = tuple(Side(*parts, device=self.device) for parts in sides)
         if self.ema:
             self.ema.to(self.device)
         self._window_start, self._window_step = time.perf_counter(), self.global_step
@@ -154,95 +140,83 @@ class VidTwinModule(LightningModule):
 
         Raises:
             UnreadableVideo: if too many files are bad.
-            FloatingPointError: if the loss or a gradient is not finite; all weights are left as they were.
+            NumericalError: if a gradient is not finite; all weights are left as they were (`FiniteGuard`).
         """
         self._report(self.files.update(batch))
         torch.manual_seed(derive_seed(self.config.seed, "dropout", self.global_rank, self.global_step))
         for optimizer in self.trainer.optimizers:
             optimizer.zero_grad()
-        gan_share = self._gan_share()
-        terms = self._accumulate_gradients(batch["sample"], gan_share)
-        terms |= self._clip_gradients(terms["loss"], with_discriminator=gan_share > 0)
-        learning_rates = self._step_optimizers(with_discriminator=gan_share > 0)
-        self.log("loss", terms["loss"], prog_bar=True, logger=False)
-        self.log("l1", terms["l1"], prog_bar=True, logger=False)
+        share_of_gan = gan_share(self.config, self.global_step + 1)
+        terms = self._accumulate_gradients(batch["sample"], share_of_gan)
+        terms |= self._clip_gradients(terms["loss"], with_discriminator=share_of_gan > 0)
+        learning_rates = self._step_optimizers(with_discriminator=share_of_gan > 0)
         is_last = self.global_step == self.config.max_steps
         if is_last or self.global_step % self.config.log_every == 0:
             self._log_step(terms, learning_rates)
         self.trainer.should_stop |= is_last  # Lightning validates the step at which it is told to stop
 
-    def _gan_share(self) -> float:
-        """How much of the GAN's weight counts in this step: 0 before its start, 1 after its warm-up."""
-        steps = self.global_step + 1 - self.config.gan_start
-        if self.discriminator is None or steps < 1:
-            return 0.0
-        return min(1.0, steps / max(1, self.config.gan_warmup_steps))
-
     def _accumulate_gradients(self, sample: dict, gan_share: float) -> dict[str, torch.Tensor]:
         """Backward over the micro-batches; returns the mean of the loss terms."""
         sizes = self.config.micro_batches(self.trainer.world_size)
-        parts = zip(sample["video"].split(sizes), sample["position"].split(sizes), strict=True)
-        without_sync = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        ends = list(accumulate(sizes))
         sums = {}
-        for index, (frames, positions) in enumerate(parts):
-            weight = len(frames) / sum(sizes)
-            with nullcontext() if index + 1 == len(sizes) else without_sync():
-                terms = self._backward(to_video(frames), positions.tolist(), gan_share, weight)
-            sums = {name: sums.get(name, 0) + term * weight for name, term in terms.items()}
+        for index, (end, size) in enumerate(zip(ends, sizes, strict=True)):
+            part = slice(end - size, end)
+            noise = {name: tuple(tensor[part] for tensor in pair) for name, pair in sample["noise"].items()}
+            share = size / sum(sizes)
+            with ExitStack() as stack:
+                for side in self.sides:
+                    stack.enter_context(side.accumulating(is_last=index + 1 == len(sizes)))
+                terms = self._backward(to_video(sample["video"][part]), noise, gan_share, share)
+            sums = {name: sums.get(name, 0) + term * share for name, term in terms.items()}
         return sums
 
     def _backward(
-        self, video: torch.Tensor, positions: list[int], gan_share: float, share: float
+        self, video: torch.Tensor, noise: dict[str, Pair], gan_share: float, share: float
     ) -> dict[str, torch.Tensor]:
         """Backward of a micro-batch that is this share of a batch, of the autoencoder and then of the discriminator.
 
         Returns the loss terms.
         """
-        seed = self.config.seed
+        loss, terms, reconstruction = self.sides[0](self._autoencoder_loss, video, noise, gan_share)
+        self.manual_backward(loss * share)
+        if gan_share:
+            term = partial(discriminator_term, self.discriminator)
+            loss, more = self.sides[1](term, video, reconstruction.detach())
+            self.manual_backward(loss * share)
+            terms |= more
+        return terms
+
+    def _autoencoder_loss(
+        self, video: torch.Tensor, noise: dict[str, Pair], gan_share: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """Loss of clips (B, 3, F, H, W), its terms by name, and the reconstruction."""
         posterior = self.model.encode(video).latent_dist
-        latents = posterior.sample(generators(seed, "posterior", positions))
-        if self.config.latent_noise:
-            latents = add_noise(latents, self.config.latent_noise, generators(seed, "latent noise", positions))
+        latents = posterior.sample(noise=VidTwinLatents(*noise["posterior"]))
+        if "latents" in noise:
+            latents = add_noise(latents, noise["latents"])
         reconstruction = self.model.decode(latents).sample
         loss, terms = self.loss(reconstruction, video, posterior)
         if gan_share:
-            gan, weight = self._gan_loss(loss, reconstruction)
+            last_layer = self.model.decoder.proj_out.weight
+            gan, weight = generator_term(self.discriminator, reconstruction, loss, last_layer)
+            weight = self.config.gan_weight * weight
             loss = loss + gan_share * weight * gan
             terms |= {"loss": loss.detach(), "gan": gan.detach(), "adaptive_weight": weight}
-        self.manual_backward(loss * share)
-        if gan_share:
-            real, fake = (self.discriminator(clips).float() for clips in (video, reconstruction.detach()))
-            discriminator_loss = discriminator_hinge(real, fake)
-            self.manual_backward(discriminator_loss * share)
-            logits = {"logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
-            terms |= {"discriminator_loss": discriminator_loss.detach()} | logits
-        return terms
-
-    def _gan_loss(self, loss: torch.Tensor, reconstruction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the autoencoder gets from the discriminator, and its weight after the warm-up."""
-        self.discriminator.requires_grad_(False)
-        gan = generator_hinge(self.discriminator(reconstruction).float())
-        self.discriminator.requires_grad_(True)
-        last_layer = self.model.decoder.proj_out.weight
-        return gan, self.config.gan_weight * adaptive_weight(loss, gan, last_layer, self._mean_over_processes)
-
-    def _mean_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.trainer.strategy.reduce(tensor.contiguous(), reduce_op="mean")
+        return loss, terms, reconstruction
 
     def _clip_gradients(self, loss: torch.Tensor, with_discriminator: bool) -> dict[str, torch.Tensor]:
-        """Clip, and return the norms from before."""
+        """Clip, see to it that a step that is not finite is skipped, and return the norms from before."""
         weights = [*self.model.parameters(), *self.loss.parameters()]
         norms = {"gradient_norm": nn.utils.clip_grad_norm_(weights, self.config.optimizer.max_grad_norm)}
         if with_discriminator:
             norms["discriminator_gradient_norm"] = nn.utils.clip_grad_norm_(
                 self.discriminator.parameters(), self.config.discriminator_optimizer.max_grad_norm
             )
-        if not all(value.isfinite() for value in (loss, *norms.values())):
-            values = ", ".join(f"{name} {norm.item()}" for name, norm in norms.items())
-            raise NumericalError(
-                f"step {self.global_step + 1}: the loss is {loss.item()}, {values}; the run stops, the last checkpoint "
-                "is good. A lower optimizer.learning_rate or precision=fp32 may help"
-            )
+        is_bad = self.guard.watch(self.global_step + 1, loss, norms)
+        can_skip = [skip_if(optimizer, is_bad) for optimizer in self.trainer.optimizers]
+        if not all(can_skip):
+            self.guard.check()
         return norms
 
     def _step_optimizers(self, with_discriminator: bool) -> dict[str, float]:
@@ -266,7 +240,11 @@ class VidTwinModule(LightningModule):
     def _log_step(self, terms: dict[str, torch.Tensor], learning_rates: dict[str, float]) -> None:
         self._report(self.files.synchronize())
         self.files.check()
-        means = {name: self.trainer.strategy.reduce(term, reduce_op="mean").item() for name, term in terms.items()}
+        self.guard.check()
+        values = mean_over_processes(torch.stack([term.float() for term in terms.values()])).tolist()
+        means = dict(zip(terms, values, strict=True))
+        for name in ("loss", "l1"):
+            self.log(name, means[name], prog_bar=True, logger=False)
         seconds = time.perf_counter() - self._window_start
         steps = self.global_step - self._window_step
         self._window_start, self._window_step = time.perf_counter(), self.global_step
@@ -282,6 +260,7 @@ class VidTwinModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Validate the moving average."""
+        self.guard.check()
         self._take_average()
 
     def validation_step(self, batch: dict, batch_index: int) -> None:

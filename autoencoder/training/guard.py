@@ -1,0 +1,72 @@
+"""Steps whose gradient is not finite: they reach no weight, and the run stops before anything is written."""
+
+import torch
+from torch import nn
+
+from autoencoder.common.errors import NumericalError
+from autoencoder.common.optimization import Muon
+
+
+def skip_if(optimizer: torch.optim.Optimizer, is_bad: torch.Tensor) -> bool:
+    """Let the next step of an optimiser come to nothing if `is_bad` is 1, which the device decides.
+
+    Fused optimisers have this for gradient scaling, and `Muon` has it, too.
+
+    Returns:
+        Whether the optimiser can do that and has been told to; on a CPU nobody need decide for the host.
+    """
+    can_skip = isinstance(optimizer, Muon) or bool(optimizer.param_groups[0].get("fused"))
+    can_skip = can_skip and is_bad.device.type != "cpu"
+    optimizer.found_inf = is_bad if can_skip else None
+    return can_skip
+
+
+class FiniteGuard:
+    """Finds steps that are not finite on the device, without a wait of the host.
+
+    Reading whether a step is finite would make the host wait for the device in every step. So the device keeps a record
+    of the first bad step and tells the optimisers to skip it; the host reads the record where it waits anyway, that is
+    where scalars are logged and before anything is saved or validated, and stops the run there. On a CPU, where
+    reading costs nothing, it is read in every step.
+    """
+
+    VALUES = ("gradient_norm", "discriminator_gradient_norm")
+
+    def __init__(self):
+        self._record: torch.Tensor | None = None
+
+    def watch(self, step: int, loss: torch.Tensor, norms: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Take note of a step.
+
+        Args:
+            step: its number, from 1.
+            loss: (), for the message; it may be that of this process alone.
+            norms: () by name of `VALUES`; they are the same in all processes, which so skip the same steps.
+
+        Returns:
+            float32 (), 1 if the step must be skipped and else 0.
+        """
+        found = torch.stack([norm.float() for norm in norms.values()])  # (1 or 2,)
+        is_bad = (~found.isfinite()).any().float()
+        if self._record is None:
+            self._record = torch.zeros(2 + len(self.VALUES), device=found.device)  # step, loss, norms
+        values = torch.cat([step * is_bad[None], loss.float()[None], found])
+        values = nn.functional.pad(values, (0, len(self._record) - len(values)))
+        self._record = torch.where(self._record[0] > 0, self._record, values)
+        return is_bad
+
+    def check(self) -> None:
+        """Wait for the device, and stop the run if a step since the last check was not finite.
+
+        Raises:
+            NumericalError: naming the first such step.
+        """
+        if self._record is None:
+            return
+        step, loss, *norms = self._record.tolist()
+        if step:
+            values = ", ".join(f"{name} {norm}" for name, norm in zip(self.VALUES, norms, strict=True))
+            raise NumericalError(
+                f"step {int(step)}: the loss is {loss}, {values}; the run stops, the last checkpoint is good. "
+                "A lower optimizer.learning_rate or precision=fp32 may help"
+            )

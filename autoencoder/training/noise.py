@@ -1,0 +1,54 @@
+"""The noise of a training batch, drawn on the CPU before the step, so that no device waits for it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from autoencoder.common.seeding import generators
+from autoencoder.latents import VidTwinLatents
+
+Pair = tuple[torch.Tensor, torch.Tensor]  # of the structure and of the dynamics latent
+
+
+@dataclass(frozen=True)
+class LatentNoise:
+    """Draws the noise of clips as a function of the seed and of their positions in the run.
+
+    Args:
+        seed: of the run.
+        structure_shape, dynamics_shape: of a clip's latents.
+        max_level: highest standard deviation of the noise that is added to the latents; 0 adds none.
+    """
+
+    seed: int
+    structure_shape: tuple[int, ...]
+    dynamics_shape: tuple[int, ...]
+    max_level: float = 0.0
+
+    def __call__(self, positions: Sequence[int]) -> dict[str, Pair]:
+        """The noise of a batch by name, float32 (B, ...) for both latents.
+
+        Returns:
+            "posterior": standard normal, for the draw from the posterior. "latents", if there is a level: s * eps, with
+            one level s per clip, uniform from 0 to `max_level`.
+        """
+        noise = {"posterior": self._normal(generators(self.seed, "posterior", positions))}
+        if self.max_level:
+            chance = generators(self.seed, "latent noise", positions)
+            levels = self.max_level * torch.stack([torch.rand((), generator=generator) for generator in chance])
+            structure, dynamics = (levels.view(-1, *[1] * (eps.ndim - 1)) * eps for eps in self._normal(chance))
+            noise["latents"] = structure, dynamics
+        return noise
+
+    def _normal(self, chance: list[torch.Generator]) -> Pair:
+        shapes = self.structure_shape, self.dynamics_shape
+        structure, dynamics = (randn_tensor((len(chance), *shape), generator=chance) for shape in shapes)
+        return structure, dynamics
+
+
+def add_noise(latents: VidTwinLatents, noise: Pair) -> VidTwinLatents:
+    """The latents with the noise "latents" of `LatentNoise` added."""
+    structure, dynamics = (part.to(latents.structure.dtype) for part in noise)
+    return VidTwinLatents(latents.structure + structure, latents.dynamics + dynamics)

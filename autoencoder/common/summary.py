@@ -1,0 +1,86 @@
+"""What a run says of itself: what it is before its first step, when it will be done, and what one step takes."""
+
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+import torch
+from torch import nn
+
+from autoencoder.common.cost import format_bytes
+
+MEASURED_SECONDS = 10.0
+SKIPPED_STEPS = 3  # at the start, which compile, load and warm up
+
+
+def summary(entries: Mapping[str, str]) -> str:
+    """Aligned lines of a name and what is to be said of it."""
+    width = max(map(len, entries)) + 2
+    return "\n".join(f"{name:{width}}{text}" for name, text in entries.items())
+
+
+def format_duration(seconds: float) -> str:
+    """Such as "40 s", "12 min" or "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class ExpectedEnd:
+    """Tells once, when it can, how long a run still takes.
+
+    Args:
+        max_steps: of the run.
+    """
+
+    def __init__(self, max_steps: int):
+        self.max_steps = max_steps
+        self._calls, self._start, self._first, self._is_told = 0, 0.0, 0, False
+
+    def after_step(self, step: int) -> str | None:
+        """To be called after every step.
+
+        Returns:
+            One line, after the first `MEASURED_SECONDS` that were not spent on warming up; else None.
+        """
+        self._calls += 1
+        now = time.perf_counter()
+        if self._calls == SKIPPED_STEPS:
+            self._start, self._first = now, step
+        seconds = now - self._start
+        if self._is_told or self._calls <= SKIPPED_STEPS or seconds < MEASURED_SECONDS:
+            return None
+        self._is_told = True
+        per_step = seconds / (step - self._first)
+        left = per_step * (self.max_steps - step)
+        end = datetime.now() + timedelta(seconds=left)
+        rate = f"{1 / per_step:.2f} steps per second" if per_step < 1 else f"{per_step:.1f} seconds per step"
+        day = "%H:%M" if left < 86_400 else "%Y-%m-%d %H:%M"
+        return f"about {format_duration(left)} to go, until {end:{day}} ({rate}; validation and previews not counted)"
+
+
+def step_memory(modules: Iterable[nn.Module], optimizers: Iterable[torch.optim.Optimizer], averages: int) -> str:
+    """What is held between steps, counted, and the most that was held within one, measured where it can be.
+
+    Args:
+        modules: that were trained; their gradients are there.
+        optimizers: which have made a step.
+        averages: moving averages of the weights of the first module.
+    """
+    modules = list(modules)
+    weights = [sum(parameter.nbytes for parameter in module.parameters()) for module in modules]
+    gradients = sum(p.grad.nbytes for module in modules for p in module.parameters() if p.grad is not None)
+    states = sum(
+        value.nbytes
+        for optimizer in optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+    held = {"weights": sum(weights), "gradients": gradients, "optimiser": states, "averages": averages * weights[0]}
+    text = ", ".join(f"{name} {format_bytes(count)}" for name, count in held.items() if count)
+    device = next(modules[0].parameters()).device
+    if device.type != "cuda":
+        return f"{text}; peak of the step not measured on {device.type}"
+    return f"{text}; peak of the step {format_bytes(torch.cuda.max_memory_allocated(device))}"

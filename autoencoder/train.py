@@ -2,67 +2,35 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
-from torch import nn
+from typing import TYPE_CHECKING
 
 from autoencoder.common import commands
-from autoencoder.common.checkpoints import newest_whole_checkpoint
-from autoencoder.common.device import resolve_device
-from autoencoder.common.errors import UserError
-from autoencoder.common.files import atomic_folder, atomic_path
+from autoencoder.common.files import atomic_path
 from autoencoder.common.launchers import check_number, is_first_process, join_launched
-from autoencoder.common.precision import describe_precision, resolve_precision, settle_precision
-from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, ending_in_order, prepare, write_pointer
-from autoencoder.common.signals import StopSignals
-from autoencoder.metrics.lpips import lpips_network
+from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, prepare, write_pointer
 from autoencoder.settings import AutoencoderSettings
-from autoencoder.training.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from autoencoder.training.config import TrainConfig
-from autoencoder.training.datamodule import ClipDataModule
-from autoencoder.training.module import VidTwinModule
-from autoencoder.training.noise import LatentNoise
-from autoencoder.training.sides import SidesStrategy
-from autoencoder.vidtwin import AutoencoderVidTwin
+
+if TYPE_CHECKING:
+    from autoencoder.vidtwin import AutoencoderVidTwin
 
 RUNS = Path("outputs/autoencoder")
 PRESET = "tiny"
-DOWNLOAD = "download"
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-class StepProgressBar(TQDMProgressBar):
-    """One bar over the steps of the run."""
-
-    def __init__(self, max_steps: int):
-        super().__init__()
-        self.max_steps = max_steps
-
-    def on_train_start(self, trainer, pl_module) -> None:
-        """A resumed run does not pass by the start of an epoch, where the bar gets its length."""
-        super().on_train_start(trainer, pl_module)
-        self.train_progress_bar.total = self.max_steps
-
-    @property
-    def total_train_batches(self) -> int:
-        """All steps."""
-        return self.max_steps
-
-    def get_metrics(self, trainer, pl_module):
-        """Without the version number."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
-
-
-def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, RunFolder, str]:
+def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin", RunFolder, str]:
     """Config, model, folder, and the whole config as YAML."""
     parser = commands.make_parser(
         TrainConfig, __doc__, "autoencoder.train", stage="autoencoder", groups={"model": AutoencoderSettings}
     )
     folder, settings = prepare(parser, argv, RUNS, preset=lambda _: PRESET)
+
+    import torch
+
+    from autoencoder.common.device import resolve_device
+    from autoencoder.common.precision import settle_precision
+    from autoencoder.vidtwin import AutoencoderVidTwin
+
     device = "cpu" if settings.accelerator == "cpu" else resolve_device("auto")
     settings.precision = settle_precision(settings.precision, device, folder.config)
     text = parser.dump(settings)
@@ -71,118 +39,15 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, AutoencoderVidTwin, 
     return config, AutoencoderVidTwin(**vars(settings.model)), folder, text
 
 
-def load_lpips(config: TrainConfig) -> nn.Module | None:
-    """The LPIPS network that the config asks for.
-
-    Raises:
-        ValueError: if it asks for LPIPS and does not say where the weights are.
-    """
-    if not config.lpips_weight:
-        return None
-    if config.lpips_weights is None:
-        raise UserError(
-            f"lpips_weight={config.lpips_weight} needs the weights of VGG-16: give the path of torchvision's "
-            f"vgg16-397923af.pth as --lpips-weights, let torchvision get it by --lpips-weights {DOWNLOAD}, or train "
-            "without LPIPS by --lpips-weight 0"
-        )
-    return lpips_network(None if config.lpips_weights == DOWNLOAD else config.lpips_weights)
-
-
-def make_environment() -> ClusterEnvironment:
-    """Where Lightning learns of other processes: from torchrun, or from what `join_launched` has put in its place.
-
-    Lightning's own environment of SLURM also takes a single process of an allocation for one of many, and requeues
-    jobs by itself.
-    """
-    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
-
-
-def train(
-    config: TrainConfig,
-    model: AutoencoderVidTwin,
-    folder: RunFolder,
-    callbacks: Sequence[Callback] = (),
-    lpips: nn.Module | None = None,
-) -> Trainer:
-    """Train to `config.max_steps` and leave the model in `folder.model`.
-
-    Args:
-        config: of the run.
-        model: the autoencoder; its weights are those that the run starts from.
-        folder: of the run; the newest checkpoint in it is loaded.
-        callbacks: further callbacks of the trainer.
-        lpips: what `load_lpips` returns.
-
-    Returns:
-        The trainer, whose `callback_metrics` hold the last validation.
-
-    Raises:
-        Stopped: if a signal asks to end; the last whole step is saved.
-    """
-    with ending_in_order(folder, "autoencoder.train") as signals:
-        return _train(config, model, folder, callbacks, lpips, signals)
-
-
-def _train(
-    config: TrainConfig,
-    model: AutoencoderVidTwin,
-    folder: RunFolder,
-    callbacks: Sequence[Callback],
-    lpips: nn.Module | None,
-    signals: StopSignals,
-) -> Trainer:
-    checkpoint, step = newest_whole_checkpoint(folder.checkpoints)
-    data = ClipDataModule(
-        config,
-        model.config.num_frames,
-        model.config.sample_size,
-        config.batch_size,
-        config.num_held_out,
-        config.seed,
-        LatentNoise(config.seed, model.structure_shape, model.dynamics_shape, config.latent_noise),
-        config.micro_batches(config.num_processes)[0],
-    )
-    if config.attention_backend:
-        model.set_attention_backend(config.attention_backend)
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    if config.compile:
-        # The last layer stays outside of compiled code: the adaptive weight takes gradients there alone.
-        model.compile_repeated_blocks()
-    module = VidTwinModule(model, config, len(data.train), lpips)
-    trainer = Trainer(
-        accelerator=config.accelerator,
-        devices=config.num_devices,
-        num_nodes=config.num_nodes,
-        strategy="auto" if config.num_processes == 1 else SidesStrategy(),
-        sync_batchnorm=config.accelerator != "cpu" and torch.cuda.is_available(),
-        precision=PRECISIONS[resolve_precision(config.precision, config.device)],
-        max_steps=config.max_steps,
-        max_epochs=-1,
-        val_check_interval=config.validate_every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        log_every_n_steps=config.log_every,
-        logger=TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=step + 1 if step else 0),
-        plugins=[AtomicCheckpointIO(), make_environment()],
-        callbacks=[StepProgressBar(config.max_steps), *callbacks, StepCheckpoint(folder, config, signals)],
-        default_root_dir=folder.path,
-    )
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.is_global_zero:
-        with atomic_folder(folder.model) as temporary, module.ema_weights():
-            model.save_pretrained(temporary)
-    return trainer
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     join_launched()
     config, model, folder, text = parse(argv)
     check_number(config.num_devices, config.num_nodes)
+
+    from autoencoder.common.precision import describe_precision
+    from autoencoder.training.fit import load_lpips, train
+
     lpips = load_lpips(config)
     if is_first_process():
         with atomic_path(folder.config) as temporary:

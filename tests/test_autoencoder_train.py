@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder import train as train_command
+from autoencoder.training import fit
 from autoencoder.training.losses import VidTwinLoss
 
 MODEL = {
@@ -143,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path,
 
     monkeypatch.setattr(VidTwinLoss, "forward", forward)
     with pytest.raises(FloatingPointError, match="step 6: the loss is nan"):
-        train_command.train(config, model, folder)
+        fit.train(config, model, folder)
     path, step = folder.newest_checkpoint()
     assert step == 4
     state = torch.load(path, weights_only=True)["state_dict"]
@@ -159,7 +160,7 @@ def test_missing_data_say_where_and_what(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config, model, folder, _ = train_command.parse(arguments(tmp_path / "run", dataset="ucf101"))
     with pytest.raises(FileNotFoundError, match=r"data/ucf101[\s\S]*classInd\.txt[\s\S]*--dataset shapes"):
-        train_command.train(config, model, folder)
+        fit.train(config, model, folder)
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):

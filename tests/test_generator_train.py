@@ -22,7 +22,7 @@ from autoencoder.common import commands
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, write_pointer
 from autoencoder.data.shapes import CLASS_NAMES
-from generator import VidTwinDiT
+from generator import VidTwinDiT, fit
 from generator import train as train_command
 from generator.config import TrainConfig
 from generator.latent_cache import LatentCache, fingerprint
@@ -239,7 +239,7 @@ def test_a_gradient_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
             trainer.model.structure_in.weight.data.fill_(float("nan"))
 
     with pytest.raises(FloatingPointError, match="step 6: the loss is nan, its gradient norm nan"):
-        train_command.train(config, model, folder, [spoil], progress=False)
+        fit.train(config, model, folder, [spoil], progress=False)
     assert steps[-1] == last
     path, step = folder.newest_checkpoint()
     assert step == 4
@@ -261,7 +261,7 @@ def test_refuses_what_does_not_fit(workplace, unbroken, tmp_path, monkeypatch):
     flags = arguments(unbroken, autoencoder="other", latent_cache="other-latents", micro_batch_size=4)
     parsed = train_command.parse([*flags, "--resume"])
     with pytest.raises(ValueError, match="was trained on the latents of the autoencoder"):
-        train_command.train(*parsed[:3], progress=False)
+        fit.train(*parsed[:3], progress=False)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -271,7 +271,7 @@ def test_resumes_with_the_same_bits_whatever_the_optimizer(workplace, tmp_path, 
     config, model, folder, _ = train_command.parse(flags)
 
     def ends() -> dict[str, torch.Tensor]:
-        train_command.train(config, model, folder, progress=False)
+        fit.train(config, model, folder, progress=False)
         state = torch.load(folder.checkpoint_path(6), weights_only=True)
         return state["model"] | {
             f"{name}/{key}": value
@@ -286,7 +286,7 @@ def test_resumes_with_the_same_bits_whatever_the_optimizer(workplace, tmp_path, 
 
     config.second_ema_decay = None
     with pytest.raises(ValueError, match="holds 2 moving averages, second_ema_decay=None asks for 1"):
-        train_command.train(config, model, folder, progress=False)
+        fit.train(config, model, folder, progress=False)
 
 
 def test_compiled_blocks_learn_the_same_under_the_same_names(workplace, tmp_path, monkeypatch):
@@ -302,7 +302,7 @@ def test_compiled_blocks_learn_the_same_under_the_same_names(workplace, tmp_path
     for number, flag in enumerate(("--compile=false", "--compile")):
         flags = arguments(tmp_path / str(number), max_steps=3, sample_every=3)
         config, model, folder, _ = train_command.parse([*flags, flag])
-        train_command.train(config, model, folder, progress=False)
+        fit.train(config, model, folder, progress=False)
         states.append(torch.load(folder.checkpoint_path(3), weights_only=True)["model"])
     assert len(compiled) == 1 and all(block._compiled_call_impl for block in compiled[0].blocks)
     torch.testing.assert_close(states[1], states[0], rtol=0, atol=1e-5)
@@ -319,7 +319,7 @@ def test_looks_follow_the_config_and_the_model_the_objective(workplace, tmp_path
     monkeypatch.setattr(VidTwinDiffusionPipeline, "__call__", listen)
     flags = arguments(tmp_path / "run", max_steps=1, sample_guidance_interval="[0.2,0.8]")
     config, model, folder, _ = train_command.parse([*flags, "--objective.independent_times=true"])
-    train_command.train(config, model, folder, progress=False)
+    fit.train(config, model, folder, progress=False)
     assert calls == [(0.2, 0.8)]
     assert VidTwinDiT.from_pretrained(folder.pipeline / "transformer").config.independent_times
 
@@ -340,7 +340,7 @@ def test_the_loss_on_held_out_videos_is_that_of_the_moving_average(workplace, tm
 
     flags = arguments(tmp_path / "run", max_steps=2, validate_every=1, val_videos=20)
     config, model, folder, _ = train_command.parse(flags)
-    train_command.train(config, model, folder, [look], progress=False)
+    fit.train(config, model, folder, [look], progress=False)
     assert len(seen) == 2 and seen[1] != 0
 
 
@@ -372,7 +372,7 @@ def test_missing_data_say_where_and_what(workplace, monkeypatch):
     config, model, folder, _ = train_command.parse(["--dataset", "ucf101"])
     assert config.precision == resolve_precision("auto", "cpu") and folder.path == Path("outputs/generator/run-001")
     with pytest.raises(FileNotFoundError, match=r"data/ucf101[\s\S]*classInd\.txt[\s\S]*--dataset shapes"):
-        train_command.train(config, model, folder)
+        fit.train(config, model, folder)
     process = start(["--dataset", "folder"], workplace)
     output = process.communicate()[0]
     assert process.returncode == 1 and "Traceback" not in output
@@ -390,7 +390,7 @@ def test_ucf101_with_the_recipe_of_the_paper(workplace, tmp_path, monkeypatch):
     flags = [f"--{name}={value}" for name, value in small.items()]
     config, model, folder, _ = train_command.parse(["--config", "ucf101_paper", *flags, "--precision=bf16"])
     assert (config.objective.kind, config.objective.label_dropout, config.precision) == ("sample", 0.2, "bf16")
-    trainer = train_command.train(config, model, folder, progress=False)
+    trainer = fit.train(config, model, folder, progress=False)
     assert len(trainer.cache) == 2 * 4 * 2 and trainer.scalars["train/loss"] > 0
     pipe = VidTwinDiffusionPipeline.from_pretrained(folder.pipeline)
     assert pipe.transformer.dtype == torch.float32 and pipe.transformer.config.id2label == {

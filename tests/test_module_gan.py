@@ -21,6 +21,7 @@ from autoencoder.data import to_video
 from autoencoder.data.stream import PositionSampler, TrainingClips, collate
 from autoencoder.metrics import VideoPSNR
 from autoencoder.metrics.lpips import lpips_network
+from autoencoder.training import fit
 from autoencoder.training import gan as gan_file
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
@@ -47,7 +48,7 @@ AFTER_START += ("discriminator_gradient_norm", "discriminator_learning_rate")
 
 def run(folder: Path, callbacks: tuple[Callback, ...] = (), flags: tuple[str, ...] = (), **more):
     config, model, run_folder, _ = train_command.parse([*arguments(folder, **GAN | more), *flags])
-    return train_command.train(config, model, run_folder, callbacks, train_command.load_lpips(config))
+    return fit.train(config, model, run_folder, callbacks, fit.load_lpips(config))
 
 
 def checkpoint(folder: Path, step: int) -> dict:
@@ -236,7 +237,7 @@ def test_lpips_is_recorded_and_in_no_checkpoint(tmp_path, monkeypatch):
     torch.manual_seed(0)
     vgg = nn.Module()
     vgg.features = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
-    monkeypatch.setattr(train_command, "lpips_network", network)
+    monkeypatch.setattr(fit, "lpips_network", network)
     settings = {"gan": False, "ema_decay": 0, "max_steps": 2, "lpips_weight": 0.05, "lpips_weights": "vgg16.pth"}
     module = run(tmp_path / "run", **settings).lightning_module
     events = scalars(tmp_path / "run")
@@ -308,7 +309,8 @@ def test_compiled_blocks_give_the_losses_of_eager(tmp_path, monkeypatch):
 SCRIPT = """
 import torch
 from autoencoder.training import gan as gan_file
-from autoencoder.train import parse, train
+from autoencoder.train import parse
+from autoencoder.training.fit import train
 
 factors, sound = [], gan_file.adaptive_weight
 

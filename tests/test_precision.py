@@ -12,6 +12,7 @@ from autoencoder import train as train_command
 from autoencoder.common import precision
 from autoencoder.common.config import OptimizerConfig
 from autoencoder.common.precision import describe_precision, has_bf16_products, resolve_precision
+from generator import latent_cache
 from generator import train as generator_train
 
 
@@ -113,7 +114,7 @@ def parse_generator(folder: Path, *flags: str) -> str:
 @pytest.mark.parametrize("parse", [parse_autoencoder, parse_generator])
 def test_the_choice_is_written_down_and_kept(processor, tmp_path, monkeypatch, parse):
     """Also on a processor that would choose otherwise, and where a preset with `auto` is given again."""
-    monkeypatch.setattr(generator_train, "autoencoder_folder", lambda _: tmp_path / "autoencoder")
+    monkeypatch.setattr(latent_cache, "autoencoder_folder", lambda _: tmp_path / "autoencoder")
     preset = "tiny" if parse is parse_autoencoder else "shapes"
     for chosen, hardware in (("bf16", {"avx512_bf16": True}), ("fp32", {})):
         folder = tmp_path / chosen

@@ -13,7 +13,7 @@ from test_latent_cache import make_autoencoder
 
 from autoencoder.common import commands
 from autoencoder.common.run import LAST_AUTOENCODER, write_pointer
-from generator import VidTwinDiT
+from generator import VidTwinDiT, fit
 from generator import train as train_command
 
 # Accelerate drives FSDP2 on accelerators only: on a CPU it has to be told that this is one.
@@ -23,7 +23,7 @@ import accelerate
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
-from generator import train
+from generator import fit, train
 
 class Sharded(accelerate.Accelerator):
     def __init__(self, **kwargs):
@@ -37,12 +37,12 @@ class Sharded(accelerate.Accelerator):
             cpu_ram_efficient_loading=False,
         )
 
-class Watched(train.GeneratorTrainer):
+class Watched(fit.GeneratorTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         assert self.accelerator.is_fsdp2 and all(isinstance(weight, DTensor) for weight in self.model.parameters())
 
-train.Accelerator, train.GeneratorTrainer = Sharded, Watched
+fit.Accelerator, fit.GeneratorTrainer = Sharded, Watched
 train.commands.run_command(lambda: train.main(sys.argv[1:]))
 """
 
@@ -77,7 +77,7 @@ def test_two_shards_train_like_one_model_and_resume_with_the_same_bits(tmp_path,
     again = launch("sharded.py", [*arguments(tmp_path / "resumed", micro_batch_size=2, **short), "--resume"], tmp_path)
     assert again.returncode == 0, again.stderr
     config, model, folder, _ = train_command.parse([*arguments(tmp_path / "one", **short), "--resume"])
-    train_command.train(config, model, folder, progress=False)
+    fit.train(config, model, folder, progress=False)
 
     for name, tolerance in (("resumed", EXACT), ("one", {"rtol": 0, "atol": 1e-5})):
         states = [

@@ -17,6 +17,8 @@ from test_latent_cache import make_autoencoder
 from autoencoder import train as first_stage
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, write_pointer
 from autoencoder.common.signals import Stopped
+from autoencoder.training import fit as fit_first
+from generator import fit as fit_second
 from generator import latent_cache
 from generator import train as second_stage
 from generator.trainer import GeneratorTrainer
@@ -45,7 +47,7 @@ def run_first(folder: Path, *flags: str, callbacks=()) -> None:
     config, model, run, text = first_stage.parse([*test_autoencoder_train.arguments(folder, **SHORT), *flags])
     run.path.mkdir(exist_ok=True)
     run.config.write_text(text)
-    first_stage.train(config, model, run, callbacks)
+    fit_first.train(config, model, run, callbacks)
 
 
 def run_second(folder: Path, *flags: str, callbacks=()) -> None:
@@ -53,7 +55,7 @@ def run_second(folder: Path, *flags: str, callbacks=()) -> None:
     config, model, run, text = second_stage.parse([*arguments, *flags])
     run.path.mkdir(exist_ok=True)
     run.config.write_text(text)
-    second_stage.train(config, model, run, callbacks, progress=False)
+    fit_second.train(config, model, run, callbacks, progress=False)
 
 
 def end_of(folder: Path) -> dict:
@@ -94,7 +96,7 @@ def test_stage_one_in_the_export_leaves_no_model(tmp_path, monkeypatch, capsys):
     def export(*_, **__) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(first_stage.AutoencoderVidTwin, "save_pretrained", export)
+    monkeypatch.setattr(fit_first.AutoencoderVidTwin, "save_pretrained", export)
     with pytest.raises(Stopped):
         run_first(tmp_path / "run")
     assert not list((tmp_path / "run").glob("*model*")) and "after step 6, which is saved" in capsys.readouterr().out

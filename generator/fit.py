@@ -1,0 +1,154 @@
+"""Training the transformer: what `python -m generator.train` does once it knows its config."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from autoencoder.common.device import resolve_device
+from autoencoder.common.files import atomic_folder
+from autoencoder.common.pictures import add_moving_picture, unit_to_uint8
+from autoencoder.common.precision import resolve_precision
+from autoencoder.common.run import RunFolder, ending_in_order
+from autoencoder.vidtwin import AutoencoderVidTwin
+from generator.config import ObjectiveConfig, TrainConfig
+from generator.dit import VidTwinDiT
+from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
+from generator.objective import make_scheduler
+from generator.trainer import GeneratorTrainer
+from pipelines import VidTwinDiffusionPipeline
+
+SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
+PRECISIONS = {"fp32": "no", "bf16": "bf16"}
+
+
+class VideoSampler:
+    """Shows videos from the moving average of the weights in TensorBoard, always of the same classes and seeds."""
+
+    def __init__(self, make_pipeline: Callable[[VidTwinDiT], VidTwinDiffusionPipeline], config: TrainConfig):
+        self.make_pipeline, self.config = make_pipeline, config
+
+    def __call__(self, trainer: GeneratorTrainer) -> None:
+        """Sample, if it is time to; the other processes go on to the next step and wait there."""
+        config = self.config
+        if not trainer.is_due(config.sample_every):
+            return
+        model = trainer.averaged_model(trainer.averages[0])
+        if model is None:
+            return
+        names = model.config.id2label
+        count = min(config.sample_classes, len(names))
+        classes = [place * len(names) // count for place in range(count)]
+        pipeline = self.make_pipeline(model)
+        pipeline.set_progress_bar_config(disable=True)
+        videos = pipeline(
+            classes,
+            config.sample_steps,
+            config.sample_guidance,
+            guidance_interval=config.sample_guidance_interval,
+            generator=config.seed,
+        ).frames
+        for label, video in zip(classes, videos, strict=True):
+            frames = unit_to_uint8(video)
+            tag = f"sample: {names[str(label)]}"
+            add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """The accelerator of a run; with several processes, it waits until all of them are there."""
+    # Processes wait for the slowest one at every shard of the cache; that may take longer than the usual 10 minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # else every process of torchrun on CPUs would train by itself
+        mixed_precision=PRECISIONS[resolve_precision(config.precision, resolve_device("auto"))],
+        kwargs_handlers=[patience],
+    )
+    if accelerator.is_fsdp2:
+        # Autocast alone decides on precision, as it does without FSDP: accelerate's policy would also round the time
+        # that the model is told, which goes up to 1000, to bf16.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    return accelerator
+
+
+def build_model(
+    settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, objective: ObjectiveConfig
+) -> VidTwinDiT:
+    """The transformer for the latents of `vae` in `cache`; `settings` are its other arguments."""
+    return VidTwinDiT(
+        **settings,
+        structure_shape=vae.structure_shape,
+        dynamics_shape=vae.dynamics_shape,
+        dynamics_axes=vae.dynamics_axes,
+        num_classes=len(cache.class_names),
+        prediction_type=objective.kind,
+        independent_times=objective.independent_times,
+        id2label={str(label): name for label, name in enumerate(cache.class_names)},
+        **cache.statistics,
+    )
+
+
+def train(
+    config: TrainConfig,
+    model_settings: dict[str, Any],
+    folder: RunFolder,
+    callbacks: Sequence[Callable[[GeneratorTrainer], None]] = (),
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+) -> GeneratorTrainer:
+    """Cache the latents if need be, train to `config.max_steps` and leave the pipeline in `folder.pipeline`.
+
+    That of the second moving average, if there is one, is left beside it.
+
+    Args:
+        config: of the run.
+        model_settings: the fields of `TransformerSettings`, by name.
+        folder: of the run, which goes on from its newest checkpoint.
+        callbacks: called with the trainer after every step.
+        accelerator: of `make_accelerator`, which is called if none is given.
+        progress: whether to show progress bars.
+
+    Returns:
+        The trainer, whose `scalars` hold the last record.
+
+    Raises:
+        Stopped: if a signal asks to end; the last whole step and the shards of the cache are saved.
+    """
+    with ending_in_order(folder, "generator.train"):
+        return _train(config, model_settings, folder, callbacks, accelerator or make_accelerator(config), progress)
+
+
+def _train(
+    config: TrainConfig,
+    model_settings: dict[str, Any],
+    folder: RunFolder,
+    callbacks: Sequence[Callable[[GeneratorTrainer], None]],
+    accelerator: Accelerator,
+    progress: bool,
+) -> GeneratorTrainer:
+    vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
+    autoencoder_hash = fingerprint(vae)
+    show = progress and accelerator.is_main_process
+    cache = build_cache(vae, config, config.latent_cache or config.cache_folder(autoencoder_hash), show)
+    held_out = None
+    if config.validate_every:
+        place = f"{config.latent_cache}-val" if config.latent_cache else config.held_out.cache_folder(autoencoder_hash)
+        held_out = build_cache(vae, config.held_out, place, show)
+
+    torch.manual_seed(config.seed)  # the weights that the model starts from
+    model = build_model(model_settings, vae, cache, config.objective)
+    trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
+
+    def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
+        return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
+
+    trainer.run([VideoSampler(make_pipeline, config), *callbacks], progress)
+    paths = (folder.pipeline, folder.path / SECOND_PIPELINE)[: len(trainer.averages)]
+    for average, path in zip(trainer.averages, paths, strict=True):
+        transformer = trainer.averaged_model(average)
+        if transformer is not None:
+            with atomic_folder(path) as temporary:
+                make_pipeline(transformer).save_pretrained(temporary)
+    return trainer

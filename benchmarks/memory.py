@@ -140,6 +140,11 @@ def read_presets(stage: str, *presets: str) -> tuple[Any, dict[str, Any]]:
     return commands.build(config_class, parser.instantiate(settings)), vars(settings.model)
 
 
+def precision_on_card(config: Any) -> str:
+    """ "auto" is bf16 on every card of 80 GB."""
+    return "bf16" if config.precision == "auto" else config.precision
+
+
 def optimizer_states(config: OptimizerConfig, module: nn.Module) -> int:
     """Bytes that an optimiser keeps: two averages of a weight, or one where Muon orthogonalises it."""
     optimizer, _ = config.build(module, max_steps=1)
@@ -170,7 +175,7 @@ def _bytes(module: nn.Module) -> int:
 def autoencoder_memory(*presets: str) -> Memory:
     """The memory of stage one with these presets."""
     config, settings = read_presets("autoencoder", *presets)
-    with fake_gpu(config.precision):
+    with fake_gpu(precision_on_card(config)):
         model = AutoencoderVidTwin(**settings)
         lpips = _lpips() if config.lpips_weight else None
         loss = VidTwinLoss(config.kl_weight, config.lpips_weight, lpips)
@@ -196,7 +201,7 @@ def generator_memory(*presets: str) -> Memory:
     """The memory of stage two with these presets, on the latents of the autoencoder that they are meant for."""
     config, settings = read_presets("generator", *presets)
     _, of_autoencoder = read_presets("autoencoder", "tiny" if config.dataset == "shapes" else "base")
-    with fake_gpu(config.precision):
+    with fake_gpu(precision_on_card(config)):
         with torch.device("meta"):
             vae = AutoencoderVidTwin(**of_autoencoder)
         model = VidTwinDiT(
@@ -235,7 +240,8 @@ def _count(
     that rearrange are none.
     """
     two, three = (count_saved_in_blocks(lambda n=n: forward(n), model, others) for n in (2, 3))
-    micro_batch = micro_batch_size(config)
+    micro_batch = max(config.micro_batches(1))
+    precision = precision_on_card(config)
 
     def saved(counts: tuple[int, int], batch_size: int) -> int:
         return counts[0] + (batch_size - 2) * (counts[1] - counts[0])
@@ -249,7 +255,7 @@ def _count(
         stage=stage,
         preset=" + ".join(presets),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        precision=config.precision,
+        precision=precision,
         micro_batch=micro_batch,
         checkpointing=config.gradient_checkpointing,
         saved=saved(whole, micro_batch),
@@ -260,12 +266,6 @@ def _count(
         largest_with_checkpointing=largest(checkpointed),
         fits=states + kept <= LIMIT,
     )
-
-
-def micro_batch_size(config: Any) -> int:
-    """Samples that one GPU takes through at a time."""
-    processes = getattr(config, "devices", 1) * getattr(config, "num_nodes", 1)
-    return config.batch_size // (processes * config.accumulate)
 
 
 def count_all() -> list[Memory]:

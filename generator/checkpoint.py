@@ -1,6 +1,6 @@
 """The checkpoints of stage two: everything that the next step depends on, in one file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
+from generator.averages import whole_average
 from generator.dit import VidTwinDiT
 
 # Whole tensors on the CPU of the main process, by the names of the parameters: so a checkpoint fits any number of
@@ -53,11 +53,7 @@ class TrainingState:
 
     def save(self, path: Path, step: int) -> None:
         """Write a checkpoint, atomically; all processes must call this, and the main one writes."""
-        averages = [
-            average.state_dict()
-            | {"shadow_params": {name: weight.cpu() for name, weight in self.whole_average(average)}}
-            for average in self.averages
-        ]
+        averages = [average.state_dict() | {"shadow_params": self._on_cpu(average)} for average in self.averages]
         state = {
             "step": step,
             "autoencoder": self.autoencoder,
@@ -89,15 +85,9 @@ class TrainingState:
         set_model_state_dict(self.model, state["model"], options=FULL_STATE)
         self.schedule.load_state_dict(state["schedule"])
 
-    def whole_average(self, average: EMAModel) -> Iterator[tuple[str, torch.Tensor]]:
-        """The tensors of a moving average by parameter name, on their device, in the main process.
-
-        All others must go through it, too, and get nothing.
-        """
-        for (name, _), shadow in zip(self.model.named_parameters(), average.shadow_params, strict=True):
-            whole = shadow.full_tensor() if isinstance(shadow, DTensor) else shadow
-            if self.accelerator.is_main_process:
-                yield name, whole
+    def _on_cpu(self, average: EMAModel) -> dict[str, torch.Tensor]:
+        whole = whole_average(self.model, average, keep=self.accelerator.is_main_process)
+        return {name: weight.cpu() for name, weight in whole}
 
     def _check(self, path: Path, state: dict[str, Any]) -> None:
         if "averages" not in state:

@@ -1,6 +1,6 @@
 """The diffusion transformer of stage two (PAPER.md, Generation; adaLN-zero as in DiT, arXiv 2212.09748)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -153,10 +153,9 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         self.scale = LatentScale(channels, structure_mean, structure_std, dynamics_mean, dynamics_std)
         self.register_buffer("mask", self.layout.mask, persistent=False)
         self.register_buffer("type_ids", self.layout.type_ids, persistent=False)
-        # Kept as integers: `model.to(dtype)` would round a table of turns.
-        self.register_buffer("coordinates", self.layout.positions, persistent=False)
-        embedding = sincos_positions(self.coordinates, hidden_size) if positions == "sincos" else None
+        embedding = sincos_positions(self.layout.positions, hidden_size) if positions == "sincos" else None
         self.register_buffer("position_embedding", embedding, persistent=False)
+        self._register_rotary(self.mask.device)
 
         cross_attention = conditioning == "cross_attention"
         class_dim = class_embedding_size if cross_attention else hidden_size
@@ -206,6 +205,21 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         for linear in closed:
             nn.init.zeros_(linear.weight)
 
+    def _register_rotary(self, device: torch.device) -> None:
+        """Keep the turns of `rotary_positions` on a device, float32."""
+        tables = None, None
+        if self.config.positions == "rotary":
+            tables = rotary_positions(self.layout.positions.to(device), self._head_dim)
+        for name, table in zip(("rotary_cos", "rotary_sin"), tables, strict=True):
+            self.register_buffer(name, table, persistent=False)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "VidTwinDiT":
+        """What `to` and its kin do; they would round the turns to the dtype of the weights."""
+        super()._apply(fn, recurse)
+        if self.rotary_cos is not None and self.rotary_cos.dtype != torch.float32:
+            self._register_rotary(self.rotary_cos.device)
+        return self
+
     def forward(
         self,
         tokens: torch.Tensor,
@@ -232,7 +246,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         tokens_per_type = (self.layout.num_structure_tokens, self.layout.num_dynamics_tokens)
         x = self._embed_tokens(tokens, tokens_per_type)  # (B, N, C)
         condition, class_vector = self._embed_condition(timestep, class_labels)
-        rotary = rotary_positions(self.coordinates, self._head_dim) if self.config.positions == "rotary" else None
+        rotary = None if self.rotary_cos is None else (self.rotary_cos, self.rotary_sin)
         for block in self.blocks:
             arguments = (x, condition, tokens_per_type, class_vector, rotary)
             if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -3,14 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
@@ -22,6 +21,7 @@ from autoencoder.common.processes import CommonStop
 from autoencoder.common.run import RunFolder
 from autoencoder.common.signals import StopSignals, catch_signals
 from autoencoder.data.stream import PositionSampler
+from generator.averages import averaged_model, averaged_weights, make_average
 from generator.batches import NoisySamples, Places, on_device, split
 from generator.checkpoint import TrainingState
 from generator.config import TrainConfig
@@ -85,7 +85,7 @@ class GeneratorTrainer:
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.model = model
         decays = [decay for decay in (config.ema_decay, config.second_ema_decay) if decay is not None]
-        self.averages = [EMAModel(model.parameters(), decay=decay) for decay in decays]
+        self.averages = [make_average(model, decay) for decay in decays]
         self.state = TrainingState(
             model, self.optimizer, self.schedule, self.averages, cache.identity["autoencoder"], accelerator
         )
@@ -151,29 +151,10 @@ class GeneratorTrainer:
             self._save_checkpoint()
             signals.stop()
 
-    @contextmanager
-    def average_weights(self, average: EMAModel) -> Iterator[None]:
-        """The model has a moving average for weights, for as long as the block runs, in all processes."""
-        parameters = list(self.model.parameters())
-        average.store(parameters)
-        average.copy_to(parameters)
-        try:
-            yield
-        finally:
-            for module in self.model.modules():
-                if isinstance(module, FSDPModule):  # it keeps what it gathered for a forward until a backward
-                    module.reshard()
-            average.restore(parameters)
-
     def averaged_model(self, average: EMAModel) -> VidTwinDiT | None:
         """A whole model with a moving average for weights; all processes must call it, and the main one gets it."""
         self._divergence.check()
-        weights = dict(self.state.whole_average(average))
-        if not self.accelerator.is_main_process:
-            return None
-        model = VidTwinDiT.from_config(self.model.config)
-        model.load_state_dict(weights)
-        return model.to(self.accelerator.device)
+        return averaged_model(self.model, average, keep=self.accelerator.is_main_process)
 
     def _micro_batches(self) -> Iterator[NoisyBatch]:
         """This process's share of the batches that are left."""
@@ -238,7 +219,7 @@ class GeneratorTrainer:
         size = self._sizes[0]
         places = split([[(index, index) for index in share]], [size] * math.ceil(len(share) / size))
         sums = torch.zeros(3, device=self.accelerator.device)
-        with self.average_weights(self.averages[0]):
+        with averaged_weights(self.model, self.averages[0]):
             for batch in self._drawn(self.held_out, places, "validation"):
                 terms = self._losses(batch)
                 sums += len(batch.labels) * torch.stack(list(terms.values()))

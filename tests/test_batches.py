@@ -87,9 +87,9 @@ def make_cache(folder: Path, clips: int = 30, seed: int = 0) -> LatentCache:
 def make_model(cache: LatentCache, objective: ObjectiveConfig, **options) -> VidTwinDiT:
     settings = {"hidden_size": 16, "num_layers": 2, "num_attention_heads": 2, "norm": "rms_norm"}
     return VidTwinDiT(
-        STRUCTURE,
-        DYNAMICS,
-        (4, 4),
+        structure_shape=STRUCTURE,
+        dynamics_shape=DYNAMICS,
+        dynamics_axes=(4, 4),
         structure_patch_size=(2, 2, 2),  # with padding
         num_classes=NUM_CLASSES,
         prediction_type=objective.kind,

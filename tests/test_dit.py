@@ -1,5 +1,6 @@
 """VidTwinDiT at tiny size: zero initialisation, padding, times, choices, statistics, saving."""
 
+import copy
 import subprocess
 import sys
 
@@ -218,6 +219,23 @@ def test_independent_times_are_noted_and_change_nothing():
     time = torch.tensor([[1.0, 20.0], [900.0, 0.0]])
     samples = [model(make_tokens(model), time, LABELS).sample for model in models]
     assert torch.equal(*samples)
+
+
+def test_rotary_tables_are_made_once_and_stay_fp32(monkeypatch):
+    """Whatever the model is cast or moved to; a copy and a saved model have them, too, and no file holds them."""
+    model = fill(VidTwinDiT(**TINY, positions="rotary"))
+    inputs = {"tokens": make_tokens(model), "timestep": torch.tensor([0.0, 1000.0]), "class_labels": LABELS}
+    expected = model(**inputs).sample
+    tables = model.rotary_cos.clone(), model.rotary_sin.clone()
+    assert not any("rotary" in name for name in model.state_dict())
+    for back in (model.to(torch.bfloat16), model.half(), model.double(), model.float(), copy.deepcopy(model)):
+        for table, buffer in zip(tables, (back.rotary_cos, back.rotary_sin), strict=True):
+            assert buffer.dtype == torch.float32 and torch.equal(buffer, table)
+    assert model.to("meta").rotary_cos.is_meta
+
+    model = fill(VidTwinDiT(**TINY, positions="rotary"))
+    monkeypatch.setattr("generator.dit.rotary_positions", None)
+    assert torch.equal(model(**inputs).sample, expected)
 
 
 @pytest.mark.parametrize("positions", ["sincos", "rotary"])

@@ -1,7 +1,7 @@
 """Training the transformer: what `python -m generator.train` does once it knows its config."""
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import torch
@@ -146,9 +146,29 @@ def _train(
 
     trainer.run([VideoSampler(make_pipeline, config), *callbacks], progress)
     paths = (folder.pipeline, folder.path / SECOND_PIPELINE)[: len(trainer.averages)]
-    for average, path in zip(trainer.averages, paths, strict=True):
+    for number, (average, path) in enumerate(zip(trainer.averages, paths, strict=True)):
         transformer = trainer.averaged_model(average)
         if transformer is not None:
+            pipeline = make_pipeline(transformer)
+            loss = trainer.scalars.get("val/loss") if number == 0 else None  # measured of the first average alone
+            pipeline.register_to_config(training=facts_of_training(config, trainer, cache, autoencoder_hash, loss))
             with atomic_folder(path) as temporary:
-                make_pipeline(transformer).save_pretrained(temporary)
+                pipeline.save_pretrained(temporary)
     return trainer
+
+
+def facts_of_training(
+    config: TrainConfig, trainer: GeneratorTrainer, cache: LatentCache, autoencoder_hash: str, loss: float | None
+) -> dict[str, Any]:
+    """What the model card of the pipeline says of its training (`pipelines.model_card`)."""
+    root = "" if config.dataset == "shapes" else f" {config.root.name}"
+    return {
+        "data": f"{config.dataset}{root}",
+        "videos": len(cache),
+        "fps": config.sample_fps,
+        "steps": trainer.step,
+        "batch_size": config.batch_size,
+        "date": date.today().isoformat(),
+        "autoencoder_sha256": autoencoder_hash,
+        "metrics": {} if loss is None else {"held-out loss": loss},
+    }

@@ -33,9 +33,10 @@ from autoencoder.metrics.i3d import KNOWN_FILES
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.checkpoint import load_pipeline
 from pipelines.evaluation.clips import ClipMeasurer, RealClips, chunks_of
-from pipelines.evaluation.report import OTHER_REAL, Repeat, measure_distances, table
+from pipelines.evaluation.report import OTHER_REAL, Repeat, card_metrics, measure_distances, table
 from pipelines.evaluation.samples import Sampler, SampleStore, decode_in_whole_batches
 from pipelines.evaluation.shares import class_shares
+from pipelines.model_card import add_metrics
 
 NO_WEIGHTS = f"they take the weights of I3D, put {KNOWN_FILES} somewhere and name it with --i3d PATH"
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "numpy", "av")
@@ -92,6 +93,8 @@ class EvaluateConfig:
     """Clips that go through the models at a time; the last bits of a sample depend on it."""
     chunk_size: int = 64
     """Samples of a file, and of a process's turn; a multiple of batch_size."""
+    write_card: bool = False
+    """Note the distances and class shares of the samples in the model card of the pipeline."""
     output_dir: Path = Path("outputs/generator_evaluation")
     """Folder for evaluation.json, the lists of real clips and the samples."""
     device: str = "auto"
@@ -342,6 +345,8 @@ def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict
     report = make_report(evaluation, repeats, extractor)  # behind the group, for metrics would wait for the others
     with atomic_path(config.output_dir / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
+    if config.write_card:
+        add_metrics(evaluation.pipe, config.pipeline, card_metrics(report))
     return report
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import diffusers
 import torch
@@ -19,6 +20,7 @@ from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
 from pipelines.arguments import ClassId, Seed, check_count, class_labels, describe, make_generators
 from pipelines.conditioning import Denoiser, GivenLatent, Guidance, GuidanceScale, LatentReader, LatentSource
+from pipelines.model_card import write_model_card
 from pipelines.output import PipelineCost, VidTwinPipelineOutput
 from pipelines.schedulers import Solver, check_scheduler, step_arguments
 
@@ -43,21 +45,31 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         vae: the autoencoder; its encoder is used only where a latent is taken from a video.
         transformer: the denoiser; its config says what it predicts, the classes, and the statistics of the latents.
         scheduler: one of `pipelines.schedulers.SCHEDULERS` for that prediction.
+        training: what the model card says of the training (`pipelines.model_card.TRAINING`, "fps", "metrics"); it is
+            saved with the pipeline.
 
     Raises:
-        ValueError: if the transformer was built for latents of another shape than the autoencoder's.
+        UserError: if the transformer was built for latents of another shape than the autoencoder's.
     """
 
     model_cpu_offload_seq = "transformer->vae"
     _callback_tensor_inputs = ["latents"]
 
-    def __init__(self, vae: AutoencoderVidTwin, transformer: VidTwinDiT, scheduler: SchedulerMixin):
+    def __init__(
+        self,
+        vae: AutoencoderVidTwin,
+        transformer: VidTwinDiT,
+        scheduler: SchedulerMixin,
+        training: dict | None = None,
+    ):
         super().__init__()
         layout = transformer.layout
         given, expected = (layout.structure_shape, layout.dynamics_shape), (vae.structure_shape, vae.dynamics_shape)
         if given != expected:
             raise UserError(f"the transformer makes latents of shape {given}, the autoencoder takes {expected}")
         self.register_modules(vae=vae, transformer=transformer, scheduler=scheduler)
+        if training is not None:
+            self.register_to_config(training=training)
         self.video_processor = VideoProcessor(vae_scale_factor=1, do_resize=False)
         self._guidance_scale: GuidanceScale = 1.0
         self._num_timesteps = 0
@@ -199,6 +211,11 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         if len(labels) != 1:
             raise UserError(f"one class is asked for, got {len(labels)}")
         return labels[0]
+
+    def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
+        """As `DiffusionPipeline.save_pretrained`, with a model card beside the models (`pipelines.model_card`)."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_model_card(self, save_directory)
 
     def _check_inputs(self, latents: VidTwinLatents | None, output_type: str, tensor_inputs: Sequence[str]) -> None:
         if output_type not in OUTPUT_TYPES:

@@ -398,6 +398,15 @@ def test_ucf101_with_the_recipe_of_the_paper(workplace, tmp_path, monkeypatch):
         "1": "Archery",
     }
     assert pipe(["Archery"], 2).frames.shape == (1, 8, 32, 32, 3)
+    card = (folder.pipeline / "README.md").read_text()
+    for text in (
+        "1 `Archery`",
+        f"| data | ucf101 {tmp_path.name} |",
+        "| clips | 16 |",
+        "| steps | 2 |",
+        "| batch size | 2 |",
+    ):
+        assert text in card, text
 
 
 @pytest.mark.parametrize("name", ["shapes", "ucf101", "ucf101_paper", "folder"])

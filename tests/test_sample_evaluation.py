@@ -318,6 +318,19 @@ def test_shapes_without_weights(shapes_pipeline, tmp_path, capsys):
     assert not (tmp_path / "samples").exists()
 
 
+def test_what_is_measured_is_noted_in_the_model_card(tmp_path):
+    folder = save(tmp_path / "pipeline", CLASS_NAMES)
+    assert "| FVD | not measured |" in (folder / "README.md").read_text()
+    heun = {"scheduler": "FlowMatchHeunDiscreteScheduler", "num_samples": 2}
+    report = evaluate(folder, tmp_path / "out", Colours(), dataset="shapes", write_card=True, **heun)
+    card = (folder / "README.md").read_text()
+    distance = report["distances"]["Frechet distance (Colours)"]["samples"]["mean"]
+    assert f"| Frechet distance (Colours) | {distance:.3f} (2 clips, 2 steps, guidance 5.0) |" in card
+    assert "confirmed by the oracle | 0.0% (2 clips" in card and "| FVD | not measured |" in card
+    pipe = VidTwinDiffusionPipeline.from_pretrained(folder)
+    assert type(pipe.scheduler).__name__ == "FlowMatchEulerDiscreteScheduler", "the pipeline keeps its own"
+
+
 def test_real_clips_against_other_real_clips(shapes_pipeline, tmp_path):
     settings = {"dataset": "shapes", "num_samples": 20, "num_inference_steps": 1, "batch_size": 20, "chunk_size": 20}
     report = evaluate(shapes_pipeline, tmp_path / "a", Colours(), **settings)

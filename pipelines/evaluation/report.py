@@ -82,6 +82,19 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "spread": spread, "values": list(values)}
 
 
+def card_metrics(report: dict[str, Any]) -> dict[str, str]:
+    """What a model card says of the samples, by the name of what is measured."""
+    columns = {title: rows["samples"] for title, rows in report["distances"].items()}
+    protocol = report["protocol"]
+    steps, guidance = protocol["num_inference_steps"], protocol["guidance_scale"]
+    how = f"{protocol['num_samples']} clips, {steps} steps, guidance {guidance}"
+    metrics = {title: f"{_cell(values, '{:.3f}')} ({how})" for title, values in columns.items()}
+    if report["class_shares"]:
+        share = _cell(report["class_shares"]["samples"]["both"], "{:.1%}")
+        metrics["shape and motion confirmed by the oracle"] = f"{share} ({how})"
+    return metrics
+
+
 def table(report: dict[str, Any]) -> str:
     """The report for a person."""
     protocol = report["protocol"]
@@ -111,9 +124,11 @@ def _columns(heading: str, columns: dict[str, dict[str, dict[str, Any]]], percen
     widths = [max(20, len(name) + 2) for name in columns]
     lines = [f"{heading:26}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True))]
     for row in next(iter(columns.values())):
-        cells = []
-        for column in columns.values():
-            spread = column[row]["spread"]
-            cells.append(form.format(column[row]["mean"]) + ("" if spread is None else " ± " + form.format(spread)))
+        cells = [_cell(column[row], form) for column in columns.values()]
         lines.append(f"{row:26}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
     return lines
+
+
+def _cell(values: dict[str, Any], form: str) -> str:
+    """Mean ± spread."""
+    return form.format(values["mean"]) + ("" if values["spread"] is None else f" ± {form.format(values['spread'])}")

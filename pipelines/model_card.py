@@ -1,0 +1,120 @@
+"""The model card of a saved pipeline: README.md, which says what it samples, how, and what it was trained on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoencoder.common.files import atomic_path
+
+if TYPE_CHECKING:
+    from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
+
+FILE_NAME = "README.md"
+# A card that lacks this line was written by a person, and stays as it is.
+MARK = "<!-- Written by VidTwinDiffusionPipeline.save_pretrained, anew at every save; without this line it is kept. -->"
+NOT_RECORDED, NOT_MEASURED = "not recorded", "not measured"
+# What a card says of a training, by the key of the pipeline's `training`.
+TRAINING = {
+    "data": "data",
+    "videos": "clips",
+    "steps": "steps",
+    "batch_size": "batch size",
+    "date": "date of export",
+    "autoencoder_sha256": "autoencoder (sha256)",
+}
+METRICS = ("held-out loss", "FVD")
+
+
+def model_card(pipe: "VidTwinDiffusionPipeline") -> str:
+    """The card as markdown, with the metadata that model hubs read at its head."""
+    vae, transformer = pipe.vae, pipe.transformer
+    training = pipe.config.get("training") or {}
+    frames, size = vae.config.num_frames, vae.config.sample_size
+    rate = f" at {training['fps']:g} per second" if training.get("fps") else ", rate not recorded"
+    parameters = [sum(p.numel() for p in model.parameters()) for model in (vae, transformer)]
+    facts = {
+        "clips": f"{frames} frames of {size} x {size} pixels{rate}",
+        "latents": f"structure {vae.structure_shape}, dynamics {vae.dynamics_shape}: {vae.num_latent_scalars:,} "
+        f"numbers, {vae.compression_rate:.2%} of the clip's",
+        "parameters": f"{parameters[0]:,} autoencoder, {parameters[1]:,} transformer",
+        "prediction": f"{transformer.config.prediction_type}, sampled by {type(pipe.scheduler).__name__}",
+        "one latent given, the other sampled": "yes" if transformer.config.independent_times else "no",
+    }
+    metrics = dict.fromkeys(METRICS, NOT_MEASURED) | (training.get("metrics") or {})
+    sections = [
+        "---\nlibrary_name: diffusers\ntags: [video-generation, class-conditional, vidtwin]\n---",
+        MARK,
+        "# VidTwin Diffusion pipeline",
+        "Samples short videos of a class: a diffusion transformer on the structure and dynamics latents of a VidTwin "
+        "autoencoder (arXiv 2412.17726).",
+        _table(facts),
+        "## Sample",
+        "In this folder, with the project installed:",
+        _example(transformer.config.id2label),
+        f"## Classes\n\n{_classes(transformer.config.id2label, transformer.config.num_classes)}",
+        "## Training",
+        _table({title: training.get(key) or NOT_RECORDED for key, title in TRAINING.items()}),
+        "## Measured",
+        _table(metrics),
+        "## Licence",
+        "The code is under the MIT licence. The terms of the weights are those of whoever trained them, and of their "
+        "data.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def write_model_card(pipe: "VidTwinDiffusionPipeline", folder: str | Path) -> None:
+    """Write the card of a pipeline into its folder, unless a person wrote the one that is there."""
+    path = Path(folder) / FILE_NAME
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(model_card(pipe), encoding="utf-8", errors="backslashreplace")
+
+
+def add_metrics(pipe: "VidTwinDiffusionPipeline", folder: str | Path, metrics: Mapping[str, str]) -> None:
+    """Note in a saved pipeline what was measured of it.
+
+    Args:
+        pipe: as read from the folder; its scheduler may have been exchanged since.
+        folder: of the pipeline; model_index.json and the card are written anew.
+        metrics: values by the name of what is measured.
+    """
+    path = Path(folder) / "model_index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    training = index.get("training") or {}
+    training["metrics"] = {**(training.get("metrics") or {}), **metrics}
+    index["training"] = training
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    pipe.register_to_config(training=training)
+    write_model_card(pipe, folder)
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows.items())])
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _example(id2label: Mapping[str, str] | None) -> str:
+    class_id = repr(id2label["0"]) if id2label else "0"
+    return (
+        "```python\n"
+        "from pipelines import VidTwinDiffusionPipeline\n\n"
+        'pipe = VidTwinDiffusionPipeline.from_pretrained(".")\n'
+        f"out = pipe({class_id}, num_inference_steps=50, guidance_scale=2.0, generator=0)\n"
+        'out.save("sample.mp4")\n'
+        "```"
+    )
+
+
+def _classes(id2label: Mapping[str, str] | None, num_classes: int) -> str:
+    if not id2label:
+        return f"{num_classes}, without names: 0 to {num_classes - 1}."
+    names = (id2label[str(index)].replace("`", "'").replace("\n", " ") for index in range(num_classes))
+    return ", ".join(f"{index} `{name}`" for index, name in enumerate(names))

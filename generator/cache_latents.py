@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with process_group() as (rank, _):
         model = load_autoencoder(folder, config.device)
         folder = config.output_dir or config.cache_folder(fingerprint(model))
-        cache = build_cache(model, config, folder, progress=rank == 0)
+        cache = build_cache(model, config, folder, progress=rank == 0, rebuild=config.rebuild_cache)
     if rank == 0:
         print(
             f"{len(cache)} clips of {len(cache.class_names)} classes are in {folder}; "

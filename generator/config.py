@@ -1,12 +1,14 @@
 """The configs of stage two's commands."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from autoencoder.common.config import OptimizerConfig, RunConfig
 from autoencoder.common.errors import UserError
-from autoencoder.data.config import DataConfig
+from autoencoder.data.config import HELD_OUT_SHARE, DataConfig
 
 KINDS = ("flow", "sample", "epsilon", "v_prediction")
 CACHES = Path("outputs/latents")
@@ -42,14 +44,33 @@ class CacheConfig(DataConfig):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What tells this cache from others of the same autoencoder."""
-        names = ("dataset", "sample_fps", "sampling", "crop", "ucf101_fold", "split", "max_videos", "clips_per_video")
-        settings = {name: getattr(self, name) for name in (*names, "flip", "clip_seed")}
-        return settings | {"data_root": None if self.dataset == "shapes" else str(self.root.resolve())}
+        """What the bytes of a cache are a function of, beside the autoencoder and the videos: nothing else by name."""
+        names = ["dataset", "split", "max_videos", "clips_per_video", "flip", "clip_seed"]
+        settings: dict[str, Any] = {}
+        if self.dataset != "shapes":
+            names += ["sample_fps", "sampling", "decoder"]
+            settings["data_root"] = str(self.root.resolve())
+            settings["crop"] = self.crop if self.split == "train" else "center"
+        if self.dataset == "ucf101":
+            names.append("ucf101_fold")
+        if self.dataset == "folder":
+            settings |= self._held_out_settings
+        return {name: getattr(self, name) for name in names} | settings
+
+    @property
+    def _held_out_settings(self) -> dict[str, Any]:
+        """Training latents depend on whether the held-out videos are others; held-out ones on which these are."""
+        if self.held_out_root is None:
+            return {"held_out_root": None, "held_out_share": HELD_OUT_SHARE}
+        root = "given" if self.split == "train" else str(Path(self.held_out_root).resolve())
+        return {"held_out_root": root, "held_out_share": None}
 
     def cache_folder(self, fingerprint: str) -> Path:
         """Where the latents of the autoencoder with this fingerprint are kept by default."""
         name = self.dataset if self.split == "train" else f"{self.dataset}-{self.split}"
+        if self.dataset == "folder":  # of which there may be many
+            source = {name: self.settings[name] for name in ("data_root", "held_out_root", "held_out_share")}
+            name += "-" + hashlib.sha256(json.dumps(source).encode()).hexdigest()[:8]
         return CACHES / f"{name}-{fingerprint[:12]}"
 
 
@@ -61,6 +82,8 @@ class CacheLatentsConfig(CacheConfig):
     """Folder of the cache; the one where `python -m generator.train` looks by default."""
     device: str = "auto"
     """Where to encode, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
+    rebuild_cache: bool = False
+    """Remove the cache that is in the folder, whatever it was made from, and encode anew."""
 
 
 @dataclass
@@ -116,7 +139,11 @@ class TrainConfig(RunConfig, CacheConfig):
     """Everything a stage-two run is a function of, but the model."""
 
     latent_cache: str | None = None
-    """Folder of the latent cache, made where there is none; outputs/latents/<dataset>-<autoencoder> by default."""
+    """Folder of the latent cache, made where there is none; outputs/latents/<dataset>-<autoencoder> by default. That of
+    held-out videos lies beside it."""
+    rebuild_cache: bool = False
+    """Remove the caches that are there, whatever they were made from, and encode anew; a run that is resumed does not
+    do it again."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What the model learns."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

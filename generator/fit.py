@@ -9,10 +9,12 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from autoencoder.common.device import resolve_device
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder
 from autoencoder.common.pictures import add_moving_picture, unit_to_uint8
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
+from autoencoder.data.folder import format_names
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import ObjectiveConfig, TrainConfig
 from generator.dit import VidTwinDiT
@@ -90,6 +92,16 @@ def build_model(
     )
 
 
+def _check_classes(cache: LatentCache, held_out: LatentCache) -> None:
+    """Whether a label means the same class in both."""
+    if held_out.class_names != cache.class_names:
+        there, here = format_names(held_out.class_names), format_names(cache.class_names)
+        raise UserError(
+            f"the held-out latents in {held_out.folder} are of the classes {there}, those in {cache.folder} of {here}: "
+            "remove the older of the two, or have both encoded anew by --rebuild-cache"
+        )
+
+
 def train(
     config: TrainConfig,
     model_settings: dict[str, Any],
@@ -131,11 +143,13 @@ def _train(
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
     autoencoder_hash = fingerprint(vae)
     show = progress and accelerator.is_main_process
-    cache = build_cache(vae, config, config.latent_cache or config.cache_folder(autoencoder_hash), show)
+    place = config.latent_cache or config.cache_folder(autoencoder_hash)
+    cache = build_cache(vae, config, place, show, config.rebuild_cache)
     held_out = None
     if config.validate_every:
         place = f"{config.latent_cache}-val" if config.latent_cache else config.held_out.cache_folder(autoencoder_hash)
-        held_out = build_cache(vae, config.held_out, place, show)
+        held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
+        _check_classes(cache, held_out)
 
     torch.manual_seed(config.seed)  # the weights that the model starts from
     model = build_model(model_settings, vae, cache, config.objective)

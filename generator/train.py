@@ -33,7 +33,9 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
     # Noted in the config, so that a resumed run keeps its autoencoder when another one has been trained since.
     settings.autoencoder = str(autoencoder_folder(settings.autoencoder))
     settings.precision = settle_precision(settings.precision, resolve_device("auto"), folder.config)
-    text = parser.dump(settings)
+    noted = settings.clone()
+    noted.rebuild_cache = False  # nor is a cache rebuilt again by a run that is resumed
+    text = parser.dump(noted)
     config = commands.build(TrainConfig, parser.instantiate(settings))
     return config, vars(settings.model), folder, text
 

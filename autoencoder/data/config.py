@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from autoencoder.data.clips import ClipDataset
     from autoencoder.data.folder import VideoFolder
 
+HELD_OUT_SHARE = 0.05  # of the videos of one folder
+
 
 @dataclass
 class DataConfig:

@@ -44,13 +44,23 @@ class PathTable(Sequence[str]):
         index = range(len(self))[index]
         return os.fsdecode(self._text[self._bounds[index] : self._bounds[index + 1]].tobytes())
 
+    @property
+    def buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        """The paths one behind the other, as bytes, and int64 (N + 1,) where each begins and the last one ends."""
+        return self._text, self._bounds
+
+    @classmethod
+    def from_buffers(cls, text: np.ndarray, bounds: np.ndarray) -> "PathTable":
+        """The table that has these `buffers`."""
+        table = cls()
+        table._text, table._bounds = text, bounds
+        return table
+
     def select(self, mask: np.ndarray) -> "PathTable":
         """The paths where `mask`, bool (N,), is true."""
         lengths = np.diff(self._bounds)
-        chosen = PathTable()
-        chosen._text = self._text[np.repeat(mask, lengths)]
-        chosen._bounds = np.concatenate([[0], np.cumsum(lengths[mask])])
-        return chosen
+        bounds = np.concatenate([[0], np.cumsum(lengths[mask])])
+        return PathTable.from_buffers(self._text[np.repeat(mask, lengths)], bounds)
 
 
 @dataclass(frozen=True)

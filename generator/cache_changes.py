@@ -1,0 +1,174 @@
+"""What becomes of a latent cache that is met again: it is taken as it is, goes on, begins anew, or is refused."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from autoencoder.common.errors import UserError
+from autoencoder.common.seeding import derive_seed
+from autoencoder.data import ClipDataset
+from autoencoder.data.folder import VideoFiles
+from autoencoder.vidtwin import AutoencoderVidTwin
+from generator.cache_identity import (
+    REMEDY,
+    VIDEOS,
+    VideoTable,
+    are_replaced,
+    check_identity,
+    few_of,
+    file_states,
+    read_metadata,
+)
+from generator.cache_reader import INDEX
+from generator.config import CacheConfig
+
+SHARDS = "shard-*.safetensors"
+
+
+def build_clips(config: CacheConfig, model: AutoencoderVidTwin) -> ClipDataset:
+    """The data set of a cache, in clips that the model takes."""
+    return config.build(config.split, model.config.num_frames, model.config.sample_size)
+
+
+def chosen_videos(config: CacheConfig, ends: tuple[int, ...]) -> list[np.ndarray]:
+    """Numbers of the videos that a cache holds, in order, for each time that some were added.
+
+    Args:
+        config: of the cache.
+        ends: as in `VideoTable`.
+    """
+    order = np.random.default_rng(derive_seed(config.clip_seed, "videos")).permutation(ends[0])
+    return [np.sort(order[: config.max_videos]), *(np.arange(first, end) for first, end in pairwise(ends))]
+
+
+def is_current(folder: Path, identity: dict[str, Any], config: CacheConfig, model: AutoencoderVidTwin) -> bool:
+    """Whether a folder holds a complete cache of what there is now; nothing is written.
+
+    Raises:
+        UserError: if it is one of something else, and videos that were added are not all.
+    """
+    if not (folder / INDEX).is_file():
+        return False
+    has_files = config.dataset != "shapes"
+    if has_files and not (folder / VIDEOS).is_file():
+        raise _of_earlier_version(folder)
+    found = json.loads((folder / INDEX).read_text())["identity"]
+    check_identity(folder, found, {name: value for name, value in identity.items() if name != "shard_size"})
+    if not has_files:
+        return True
+    if not config.root.exists():
+        print(f"{config.root} is not there: the latents in {folder} are taken without a look at their videos")
+        return True
+    table, before = _compare(folder, found, config, build_clips(config, model))
+    return table is before
+
+
+def update_table(folder: Path, identity: dict[str, Any], config: CacheConfig, clips: ClipDataset) -> tuple[int, ...]:
+    """Bring the list of the videos of a cache up to date, or begin one, as the process that holds the folder.
+
+    The cache is complete no longer where videos or classes were added.
+
+    Returns:
+        `VideoTable.ends`.
+
+    Raises:
+        UserError: if there is a cache of something else, and videos that were added are not all.
+    """
+    if not isinstance(clips, VideoFiles):
+        return (len(clips),)
+    table, before = _compare(folder, identity, config, clips)
+    if table is before:
+        return table.ends
+    added = 0 if before is None else len(table.numbers) - len(before.numbers)
+    if added and config.max_videos is not None and config.max_videos < len(table.numbers):
+        print(f"{folder}: {added} videos were added; max_videos={config.max_videos} are chosen anew and encoded")
+        remove_cache(folder)
+        table = _begin(config, clips)
+    elif before is not None and table.listing is not before.listing:
+        print(f"{folder}: {added} videos were added; they are encoded, and the others kept")
+        (folder / INDEX).unlink(missing_ok=True)
+    table.save(folder, identity)
+    return table.ends
+
+
+def remove_cache(folder: Path) -> None:
+    """Remove the files of a cache from a folder, so that what is left at any time is no complete one."""
+    for path in [folder / INDEX, *folder.glob(SHARDS), folder / VIDEOS]:
+        path.unlink(missing_ok=True)
+
+
+def _compare(
+    folder: Path, identity: dict[str, Any], config: CacheConfig, clips: VideoFiles
+) -> tuple[VideoTable, VideoTable | None]:
+    """The list of videos as it should be, and as it is; they are one object where nothing is to be changed."""
+    loaded = VideoTable.load(folder)
+    if loaded is None:
+        if any(folder.glob(SHARDS)) or (folder / INDEX).is_file():
+            raise _of_earlier_version(folder)
+        return _begin(config, clips), None
+    before, found = loaded
+    check_identity(folder, found, identity)
+    table, differences = before.follow(clips.listing)
+    table, replaced = _look_at_files(folder, table, _encoded(table, chosen_videos(config, before.ends)), clips)
+    if replaced.size:
+        differences.append(f"{len(replaced)} replaced ({few_of([table.listing.paths[place] for place in replaced])})")
+    if differences:
+        added = int((table.numbers >= before.ends[-1]).sum())
+        differences += [f"{added} added"] * bool(added)
+        raise UserError(f"{folder} was made from other videos: {', '.join(differences)}. {REMEDY}")
+    new = np.flatnonzero(table.numbers >= before.ends[-1])
+    return (table.with_states(new, _states(clips, new)) if new.size else table), before
+
+
+def _begin(config: CacheConfig, clips: VideoFiles) -> VideoTable:
+    table = VideoTable.of(clips.listing)
+    places = np.concatenate(chosen_videos(config, table.ends))
+    return table.with_states(places, _states(clips, places))
+
+
+def _states(clips: VideoFiles, places: np.ndarray) -> np.ndarray:
+    return file_states([clips.source(int(place)) for place in places])
+
+
+def _encoded(table: VideoTable, chosen: list[np.ndarray]) -> np.ndarray:
+    """Places of the videos that were chosen before some were added."""
+    is_chosen = np.zeros(int(table.numbers.max()) + 1, dtype=bool)
+    numbers = np.concatenate(chosen)
+    is_chosen[numbers[numbers < len(is_chosen)]] = True
+    return np.flatnonzero(is_chosen[table.numbers])
+
+
+def _look_at_files(
+    folder: Path, table: VideoTable, places: np.ndarray, clips: VideoFiles
+) -> tuple[VideoTable, np.ndarray]:
+    """The table with the states of the files now, and the places of those that are no longer what was encoded."""
+    states = _states(clips, places)
+    has_changed = (states != table.states[places]).any(axis=1)
+    if not has_changed.any():
+        return table, places[:0]
+    touched = places[has_changed]
+    digests = _read_digests(folder)
+    encoded = np.array([place for place in touched.tolist() if int(table.numbers[place]) in digests], dtype=np.int64)
+    paths = [clips.source(int(place)) for place in encoded]
+    replaced = encoded[are_replaced(paths, [digests[int(table.numbers[place])] for place in encoded])]
+    return table.with_states(touched, states[has_changed]), replaced
+
+
+def _read_digests(folder: Path) -> dict[int, str]:
+    """Digests of the encoded files by the numbers of their videos."""
+    digests: dict[int, str] = {}
+    for path in sorted(folder.glob(SHARDS)):
+        with safe_open(path, "np") as shard:
+            found = read_metadata(path, shard)["digests"]
+        digests |= {int(number): digest for number, digest in found.items()}
+    return digests
+
+
+def _of_earlier_version(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} holds latents of an earlier version, which did not note of which videos they are. {REMEDY}"
+    )

@@ -1,0 +1,58 @@
+"""The clips that a latent cache is made of."""
+
+from itertools import chain
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from autoencoder.common.seeding import derive_seed
+from autoencoder.data import ClipDataset, UnreadableVideo
+from autoencoder.data.stream import collate
+from generator.cache_identity import VideoTable, file_digest
+from generator.config import CacheConfig
+
+
+class CacheClips(Dataset):
+    """Item p is clip p mod k of the p div k-th of some videos, given by number; the first one of a video is its middle.
+
+    Args:
+        clips: the data set.
+        table: list of its videos; None for one without files.
+        numbers: of the videos, in the order of the cache.
+        config: of the cache.
+    """
+
+    def __init__(self, clips: ClipDataset, table: VideoTable | None, numbers: np.ndarray, config: CacheConfig):
+        self.clips, self.numbers, self.config = clips, numbers, config
+        self.has_files = table is not None
+        self.places = np.arange(len(clips)) if table is None else table.places
+        self._digest = (-1, "")  # of the video that was read last, of which the next clip may be
+
+    def __len__(self) -> int:
+        return len(self.numbers) * self.config.clips_per_video
+
+    def __getitem__(self, item: int) -> dict:
+        at, clip = divmod(item, self.config.clips_per_video)
+        number = int(self.numbers[at])
+        place = int(self.places[number])
+        found = {"sample": None, "tried": [number], "unreadable": {}, "digests": self._digests(number, place)}
+        seed = derive_seed(self.config.clip_seed, "cache", number, clip)
+        try:
+            video = self.clips.clip(place, np.random.default_rng(seed) if clip else None)
+        except UnreadableVideo as error:
+            return found | {"unreadable": {number: str(error)}}
+        label = self.clips.label(place) if self.clips.class_names else 0
+        return found | {"sample": {"video": video, "label": label, "source": torch.tensor([number, clip])}}
+
+    def _digests(self, number: int, place: int) -> dict[int, str]:
+        if not self.has_files:
+            return {}
+        if self._digest[0] != number:
+            self._digest = number, file_digest(self.clips.source(place))
+        return dict([self._digest])
+
+
+def collate_with_digests(items: list[dict]) -> dict:
+    """As `autoencoder.data.stream.collate`, with the digests of the files."""
+    return collate(items) | {"digests": dict(chain.from_iterable(item["digests"].items() for item in items))}

@@ -8,9 +8,9 @@ the backward pass and of the optimiser, the work space of kernels, what the allo
 1 GB), previews and validation. A tenth of the card is left for them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +20,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from autoencoder import AutoencoderVidTwin
 from autoencoder.common import commands
-from autoencoder.common.config import OptimizerConfig
 from autoencoder.common.files import atomic_path
-from autoencoder.metrics.lpips import Lpips
-from autoencoder.settings import AutoencoderSettings
-from autoencoder.training import config as stage_one
-from autoencoder.training.discriminator import PatchDiscriminator
-from autoencoder.training.losses import VidTwinLoss, generator_hinge
+from autoencoder.common.optimization import OptimizerConfig
 from benchmarks.report import write_json
 from benchmarks.saved_memory import count_saved_in_blocks
-from generator import VidTwinDiT
-from generator import config as stage_two
-from generator.settings import TransformerSettings
+from benchmarks.training_steps import Step, make_step, read_presets
 
 CARD = 80 * 10**9  # bytes of an A100 or H100 of 80 GB
 LIMIT = CARD * 9 // 10
-NUM_CLASSES = 101
 SIZES = ("tiny", "small", "base", "large")
 SETTINGS = ("setting2", "setting3", "released", "one_latent", "dynamics_qformer", "convolution", "space_in_hidden")
 RECIPES = ("shapes", "folder", "ucf101", "ucf101_paper")
 DIT_SIZES = ("size_s", "size_b", "size_l", "size_xl")
 AUTOENCODERS = [(size,) for size in SIZES] + [("base", setting) for setting in SETTINGS]
 GENERATORS = [(recipe,) for recipe in RECIPES] + [(recipe, size) for recipe in RECIPES[1:] for size in DIT_SIZES]
-STAGES = {
-    "autoencoder": (stage_one.TrainConfig, AutoencoderSettings),
-    "generator": (stage_two.TrainConfig, TransformerSettings),
-}
 
 
 @dataclass
@@ -132,14 +119,6 @@ def fake_gpu(precision: str) -> Iterator[None]:
             torch.set_autocast_dtype("cuda", former[1])
 
 
-def read_presets(stage: str, *presets: str) -> tuple[Any, dict[str, Any]]:
-    """The config of presets as a training reads it, and what they say of the model."""
-    config_class, model_settings = STAGES[stage]
-    parser = commands.make_parser(config_class, "", stage=stage, groups={"model": model_settings})
-    settings = parser.read([argument for name in presets for argument in ("--config", name)])
-    return commands.build(config_class, parser.instantiate(settings)), vars(settings.model)
-
-
 def precision_on_card(config: Any) -> str:
     """ "auto" is bf16 on every card of 80 GB."""
     return "bf16" if config.precision == "auto" else config.precision
@@ -155,124 +134,61 @@ def optimizer_states(config: OptimizerConfig, module: nn.Module) -> int:
     )
 
 
-def trained_bytes(config: OptimizerConfig, module: nn.Module) -> int:
-    """Weights, gradients and the optimiser's states of a module."""
-    return 2 * _bytes(module) + optimizer_states(config, module)
-
-
-def _lpips() -> Lpips:
-    network = Lpips().requires_grad_(False).eval()
-    for part in network.modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            setattr(part, name, buffer.cuda())  # torch.Tensor([...]) makes them on the CPU whatever the device
-    return network
+def states_bytes(step: Step) -> int:
+    """Weights, gradients, states of the optimisers and moving averages of what trains, and frozen weights."""
+    trained = sum(2 * _bytes(module) + optimizer_states(optimizer, module) for module, optimizer in step.trained)
+    return trained + step.num_averages * _bytes(step.model) + sum(map(_bytes, step.frozen))
 
 
 def _bytes(module: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in module.parameters())
 
 
-def autoencoder_memory(*presets: str) -> Memory:
-    """The memory of stage one with these presets."""
-    config, settings = read_presets("autoencoder", *presets)
+def count_presets(stage: str, *presets: str, **changes: Any) -> Memory:
+    """The memory of a training step with these presets, one after the other, and changes of their config."""
+    config, settings = read_presets(stage, *presets)
+    config = replace(config, **changes)
     with fake_gpu(precision_on_card(config)):
-        model = AutoencoderVidTwin(**settings)
-        lpips = _lpips() if config.lpips_weight else None
-        loss = VidTwinLoss(config.kl_weight, config.lpips_weight, lpips)
-        discriminator = PatchDiscriminator() if config.gan else None
-        states = trained_bytes(config.optimizer, model) + bool(config.ema_decay) * _bytes(model)
-        if lpips:
-            states += _bytes(lpips)
-        if discriminator:
-            states += trained_bytes(config.discriminator_optimizer, discriminator)
-            discriminator.requires_grad_(False)
-
-        def forward(batch_size: int) -> list[torch.Tensor]:
-            video = torch.empty(batch_size, *model.video_shape)
-            reconstruction, posterior = model(video, sample_posterior=True)
-            losses = [loss(reconstruction, video, posterior)[0]]
-            return losses + ([generator_hinge(discriminator(reconstruction).float())] if discriminator else [])
-
-        others = [module for module in (loss, lpips, discriminator) if module]
-        return _count("autoencoder", presets, config, model, states, forward, others)
+        step = make_step(stage, config, settings)
+        # What is kept grows evenly with the batch, so two counts tell it for all; not from one sample on, where some
+        # copies that rearrange are none.
+        counts = [count_saved_in_blocks(lambda n=n: step.losses(n), step.model, step.modules) for n in (2, 3)]
+        return _row(stage, " + ".join(presets), step, *zip(*counts, strict=True))
 
 
-def generator_memory(*presets: str) -> Memory:
-    """The memory of stage two with these presets, on the latents of the autoencoder that they are meant for."""
-    config, settings = read_presets("generator", *presets)
-    _, of_autoencoder = read_presets("autoencoder", "tiny" if config.dataset == "shapes" else "base")
-    with fake_gpu(precision_on_card(config)):
-        with torch.device("meta"):
-            vae = AutoencoderVidTwin(**of_autoencoder)
-        model = VidTwinDiT(
-            structure_shape=vae.structure_shape,
-            dynamics_shape=vae.dynamics_shape,
-            dynamics_axes=vae.dynamics_axes,
-            num_classes=NUM_CLASSES,
-            prediction_type=config.objective.kind,
-            independent_times=config.objective.independent_times,
-            **settings,
-        )
-        decays = [decay for decay in (config.ema_decay, config.second_ema_decay) if decay is not None]
-        states = trained_bytes(config.optimizer, model) + len(decays) * _bytes(model)
-
-        def forward(batch_size: int) -> list[torch.Tensor]:
-            tokens = torch.empty(batch_size, model.layout.num_tokens, model.layout.token_dim)
-            times = torch.empty((batch_size, 2) if config.objective.independent_times else batch_size)
-            labels = torch.zeros(batch_size, dtype=torch.long)
-            return [(model(tokens, times, labels).sample - tokens).square().float().mean()]
-
-        return _count("generator", presets, config, model, states, forward, [])
-
-
-def _count(
-    stage: str,
-    presets: Sequence[str],
-    config: Any,
-    model: nn.Module,
-    states: int,
-    forward: Callable[[int], list[torch.Tensor]],
-    others: Sequence[nn.Module],
-) -> Memory:
-    """Fill in the row of a preset.
-
-    What is kept grows evenly with the batch, so two counts tell it for all; not from one sample on, where some copies
-    that rearrange are none.
-    """
-    two, three = (count_saved_in_blocks(lambda n=n: forward(n), model, others) for n in (2, 3))
+def _row(stage: str, preset: str, step: Step, whole: tuple[int, int], checkpointed: tuple[int, int]) -> Memory:
+    """The row of a preset from what is kept of two and of three samples."""
+    config, states = step.config, states_bytes(step)
     micro_batch = max(config.micro_batches(1))
-    precision = precision_on_card(config)
 
-    def saved(counts: tuple[int, int], batch_size: int) -> int:
-        return counts[0] + (batch_size - 2) * (counts[1] - counts[0])
+    def saved(counts: tuple[int, int]) -> int:
+        return counts[0] + (micro_batch - 2) * (counts[1] - counts[0])
 
     def largest(counts: tuple[int, int]) -> int:
         return max(0, 2 + (LIMIT - states - counts[0]) // (counts[1] - counts[0]))
 
-    whole, checkpointed = zip(two, three, strict=True)
-    kept = saved(checkpointed if config.gradient_checkpointing else whole, micro_batch)
+    total = states + saved(checkpointed if config.gradient_checkpointing else whole)
     return Memory(
         stage=stage,
-        preset=" + ".join(presets),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        precision=precision,
+        preset=preset,
+        parameters=sum(parameter.numel() for parameter in step.model.parameters()),
+        precision=precision_on_card(config),
         micro_batch=micro_batch,
         checkpointing=config.gradient_checkpointing,
-        saved=saved(whole, micro_batch),
-        saved_with_checkpointing=saved(checkpointed, micro_batch),
+        saved=saved(whole),
+        saved_with_checkpointing=saved(checkpointed),
         states=states,
-        total=states + kept,
+        total=total,
         largest_micro_batch=largest(whole),
         largest_with_checkpointing=largest(checkpointed),
-        fits=states + kept <= LIMIT,
+        fits=total <= LIMIT,
     )
 
 
 def count_all() -> list[Memory]:
     """The rows of all presets; sizes of stage two on top of every recipe, settings of stage one on top of base."""
-    return [autoencoder_memory(*presets) for presets in AUTOENCODERS] + [
-        generator_memory(*presets) for presets in GENERATORS
-    ]
+    stages = (("autoencoder", AUTOENCODERS), ("generator", GENERATORS))
+    return [count_presets(stage, *presets) for stage, rows in stages for presets in rows]
 
 
 def table(rows: Sequence[Memory]) -> str:

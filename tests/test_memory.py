@@ -91,7 +91,7 @@ def test_the_row_of_a_preset(stage, presets, monkeypatch):
         return counts[len(counts)]
 
     monkeypatch.setattr(memory, "count_saved_in_blocks", spy)
-    row = getattr(memory, f"{stage}_memory")(*presets)
+    row = memory.count_presets(stage, *presets)
     (two, two_again), (three, three_again) = counts[1], counts[2]
     assert row.saved == two + (row.micro_batch - 2) * (three - two)
     assert row.saved_with_checkpointing == two_again + (row.micro_batch - 2) * (three_again - two_again) < row.saved
@@ -130,7 +130,7 @@ def test_muon_keeps_one_average_of_a_matrix_and_two_of_the_rest():
     module = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5))
     config = memory.OptimizerConfig(name="muon")
     assert memory.optimizer_states(config, module) == 4 * (15 + 2 * (5 + 10))
-    assert memory.trained_bytes(memory.OptimizerConfig(name="adamw"), module) == 4 * 4 * (15 + 5 + 10)
+    assert memory.optimizer_states(memory.OptimizerConfig(name="adamw"), module) == 4 * 2 * (15 + 5 + 10)
 
 
 def test_every_preset_has_a_row():

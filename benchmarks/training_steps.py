@@ -1,0 +1,119 @@
+"""A training step of either stage by its preset, to be counted without a GPU and to be timed on one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoencoder import AutoencoderVidTwin
+from autoencoder.common import commands
+from autoencoder.common.optimization import OptimizerConfig
+from autoencoder.metrics.lpips import Lpips
+from autoencoder.settings import AutoencoderSettings
+from autoencoder.training import config as stage_one
+from autoencoder.training.discriminator import PatchDiscriminator
+from autoencoder.training.losses import VidTwinLoss, generator_hinge
+from generator import VidTwinDiT
+from generator import config as stage_two
+from generator.settings import TransformerSettings
+
+NUM_CLASSES = 101
+STAGES = {
+    "autoencoder": (stage_one.TrainConfig, AutoencoderSettings),
+    "generator": (stage_two.TrainConfig, TransformerSettings),
+}
+
+
+def read_presets(stage: str, *presets: str) -> tuple[Any, dict[str, Any]]:
+    """The config of presets as a training reads it, and what they say of the model."""
+    config_class, model_settings = STAGES[stage]
+    parser = commands.make_parser(config_class, "", stage=stage, groups={"model": model_settings})
+    settings = parser.read([argument for name in presets for argument in ("--config", name)])
+    return commands.build(config_class, parser.instantiate(settings)), vars(settings.model)
+
+
+class AutoencoderStep:
+    """Stage one: L1 and the KL divergence, LPIPS (with random weights) and the GAN where the config has them.
+
+    Everything is made on the default device.
+
+    Attributes:
+        model: the autoencoder.
+        trained: what trains beside it, with its optimiser.
+        frozen: networks of the loss that do not train.
+        num_averages: moving averages of the weights.
+    """
+
+    def __init__(self, config: stage_one.TrainConfig, settings: dict[str, Any]):
+        self.config, self.model = config, AutoencoderVidTwin(**settings)
+        self.lpips = _lpips() if config.lpips_weight else None
+        self.loss = VidTwinLoss(config.kl_weight, config.lpips_weight, self.lpips)
+        self.discriminator = PatchDiscriminator() if config.gan else None
+        self.trained: list[tuple[nn.Module, OptimizerConfig]] = [(self.model, config.optimizer)]
+        if self.discriminator:
+            self.discriminator.requires_grad_(False)
+            self.trained.append((self.discriminator, config.discriminator_optimizer))
+        self.frozen = [self.lpips] if self.lpips else []
+        self.num_averages = int(config.ema_decay > 0)
+
+    def losses(self, batch_size: int) -> list[torch.Tensor]:
+        """Of the autoencoder, on noise for clips."""
+        video = torch.rand(batch_size, *self.model.video_shape) * 2 - 1
+        reconstruction, posterior = self.model(video, sample_posterior=True)
+        losses = [self.loss(reconstruction, video, posterior)[0]]
+        if self.discriminator:
+            losses.append(generator_hinge(self.discriminator(reconstruction).float()))
+        return losses
+
+    @property
+    def modules(self) -> Sequence[nn.Module]:
+        """All modules but the model."""
+        return [module for module in (self.loss, self.lpips, self.discriminator) if module]
+
+
+class DenoiserStep:
+    """Stage two: the squared error, on the latents of the autoencoder that the presets are meant for."""
+
+    def __init__(self, config: stage_two.TrainConfig, settings: dict[str, Any]):
+        self.config = config
+        _, of_autoencoder = read_presets("autoencoder", "tiny" if config.dataset == "shapes" else "base")
+        with torch.device("meta"):
+            vae = AutoencoderVidTwin(**of_autoencoder)
+        self.model = VidTwinDiT(
+            structure_shape=vae.structure_shape,
+            dynamics_shape=vae.dynamics_shape,
+            dynamics_axes=vae.dynamics_axes,
+            num_classes=NUM_CLASSES,
+            prediction_type=config.objective.kind,
+            independent_times=config.objective.independent_times,
+            **settings,
+        )
+        self.trained: list[tuple[nn.Module, OptimizerConfig]] = [(self.model, config.optimizer)]
+        self.frozen: list[nn.Module] = []
+        self.modules: Sequence[nn.Module] = []
+        self.num_averages = sum(decay is not None for decay in (config.ema_decay, config.second_ema_decay))
+
+    def losses(self, batch_size: int) -> list[torch.Tensor]:
+        """On noise for latents."""
+        tokens = torch.randn(batch_size, self.model.layout.num_tokens, self.model.layout.token_dim)
+        shape = (batch_size, 2) if self.config.objective.independent_times else (batch_size,)
+        labels = torch.zeros(batch_size, dtype=torch.long)
+        predicted = self.model(tokens, 1000 * torch.rand(shape), labels).sample
+        return [(predicted - tokens).square().float().mean()]
+
+
+Step = AutoencoderStep | DenoiserStep
+
+
+def make_step(stage: str, config: Any, settings: dict[str, Any]) -> Step:
+    """The step of a stage."""
+    return (AutoencoderStep if stage == "autoencoder" else DenoiserStep)(config, settings)
+
+
+def _lpips() -> Lpips:
+    network = Lpips().requires_grad_(False).eval()
+    for part in network.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(torch.get_default_device()))  # made by torch.Tensor([...]), on the CPU
+    return network

@@ -45,14 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, model, folder, text = parse(argv)
     check_number(config.num_devices, config.num_nodes)
 
-    from autoencoder.common.precision import describe_precision
     from autoencoder.training.fit import load_lpips, train
 
     lpips = load_lpips(config)
     if is_first_process():
         with atomic_path(folder.config) as temporary:
             temporary.write_text(text)
-        print(describe_precision(config.precision, config.device))
     trainer = train(config, model, folder, lpips=lpips)
     if trainer.is_global_zero:
         write_pointer(LAST_AUTOENCODER, folder.model)

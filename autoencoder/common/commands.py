@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from autoencoder.common.chatter import silence_chatter
 from autoencoder.common.errors import UserError, message_of
 from autoencoder.common.parser import CommandParser, HelpFormatter
 from autoencoder.common.presets import PRESETS, preset_names, preset_path, preset_summary
@@ -91,6 +92,7 @@ def run_command(main: Callable[[], None]) -> None:
     One line is for `UserError`, for what the operating system refuses by the name of a file, such as a full disk, and
     for a signal that asks to end, whose exit code is 128 + its number.
     """
+    silence_chatter()
     try:
         with catch_signals():
             main()

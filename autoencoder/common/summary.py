@@ -6,8 +6,12 @@ from datetime import datetime, timedelta
 
 import torch
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
+from autoencoder.common.config import RunConfig
 from autoencoder.common.cost import format_bytes
+from autoencoder.common.run import RunFolder
+from autoencoder.data.clips import ClipDataset
 
 MEASURED_SECONDS = 10.0
 SKIPPED_STEPS = 3  # at the start, which compile, load and warm up
@@ -25,6 +29,19 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def describe_clips(clips: ClipDataset) -> str:
+    """How many clips a data set has, and of how many classes."""
+    count = len(clips.class_names)
+    return f"{len(clips):,} clips" + (f" of {count} class{'es' * (count > 1)}" if count else ", no classes")
+
+
+def describe_batches(config: RunConfig, num_processes: int) -> str:
+    """Steps, and how a batch goes through."""
+    sizes = config.micro_batches(num_processes)
+    parts = f", {len(sizes)} micro-batches of {sizes[0]} on each device" if len(sizes) > 1 else ""
+    return f"{config.max_steps:,} with {config.batch_size} clips each{parts}"
 
 
 class ExpectedEnd:
@@ -54,10 +71,18 @@ class ExpectedEnd:
         self._is_told = True
         per_step = seconds / (step - self._first)
         left = per_step * (self.max_steps - step)
+        if left < MEASURED_SECONDS:
+            return None
         end = datetime.now() + timedelta(seconds=left)
         rate = f"{1 / per_step:.2f} steps per second" if per_step < 1 else f"{per_step:.1f} seconds per step"
         day = "%H:%M" if left < 86_400 else "%Y-%m-%d %H:%M"
         return f"about {format_duration(left)} to go, until {end:{day}} ({rate}; validation and previews not counted)"
+
+
+def log_config(writer: SummaryWriter, folder: RunFolder, step: int) -> None:
+    """Put the config.yaml of a run among its TensorBoard records."""
+    if folder.config.is_file():
+        writer.add_text("config", f"```yaml\n{folder.config.read_text()}```", step)
 
 
 def step_memory(modules: Iterable[nn.Module], optimizers: Iterable[torch.optim.Optimizer], averages: int) -> str:

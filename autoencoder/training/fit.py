@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 from torch import nn
@@ -12,42 +11,23 @@ from torch import nn
 from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder
+from autoencoder.common.launchers import is_first_process
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
+from autoencoder.common.summary import log_config, summary
 from autoencoder.metrics.lpips import lpips_network
 from autoencoder.training.checkpointing import AtomicCheckpointIO, StepCheckpoint
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.module import VidTwinModule
 from autoencoder.training.noise import LatentNoise
+from autoencoder.training.report import StepProgress, describe_run
 from autoencoder.training.sides import SidesStrategy
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 DOWNLOAD = "download"
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
-
-
-class StepProgressBar(TQDMProgressBar):
-    """One bar over the steps of the run."""
-
-    def __init__(self, max_steps: int):
-        super().__init__()
-        self.max_steps = max_steps
-
-    def on_train_start(self, trainer, pl_module) -> None:
-        """A resumed run does not pass by the start of an epoch, where the bar gets its length."""
-        super().on_train_start(trainer, pl_module)
-        self.train_progress_bar.total = self.max_steps
-
-    @property
-    def total_train_batches(self) -> int:
-        """All steps."""
-        return self.max_steps
-
-    def get_metrics(self, trainer, pl_module):
-        """Without the version number."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 def load_lpips(config: TrainConfig) -> nn.Module | None:
@@ -144,12 +124,16 @@ def _train(
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
         log_every_n_steps=config.log_every,
         logger=TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=step + 1 if step else 0),
         plugins=[AtomicCheckpointIO(), make_environment()],
-        callbacks=[StepProgressBar(config.max_steps), *callbacks, StepCheckpoint(folder, config, signals)],
+        callbacks=[StepProgress(config.max_steps), *callbacks, StepCheckpoint(folder, config, signals)],
         default_root_dir=folder.path,
     )
+    if is_first_process():
+        print(summary(describe_run(config, module, data, folder, step)), flush=True)
+        log_config(trainer.logger.experiment, folder, step)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         with atomic_folder(folder.model) as temporary, module.ema_weights():

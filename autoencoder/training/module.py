@@ -70,6 +70,10 @@ class VidTwinModule(LightningModule):
         self.guard = FiniteGuard()
         self.sides: tuple[Side, ...] = ()
         self._window_start, self._window_step = time.perf_counter(), 0
+        self.flops_per_step = (
+            3 * count_flops(model, torch.empty(1, *model.video_shape, device="meta")) * config.batch_size
+        )
+        self.scalars: dict[str, float] = {}
 
     def configure_optimizers(self):
         """Optimisers and schedules of the config: the autoencoder's, then the discriminator's; they step together."""
@@ -124,14 +128,12 @@ class VidTwinModule(LightningModule):
             self.ema.restore(self.model.parameters())
 
     def on_train_start(self) -> None:
-        """Put the sides of the GAN under DDP, and say what a step costs, without the networks of the loss."""
+        """Put the sides of the GAN under DDP."""
         sides = [(self.model, self.loss), *([(self.discriminator,)] if self.discriminator else [])]
         self.sides = tuple(Side(*parts, device=self.device) for parts in sides)
         if self.ema:
             self.ema.to(self.device)
         self._window_start, self._window_step = time.perf_counter(), self.global_step
-        forward = count_flops(self.model, torch.empty(1, *self.model.video_shape, device="meta"))
-        self.flops_per_step = 3 * forward * self.config.batch_size
         if self.logger and self.device.type != "cuda":
             self.logger.experiment.add_text("memory/peak", f"not measured on {self.device.type}", self.global_step)
 
@@ -243,8 +245,6 @@ class VidTwinModule(LightningModule):
         self.guard.check()
         values = mean_over_processes(torch.stack([term.float() for term in terms.values()])).tolist()
         means = dict(zip(terms, values, strict=True))
-        for name in ("loss", "l1"):
-            self.log(name, means[name], prog_bar=True, logger=False)
         seconds = time.perf_counter() - self._window_start
         steps = self.global_step - self._window_step
         self._window_start, self._window_step = time.perf_counter(), self.global_step
@@ -255,6 +255,10 @@ class VidTwinModule(LightningModule):
         scalars["throughput/flops_per_step"] = self.flops_per_step
         if self.device.type == "cuda":
             scalars["memory/peak_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        self._record(scalars)
+
+    def _record(self, scalars: dict[str, float]) -> None:
+        self.scalars |= scalars
         if self.logger:
             self.logger.log_metrics(scalars, step=self.global_step)
 
@@ -291,6 +295,5 @@ class VidTwinModule(LightningModule):
         self.psnr.reset()
         self.ssim.reset()
         for name, value in scalars.items():
-            self.log(name, value, prog_bar=True, logger=False, rank_zero_only=True)
-        if self.logger:
-            self.logger.log_metrics(scalars, step=self.global_step)
+            self.log(name, value, logger=False, rank_zero_only=True)
+        self._record(scalars)

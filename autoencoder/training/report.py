@@ -1,0 +1,85 @@
+"""What stage one's training says on the screen: what it is, how far it has come, when it will be done."""
+
+from lightning.pytorch import Callback
+
+from autoencoder.common.cost import format_flops
+from autoencoder.common.precision import describe_precision
+from autoencoder.common.progress import progress_bar
+from autoencoder.common.run import RunFolder
+from autoencoder.common.summary import ExpectedEnd, describe_batches, describe_clips
+from autoencoder.training.config import TrainConfig
+from autoencoder.training.datamodule import ClipDataModule
+from autoencoder.training.module import VidTwinModule
+
+SHOWN = {"train/l1": "l1", "val/psnr": "psnr"}  # records that stand beside the bar
+
+
+def describe_run(
+    config: TrainConfig, module: VidTwinModule, data: ClipDataModule, folder: RunFolder, first_step: int
+) -> dict[str, str]:
+    """The entries of `summary` for a run that begins, or goes on, after `first_step` steps."""
+    model = module.model
+    count = sum(parameter.numel() for parameter in model.parameters())
+    tokens = " and ".join(
+        f"{name} {' x '.join(map(str, shape))}"
+        for name, shape in (("structure", model.structure_shape), ("dynamics", model.dynamics_shape))
+    )
+    terms = ["L1", f"KL x {config.kl_weight:g}"]
+    terms += [f"LPIPS x {config.lpips_weight:g}"] if config.lpips_weight else []
+    terms += [f"GAN x {config.gan_weight:g} from step {config.gan_start}"] if config.gan else []
+    flops = module.flops_per_step
+    return {
+        "run": f"{folder.path}" + (f", goes on after step {first_step}" if first_step else ""),
+        "data": f"{config.dataset}, {describe_clips(data.train)}",
+        "held out": f"{describe_clips(data.held_out)}; {len(data.held_out_indices)} of them are validated",
+        "model": f"{count:,} parameters, latents {tokens}, rate {model.compression_rate:.2%}",
+        "loss": ", ".join(terms) + "; the bar's l1 is the mean absolute error per number, of a range of 2",
+        "device": f"{config.num_processes} x {config.device}, {describe_precision(config.precision, config.device)}",
+        "steps": describe_batches(config, config.num_processes)
+        + f"; validation every {config.validate_every}, checkpoint every {config.checkpoint_every}",
+        "cost": f"{format_flops(flops)} a step, {format_flops(flops * (config.max_steps - first_step))} to go, without "
+        "the networks of the loss",
+    }
+
+
+class StepProgress(Callback):
+    """One bar over the steps of a run, and after a few of them its expected end.
+
+    It shows what was recorded last, so that no step waits for a device on its account.
+
+    Args:
+        max_steps: of the run.
+    """
+
+    def __init__(self, max_steps: int):
+        self.max_steps, self.end = max_steps, ExpectedEnd(max_steps)
+        self.bar = None
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Begin where the run does."""
+        step = trainer.global_step
+        self.bar = progress_bar(self.max_steps, "training", "step", initial=step, show=trainer.is_global_zero)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Move on by a step."""
+        self._show(pl_module)
+        self.bar.update()
+        if line := self.end.after_step(trainer.global_step):
+            self.bar.write(line)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        """Show the new record."""
+        self._show(pl_module)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        """As at the end."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def _show(self, module: VidTwinModule) -> None:
+        values = {name: f"{module.scalars[tag]:.4g}" for tag, name in SHOWN.items() if tag in module.scalars}
+        self.bar.set_postfix(values, refresh=False)

@@ -1,0 +1,37 @@
+"""What stage one's training says."""
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from autoencoder import train as train_command
+
+TINY = """
+dataset: shapes
+max_steps: 4
+batch_size: 2
+log_every: 2
+validate_every: 2
+num_held_out: 2
+gan: true
+gan_start: 2
+model: {num_frames: 8, sample_size: 32, patch_size: 8, hidden_size: 16, num_layers: 1, num_attention_heads: 2,
+  structure_queries: 2, structure_conv_channels: 4, qformer_hidden_size: 8, qformer_num_layers: 2,
+  qformer_num_attention_heads: 2, qformer_intermediate_size: 8}
+"""
+
+
+def test_a_run_says_what_it_is_before_its_first_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    train_command.main(["--config", "tiny.yaml", "--output-dir", "run", "--precision", "fp32"])
+    out, err = capsys.readouterr()
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["run"] == "run" and lines["data"].startswith("shapes, 20,000 clips of 10 classes")
+    assert "GAN x 0.05 from step 2" in lines["loss"] and lines["steps"].startswith("4 with 2 clips each")
+    assert "fp32" in lines["device"] and "parameters" in lines["model"] and "FLOP a step" in lines["cost"]
+    assert "4/4" in err and "l1=" in err and "psnr=" in err and "v_num" not in err
+    records = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    records.Reload()
+    assert "gan_start: 2" in records.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+
+    train_command.main(["--config", "tiny.yaml", "--output-dir", "run", "--resume", "--max-steps", "6"])
+    assert "goes on after step 4" in capsys.readouterr().out

@@ -117,7 +117,13 @@ def make_generators(
         raise UserError(
             f"generator is a {type(generator).__name__} of {len(given)} for {batch_size} videos: give one per video"
         )
-    return [item if isinstance(item, torch.Generator) else _generator(_seed(plain(item))) for item in given]
+    generators = [item if isinstance(item, torch.Generator) else _generator(_seed(plain(item))) for item in given]
+    devices = {item.device.type for item in generators}
+    if len(devices) > 1:
+        raise UserError(
+            f"generator: the generators lie on {' and '.join(sorted(devices))}, seeds on cpu: put them on one device"
+        )
+    return generators
 
 
 def _seed(value: Any) -> int:

@@ -28,19 +28,8 @@ METRICS = ("held-out loss", "FVD")
 
 def model_card(pipe: "VidTwinDiffusionPipeline") -> str:
     """The card as markdown, with the metadata that model hubs read at its head."""
-    vae, transformer = pipe.vae, pipe.transformer
     training = pipe.config.get("training") or {}
-    frames, size = vae.config.num_frames, vae.config.sample_size
-    rate = f" at {training['fps']:g} per second" if training.get("fps") else ", rate not recorded"
-    parameters = [sum(p.numel() for p in model.parameters()) for model in (vae, transformer)]
-    facts = {
-        "clips": f"{frames} frames of {size} x {size} pixels{rate}",
-        "latents": f"structure {vae.structure_shape}, dynamics {vae.dynamics_shape}: {vae.num_latent_scalars:,} "
-        f"numbers, {vae.compression_rate:.2%} of the clip's",
-        "parameters": f"{parameters[0]:,} autoencoder, {parameters[1]:,} transformer",
-        "prediction": f"{transformer.config.prediction_type}, sampled by {type(pipe.scheduler).__name__}",
-        "one latent given, the other sampled": "yes" if transformer.config.independent_times else "no",
-    }
+    names, num_classes = pipe.transformer.config.id2label, pipe.transformer.config.num_classes
     metrics = dict.fromkeys(METRICS, NOT_MEASURED) | (training.get("metrics") or {})
     sections = [
         "---\nlibrary_name: diffusers\ntags: [video-generation, class-conditional, vidtwin]\n---",
@@ -48,11 +37,11 @@ def model_card(pipe: "VidTwinDiffusionPipeline") -> str:
         "# VidTwin Diffusion pipeline",
         "Samples short videos of a class: a diffusion transformer on the structure and dynamics latents of a VidTwin "
         "autoencoder (arXiv 2412.17726).",
-        _table(facts),
+        _table(_facts(pipe, training.get("fps"))),
         "## Sample",
         "In this folder, with the project installed:",
-        _example(transformer.config.id2label),
-        f"## Classes\n\n{_classes(transformer.config.id2label, transformer.config.num_classes)}",
+        _example(names),
+        f"## Classes\n\n{_classes(names, num_classes)}",
         "## Training",
         _table({title: training.get(key) or NOT_RECORDED for key, title in TRAINING.items()}),
         "## Measured",
@@ -90,6 +79,22 @@ def add_metrics(pipe: "VidTwinDiffusionPipeline", folder: str | Path, metrics: M
         temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     pipe.register_to_config(training=training)
     write_model_card(pipe, folder)
+
+
+def _facts(pipe: "VidTwinDiffusionPipeline", fps: float | None) -> dict[str, str]:
+    """What the models themselves tell."""
+    vae, transformer = pipe.vae, pipe.transformer
+    frames, size = vae.config.num_frames, vae.config.sample_size
+    rate = f" at {fps:g} per second" if fps else ", rate not recorded"
+    parameters = [sum(p.numel() for p in model.parameters()) for model in (vae, transformer)]
+    return {
+        "clips": f"{frames} frames of {size} x {size} pixels{rate}",
+        "latents": f"structure {vae.structure_shape}, dynamics {vae.dynamics_shape}: {vae.num_latent_scalars:,} "
+        f"numbers, {vae.compression_rate:.2%} of the clip's",
+        "parameters": f"{parameters[0]:,} autoencoder, {parameters[1]:,} transformer",
+        "prediction": f"{transformer.config.prediction_type}, sampled by {type(pipe.scheduler).__name__}",
+        "one latent given, the other sampled": "yes" if transformer.config.independent_times else "no",
+    }
 
 
 def _table(rows: Mapping[str, Any]) -> str:

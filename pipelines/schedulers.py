@@ -18,6 +18,7 @@ from diffusers import SchedulerMixin
 from torch import Generator
 
 from autoencoder.common.errors import UserError
+from pipelines.without_waiting import without_waiting
 
 # Per setting the values that work, the first of which is set when a scheduler is made here. Settings that a scheduler
 # does not have are passed over.
@@ -173,7 +174,7 @@ class Solver:
 
     def step(self, index: int, prediction: torch.Tensor, tokens: torch.Tensor, **arguments) -> torch.Tensor:
         """The state (B, N, D) after call `index` of the network; `arguments` are those of `step_arguments`."""
-        with self._stride(index):
+        with self._stride(index), without_waiting(tokens.device):
             return self.scheduler.step(prediction, self.timesteps[index], tokens, **arguments, return_dict=False)[0]
 
     @contextmanager

@@ -243,6 +243,10 @@ def test_generators_in_every_form():
     assert max_difference(frames(None), frames(None)) > 0
 
 
+class OnCuda(torch.Generator):
+    device = torch.device("cuda")
+
+
 @pytest.mark.parametrize(
     "generator, error, message",
     [
@@ -254,6 +258,7 @@ def test_generators_in_every_form():
         (1.5, TypeError, "got 1.5"),
         ([3, None], TypeError, "got None"),
         ([3, 4.0], TypeError, "got 4.0"),
+        ([3, OnCuda()], UserError, "the generators lie on cpu and cuda, seeds on cpu: put them on one device"),
         (2**64, UserError, f"the seed {2**64} is not in"),
     ],
 )

@@ -13,6 +13,7 @@ from autoencoder.data.shapes import CLASS_NAMES, Shapes
 from pipelines import demo, evaluate
 from pipelines.recombination import recombine
 from pipelines.schedulers import SCHEDULERS, convert_scheduler
+from pipelines.without_waiting import solve
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in diffusers' schedulers
 
@@ -31,9 +32,6 @@ ONCE = (
     "pipelines/conditioning.py __init__: self._is_structure",
     "generator/scale.py <genexpr>: mean, std",
 )
-STEP = "pipelines/schedulers.py step: return self.scheduler.step("
-# In every step of these schedulers, in diffusers: the noise of CPU generators; UniPC solves its 2 x 2 system there.
-IN_STEPS = {"DDPMScheduler": (STEP,), "DDPMParallelScheduler": (STEP,), "UniPCMultistepScheduler": (STEP,)}
 GIVEN = (
     "pipelines/conditioning.py ",  # the latent, and where its tokens are
     "pipelines/video_input.py ",  # the range of a video
@@ -58,9 +56,9 @@ def test_no_step_waits_for_the_device(kind, scheduler):
     with FakeCuda() as gpu:
         pipe = on_cuda(tiny_pipeline(kind), scheduler)
         gpu.waits.clear()
-        out = pipe([0, 1], 3, 3.0, generator=0, output_type="latent")
+        out = pipe([0, 1], 4, 3.0, generator=0, output_type="latent")
     assert out.frames.structure.device.type == "cuda"
-    gpu.assert_waits_only(*ONCE, *IN_STEPS.get(scheduler, ()))
+    gpu.assert_waits_only(*ONCE)
     assert max(gpu.waits[wait] for wait in gpu.waits if wait[0].startswith(ONCE)) <= 4
 
 
@@ -71,9 +69,15 @@ def test_frames_are_copied_once_and_options_wait_no_more(settings):
         gpu.waits.clear()
         out = pipe(torch.tensor([0, 2]), 3, generator=[3, 4], decode_chunk_size=1, **settings)
     assert out.frames.shape == (2, 4, 16, 16, 3)
-    in_steps = (STEP,) if "eta" in settings else ()  # fresh noise
-    gpu.assert_waits_only(*ONCE, FRAMES, *in_steps)
+    gpu.assert_waits_only(*ONCE, FRAMES)
     assert gpu.count(FRAMES) == 2, "one copy for each video"
+
+
+@pytest.mark.parametrize("numbers", [(1.0,), (-0.7, 1.0), (-2.3, -0.9, 1.0)])
+def test_small_systems_are_solved_as_torch_does(numbers):
+    matrix = torch.stack([torch.tensor(numbers) ** power for power in range(len(numbers))])  # as in UniPC
+    right = torch.tensor([0.6, -0.4, 0.3])[: len(numbers)]
+    torch.testing.assert_close(solve(matrix, right), torch.linalg.solve(matrix, right))
 
 
 @pytest.mark.parametrize(

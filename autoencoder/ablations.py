@@ -1,4 +1,4 @@
-"""Encoders of a branch that the paper ablates with (PAPER.md, Sizes and rates; the details are our reading).
+"""Encoders of a branch that the paper ablates with (the details are our reading).
 
 The structure branch's stand-ins answer `read_places` as `QFormer` does; the dynamics branch's is called as
 `DynamicsEncoder` is.

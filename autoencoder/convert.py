@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoencoder.checkpoint import fingerprint
 from autoencoder.common import commands
 from autoencoder.common.errors import ExistingFileError
 from autoencoder.common.files import atomic_folder
-from autoencoder.vidtwin import AutoencoderVidTwin
 
 
 @dataclass
@@ -38,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if namespace.output.exists():
         raise ExistingFileError(f"{namespace.output} exists already: give the name of a new folder")
     overrides = commands.build(ConvertConfig, namespace).overrides
+
+    from autoencoder.checkpoint import fingerprint
+    from autoencoder.vidtwin import AutoencoderVidTwin
+
     model = AutoencoderVidTwin.from_original(namespace.checkpoint, **overrides)
     with atomic_folder(namespace.output) as temporary:
         model.save_pretrained(temporary)

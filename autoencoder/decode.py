@@ -9,12 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tqdm.auto import tqdm
-
-from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common import commands
-from autoencoder.whole_videos.encoded_video import EncodedVideo, decode_video
-from autoencoder.whole_videos.video_file import check_output, open_writer
 
 
 @dataclass
@@ -38,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="video file")
     namespace = parser.read(argv)
     config = commands.build(DecodeConfig, namespace)
+
+    from tqdm.auto import tqdm
+
+    from autoencoder.checkpoint import load_autoencoder
+    from autoencoder.whole_videos.encoded_video import EncodedVideo, decode_video
+    from autoencoder.whole_videos.video_file import check_output, open_writer
+
     check_output(namespace.output, *filter(None, [config.audio_of]))
     encoded = EncodedVideo.load(namespace.input)
     frames = decode_video(load_autoencoder(config.checkpoint, config.device), encoded, config.part)

@@ -1,4 +1,4 @@
-"""The dynamics branch: each frame averaged along one axis at a time (PAPER.md, Autoencoder 3 and 5)."""
+"""The dynamics branch: each frame averaged along one axis at a time (arXiv 2412.17726)."""
 
 import torch
 from einops import rearrange, reduce

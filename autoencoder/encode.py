@@ -9,14 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm.auto import tqdm
-
-from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common import commands
 from autoencoder.common.errors import UserError
-from autoencoder.whole_videos.clips import chosen_overlap
-from autoencoder.whole_videos.encoded_video import encode_video
-from autoencoder.whole_videos.video_file import open_file
 
 
 @dataclass
@@ -42,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = commands.build(EncodeConfig, namespace)
     if namespace.output.suffix != ".safetensors":
         raise UserError(f"{namespace.output}: the name of the file must end in .safetensors")
+
+    from tqdm.auto import tqdm
+
+    from autoencoder.checkpoint import load_autoencoder
+    from autoencoder.whole_videos.clips import chosen_overlap
+    from autoencoder.whole_videos.encoded_video import encode_video
+    from autoencoder.whole_videos.video_file import open_file
+
     model = load_autoencoder(config.checkpoint, config.device)
     overlap = chosen_overlap(config.overlap, model.config.num_frames)
     video = open_file(namespace.input)

@@ -79,7 +79,7 @@ class VidTwinLatents:
 
 
 class VidTwinPosterior:
-    """Diagonal Gaussian over the latents (PAPER.md, Autoencoder 4).
+    """Diagonal Gaussian over the latents (arXiv 2412.17726).
 
     Args:
         structure_moments: (B, 2 d_S, n_q, h_S, w_S), means then log variances.

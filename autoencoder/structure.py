@@ -1,4 +1,4 @@
-"""The structure branch: Q-Former over time, convolutional bottleneck per query (PAPER.md, Autoencoder 2 and 5)."""
+"""The structure branch: Q-Former over time, convolutional bottleneck per query (arXiv 2412.17726)."""
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin

@@ -1,4 +1,4 @@
-"""The spatial-temporal transformer of the backbone (PAPER.md, Autoencoder 1)."""
+"""The spatial-temporal transformer of the backbone (arXiv 2412.17726)."""
 
 import torch
 from diffusers.models.attention import AttentionModuleMixin

@@ -8,30 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from autoencoder.common.commands import start_command
-from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.plots import read_scalars
 
 Runs = Mapping[str, Sequence[Mapping[str, float]]]  # by variant, the scores of each seed's run by name
-
-
-def check_counts(**counts: int) -> None:
-    """Raise a ValueError unless all are at least 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} must be at least 1, got {count}")
-
-
-def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
-    """Names separated by commas.
-
-    Raises:
-        ValueError: for one that is not known.
-    """
-    names = text.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f"variants must be of {', '.join(known)}, got {', '.join(unknown)}")
-    return names
 
 
 def train(module: str, arguments: Sequence[str], folder: Path) -> None:

@@ -8,33 +8,11 @@ the backward pass and of the optimiser, the work space of kernels, what the allo
 1 GB), previews and validation. A tenth of the card is left for them.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from autoencoder.common import commands
-from autoencoder.common.files import atomic_path
-from autoencoder.common.optimization import OptimizerConfig
-from benchmarks.report import write_json
-from benchmarks.saved_memory import count_saved_in_blocks
-from benchmarks.training_steps import Step, make_step, read_presets
-
-CARD = 80 * 10**9  # bytes of an A100 or H100 of 80 GB
-LIMIT = CARD * 9 // 10
-SIZES = ("tiny", "small", "base", "large")
-SETTINGS = ("setting2", "setting3", "released", "one_latent", "dynamics_qformer", "convolution", "space_in_hidden")
-RECIPES = ("shapes", "folder", "ucf101", "ucf101_paper")
-DIT_SIZES = ("size_s", "size_b", "size_l", "size_xl")
-AUTOENCODERS = [(size,) for size in SIZES] + [("base", setting) for setting in SETTINGS]
-GENERATORS = [(recipe,) for recipe in RECIPES] + [(recipe, size) for recipe in RECIPES[1:] for size in DIT_SIZES]
 
 
 @dataclass
@@ -45,188 +23,14 @@ class MemoryConfig:
     """Folder of memory.json and memory.md."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes of a training step on one GPU.
-
-    Attributes:
-        stage: "autoencoder" or "generator".
-        preset: presets, in the order in which they are given.
-        parameters: of the model that trains, without a discriminator.
-        precision: "bf16" or "fp32".
-        micro_batch: samples that go through at a time on one GPU.
-        checkpointing: whether the preset computes blocks again in the backward pass.
-        saved: kept for the backward pass without computing blocks again.
-        saved_with_checkpointing: the same with it, and what the largest block keeps while it is computed again.
-        states: weights, gradients, states of the optimiser, moving averages; of the discriminator, too, and the
-            weights of LPIPS.
-        total: states, and what the preset, as it stands, keeps for the backward pass.
-        largest_micro_batch: that fits the card without computing blocks again; 0 where one sample does not.
-        largest_with_checkpointing: the same with it.
-        fits: whether the preset as it stands fits.
-    """
-
-    stage: str
-    preset: str
-    parameters: int
-    precision: str
-    micro_batch: int
-    checkpointing: bool
-    saved: int
-    saved_with_checkpointing: int
-    states: int
-    total: int
-    largest_micro_batch: int
-    largest_with_checkpointing: int
-    fits: bool
-
-
-class FusedAttention(TorchFunctionMode):
-    """Attention by the operators that CUDA takes; without a GPU, torch would choose the one that keeps all weights."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is not F.scaled_dot_product_attention:
-            return function(*args, **kwargs)
-        query, key, value, mask, dropout, is_causal = _attention_arguments(*args, **kwargs)
-        if torch.is_autocast_enabled("cuda"):
-            query, key, value = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (query, key, value))
-        if query.dtype is torch.float32 or mask is not None:
-            keep = torch.is_grad_enabled()
-            efficient = torch.ops.aten._scaled_dot_product_efficient_attention
-            return efficient(query, key, value, mask, keep, dropout, is_causal)[0]
-        return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout, is_causal)[0]
-
-
-def _attention_arguments(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
-    return query, key, value, attn_mask, dropout_p, is_causal
-
-
-@contextmanager
-def fake_gpu(precision: str) -> Iterator[None]:
-    """What is made inside is made on CUDA, without contents; bf16 is autocast, which torch.autocast refuses here."""
-    with FakeTensorMode(), torch.device("cuda"), FusedAttention():
-        former = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-        torch.set_autocast_enabled("cuda", precision == "bf16")
-        torch.set_autocast_dtype("cuda", torch.bfloat16)
-        torch.autocast_increment_nesting()
-        try:
-            yield
-        finally:
-            if torch.autocast_decrement_nesting() == 0:
-                torch.clear_autocast_cache()
-            torch.set_autocast_enabled("cuda", former[0])
-            torch.set_autocast_dtype("cuda", former[1])
-
-
-def precision_on_card(config: Any) -> str:
-    """ "auto" is bf16 on every card of 80 GB."""
-    return "bf16" if config.precision == "auto" else config.precision
-
-
-def optimizer_states(config: OptimizerConfig, module: nn.Module) -> int:
-    """Bytes that an optimiser keeps: two averages of a weight, or one where Muon orthogonalises it."""
-    optimizer, _ = config.build(module, max_steps=1)
-    return sum(
-        parameter.nbytes * (1 if group.get("use_muon") else 2)
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    )
-
-
-def states_bytes(step: Step) -> int:
-    """Weights, gradients, states of the optimisers and moving averages of what trains, and frozen weights."""
-    trained = sum(2 * _bytes(module) + optimizer_states(optimizer, module) for module, optimizer in step.trained)
-    return trained + step.num_averages * _bytes(step.model) + sum(map(_bytes, step.frozen))
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters())
-
-
-def count_presets(stage: str, *presets: str, **changes: Any) -> Memory:
-    """The memory of a training step with these presets, one after the other, and changes of their config."""
-    config, settings = read_presets(stage, *presets)
-    config = replace(config, **changes)
-    with fake_gpu(precision_on_card(config)):
-        step = make_step(stage, config, settings)
-        # What is kept grows evenly with the batch, so two counts tell it for all; not from one sample on, where some
-        # copies that rearrange are none.
-        counts = [count_saved_in_blocks(lambda n=n: step.losses(n), step.model, step.modules) for n in (2, 3)]
-        return _row(stage, " + ".join(presets), step, *zip(*counts, strict=True))
-
-
-def _row(stage: str, preset: str, step: Step, whole: tuple[int, int], checkpointed: tuple[int, int]) -> Memory:
-    """The row of a preset from what is kept of two and of three samples."""
-    config, states = step.config, states_bytes(step)
-    micro_batch = max(config.micro_batches(1))
-
-    def saved(counts: tuple[int, int]) -> int:
-        return counts[0] + (micro_batch - 2) * (counts[1] - counts[0])
-
-    def largest(counts: tuple[int, int]) -> int:
-        return max(0, 2 + (LIMIT - states - counts[0]) // (counts[1] - counts[0]))
-
-    total = states + saved(checkpointed if config.gradient_checkpointing else whole)
-    return Memory(
-        stage=stage,
-        preset=preset,
-        parameters=sum(parameter.numel() for parameter in step.model.parameters()),
-        precision=precision_on_card(config),
-        micro_batch=micro_batch,
-        checkpointing=config.gradient_checkpointing,
-        saved=saved(whole),
-        saved_with_checkpointing=saved(checkpointed),
-        states=states,
-        total=total,
-        largest_micro_batch=largest(whole),
-        largest_with_checkpointing=largest(checkpointed),
-        fits=total <= LIMIT,
-    )
-
-
-def count_all() -> list[Memory]:
-    """The rows of all presets; sizes of stage two on top of every recipe, settings of stage one on top of base."""
-    stages = (("autoencoder", AUTOENCODERS), ("generator", GENERATORS))
-    return [count_presets(stage, *presets) for stage, rows in stages for presets in rows]
-
-
-def table(rows: Sequence[Memory]) -> str:
-    """The rows as a table in Markdown; GB are 10^9 bytes."""
-    heads = (
-        *("presets", "parameters", "precision", "micro-batch", "saved, GB", "with checkpointing", "states, GB"),
-        *("as it stands", "checkpointing", "fits 80 GB", "largest micro-batch", "with checkpointing"),
-    )
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for row in rows:
-        cells = (
-            f"{row.stage} {row.preset}",
-            f"{row.parameters / 1e6:.1f} M",
-            row.precision,
-            str(row.micro_batch),
-            *(f"{size / 1e9:.2f}" for size in (row.saved, row.saved_with_checkpointing, row.states, row.total)),
-            "on" if row.checkpointing else "off",
-            "yes" if row.fits else "NO",
-            str(row.largest_micro_batch),
-            str(row.largest_with_checkpointing),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = commands.make_parser(MemoryConfig, __doc__, "benchmarks.memory")
     config = commands.build(MemoryConfig, parser.read(argv))
-    rows = count_all()
-    text = table(rows)
-    print(text)
-    write_json(config.output_dir / "memory.json", "memory", {"torch": torch.__version__, "limit_bytes": LIMIT}, rows)
-    with atomic_path(config.output_dir / "memory.md") as temporary:
-        temporary.write_text(text + "\n")
-    print(
-        f"\n{' '.join(__doc__.split(chr(10) * 2)[1].split())}\nwrote memory.json and memory.md to {config.output_dir}"
-    )
+
+    from benchmarks.work.memory import execute
+
+    execute(config)
 
 
 if __name__ == "__main__":

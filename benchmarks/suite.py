@@ -1,7 +1,7 @@
 """What the benchmarks of both stages share: the flags, and the loop over sizes, batches, dtypes and work."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,57 +13,12 @@ from torch import nn
 from autoencoder.common import commands
 from autoencoder.common.cost import count_flops
 from autoencoder.common.device import resolve_device
-from autoencoder.common.errors import UserError
 from benchmarks.measure import measure_in_turns, time_by_kind
 from benchmarks.report import HEADER, Result, environment, write_json
+from benchmarks.settings import DTYPE_NAMES, BenchmarkConfig
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = dict(zip(DTYPE_NAMES, (torch.float32, torch.bfloat16), strict=True))
 TRAINING_FLOPS = 3  # of a forward; by convention a backward pass counts as two
-
-
-@dataclass
-class BenchmarkConfig:
-    """What is measured, and how often. Lists are separated by commas."""
-
-    sizes: str = "tiny,paper"
-    """Sizes of the model: tiny, paper."""
-    batch_size: str = "1"
-    """Batch sizes."""
-    dtype: str = "fp32,bf16"
-    """Arithmetic: fp32, bf16."""
-    rounds: int = 3
-    """Turns, after a warm-up; medians are reported."""
-    skip_training: bool = False
-    """Leave the training step out; at the paper's size and batch 1 it takes 13 GiB and on a CPU some minutes."""
-    output: str | None = None
-    """JSON file to write; by default outputs/benchmarks/<stage>.json."""
-
-    def __post_init__(self):
-        for size in self.size_list:
-            if size not in ("tiny", "paper"):
-                raise UserError(f"sizes must be of tiny, paper, got {size!r}")
-        for dtype in self.dtype_list:
-            if dtype not in DTYPES:
-                raise UserError(f"dtype must be of {', '.join(DTYPES)}, got {dtype!r}")
-        if not all(entry.isdecimal() and int(entry) for entry in self.batch_size.split(",")):
-            raise UserError(f"batch_size must be positive integers, separated by commas, got {self.batch_size!r}")
-        if self.rounds < 1:
-            raise UserError(f"rounds must be at least 1, got {self.rounds}")
-
-    @property
-    def size_list(self) -> list[str]:
-        """The sizes, one by one."""
-        return self.sizes.split(",")
-
-    @property
-    def batch_sizes(self) -> list[int]:
-        """The batch sizes, one by one."""
-        return [int(entry) for entry in self.batch_size.split(",")]
-
-    @property
-    def dtype_list(self) -> list[str]:
-        """The names of the dtypes, one by one."""
-        return self.dtype.split(",")
 
 
 @dataclass(frozen=True)
@@ -162,11 +117,8 @@ def results(stage: Stage, config: BenchmarkConfig, device: torch.device) -> Iter
         yield result(stage, *case, device, config.rounds)
 
 
-def run(stage: Stage, description: str, argv: Sequence[str] | None) -> None:
-    """The command of a stage."""
-    parser = commands.make_parser(BenchmarkConfig, description)
-    namespace = parser.read(argv)
-    config = commands.build(BenchmarkConfig, namespace)
+def run(stage: Stage, config: BenchmarkConfig) -> None:
+    """Measure a stage, print the table and write it."""
     device = resolve_device("auto")
     machine = environment(device)
     print(", ".join(f"{key} {value}" for key, value in machine.items()), HEADER, sep="\n", flush=True)

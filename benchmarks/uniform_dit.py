@@ -1,4 +1,4 @@
-"""The small uniform transformer with which the paper compares tokenizers (PAPER.md, "Resource comparison")."""
+"""The small uniform transformer with which the paper compares tokenizers (arXiv 2412.17726)."""
 
 import math
 from collections.abc import Sequence

@@ -7,11 +7,8 @@ generator.cache_latents. They share the work, and leave what one process leaves.
 from collections.abc import Sequence
 from dataclasses import fields
 
-from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common import commands
-from autoencoder.common.processes import process_group
 from generator.config import CacheLatentsConfig, TrainConfig
-from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
 
 
 def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
@@ -31,6 +28,11 @@ def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     config = parse(argv)
+
+    from autoencoder.checkpoint import load_autoencoder
+    from autoencoder.common.processes import process_group
+    from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
+
     folder = autoencoder_folder(config.autoencoder)
     with process_group() as (rank, _):
         model = load_autoencoder(folder, config.device)

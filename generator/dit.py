@@ -1,4 +1,4 @@
-"""The diffusion transformer of stage two (PAPER.md, Generation; adaLN-zero as in DiT, arXiv 2212.09748)."""
+"""The diffusion transformer of stage two (adaLN-zero as in DiT, arXiv 2212.09748)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class VidTwinDiTOutput(BaseOutput):
 
 
 class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
-    """Class-conditional diffusion transformer over the tokens of both latents (PAPER.md, Generation: "Model").
+    """Class-conditional diffusion transformer over the tokens of both latents (arXiv 2412.17726).
 
     The defaults are the paper's size on the latents of its headline setting. The network neither drops labels nor knows
     of noise schedules: that is `generator.objective` in training and a diffusers scheduler in sampling.

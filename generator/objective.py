@@ -77,7 +77,7 @@ def make_scheduler(prediction_type: str) -> SchedulerMixin:
 
     Returns:
         For "flow" the Euler solver of flow matching, timestep = 1000 sigma. For the others DDIM over 1000 steps
-        (PAPER.md, Generation: "Model") with linear betas, 1e-4 to 0.02; latents have no fixed range, so no clipping.
+        (arXiv 2412.17726) with linear betas, 1e-4 to 0.02; latents have no fixed range, so no clipping.
 
     Raises:
         ValueError: for another prediction type.

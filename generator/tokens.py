@@ -55,7 +55,7 @@ class _Patches:
 
 
 class TokenLayout:
-    """Where every number of the two latents lies in a sequence of tokens (PAPER.md, Generation: "Tokens").
+    """Where every number of the two latents lies in a sequence of tokens (arXiv 2412.17726).
 
     The structure latent is a small video of (query, row, column). The dynamics latent is two planes, (frame, x) and
     (frame, y); they are patched and padded separately, so that no token mixes the two axes. The order is structure,

@@ -35,7 +35,7 @@ StepCallback = (
 
 
 class VidTwinDiffusionPipeline(DiffusionPipeline):
-    """Generates videos of a class with the diffusion transformer and the decoder (PAPER.md, Generation).
+    """Generates videos of a class with the diffusion transformer and the decoder (arXiv 2412.17726).
 
     A callback may set `pipe._interrupt = True`, which ends the sampling after that step with what there is, and
     `pipe._guidance_scale`, which holds from the next step on. Whether the models are in train or eval mode does not

@@ -11,10 +11,6 @@ from pathlib import Path
 from autoencoder.common.commands import build, make_parser, run_command
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
-from autoencoder.common.pictures import save_png, sheet
-from autoencoder.data import Shapes
-from pipelines.checkpoint import load_pipeline
-from pipelines.recombination import recombination_table, recombine
 
 
 @dataclass
@@ -43,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = make_parser(RecombineConfig, __doc__, "pipelines.recombine")
     config = build(RecombineConfig, parser.read(argv))
+
+    from autoencoder.common.pictures import save_png, sheet
+    from autoencoder.data import Shapes
+    from pipelines.checkpoint import load_pipeline
+    from pipelines.recombination import recombination_table, recombine
+
     pipe = load_pipeline(config.pipeline, config.device)
     pipe.set_progress_bar_config(disable=True)
     held_out = Shapes(pipe.vae.config.num_frames, pipe.vae.config.sample_size, "val")

@@ -8,8 +8,9 @@ from autoencoder import AutoencoderVidTwin
 from autoencoder.ablations import SpaceInHidden, TemporalConvolution
 from autoencoder.structure import QFormer
 from autoencoder.train import parse
-from benchmarks.ablations import PAPER, channels_of_one_latent, main, table
+from benchmarks.ablations import PAPER, main
 from benchmarks.comparison import summarize
+from benchmarks.work.ablations import channels_of_one_latent, table
 
 TINY = MODEL | {"dynamics_channels": 4, "dynamics_downsamples": 1, "qformer_dropout": 0.0}
 ABLATIONS = {

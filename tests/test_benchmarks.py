@@ -8,11 +8,13 @@ from torch import nn
 
 import benchmarks.autoencoder
 import benchmarks.generator
+import benchmarks.work.autoencoder
+import benchmarks.work.generator
 from autoencoder.common.cost import count_flops
 from autoencoder.transformer import FeedForward
 from benchmarks.measure import LinearCall, measure_in_turns, recorded_linears, time_by_kind
 from benchmarks.report import Result
-from benchmarks.suite import BenchmarkConfig
+from benchmarks.settings import BenchmarkConfig
 
 CPU = torch.device("cpu")
 
@@ -53,7 +55,7 @@ def test_training_can_be_left_out(tmp_path):
 
 
 def test_a_training_step_changes_the_weights():
-    stage = benchmarks.autoencoder.STAGE
+    stage = benchmarks.work.autoencoder.STAGE
     work = benchmarks.suite.training_step(stage, "tiny", 1, "fp32", CPU)
     last_weight = work.model.decoder.proj_out.weight
     assert not last_weight.any()  # as initialised

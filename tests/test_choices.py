@@ -9,8 +9,11 @@ import yaml
 from test_latent_cache import make_autoencoder
 
 from autoencoder.common import commands
-from benchmarks import choices, solvers
-from benchmarks.choices import CHOICES, DEFAULT, ChoicesConfig, flags
+from benchmarks import choices as choices_command
+from benchmarks import solvers as solvers_command
+from benchmarks.choices import CHOICES, DEFAULT, ChoicesConfig
+from benchmarks.work import solvers
+from benchmarks.work.choices import flags
 from generator.train import parse
 
 
@@ -46,14 +49,16 @@ def test_the_commands_train_sample_and_compare(tmp_path, capfd, monkeypatch):
         "--output-dir",
         str(tmp_path / "out"),
     ]
-    choices.main([*arguments, "--autoencoder", str(tmp_path / "model")])
+    choices_command.main([*arguments, "--autoencoder", str(tmp_path / "model")])
     report = json.loads((tmp_path / "out/choices.json").read_text())
     assert [row["variant"] for row in report["rows"]] == [DEFAULT, "flow"]
     assert all(row["loss"] > 0 and 0 <= row["both"] <= row["shape"] <= 1 for row in report["rows"])
     assert "not measured: one seed" in capfd.readouterr().out
 
     folders = ",".join(str(tmp_path / "out" / f"{name}-0" / "pipeline") for name in (DEFAULT, "flow"))
-    solvers.main(["--pipelines", folders, "--steps", "2,4", "--videos-per-class", "1", "--output-dir", str(tmp_path)])
+    solvers_command.main(
+        ["--pipelines", folders, "--steps", "2,4", "--videos-per-class", "1", "--output-dir", str(tmp_path)]
+    )
     results = json.loads((tmp_path / "solvers.json").read_text())["results"]
     calls = {(row["prediction_type"], row["scheduler"], row["steps"]): row["calls"] for row in results}
     assert len(calls) == 2 * (len(solvers.DDPM_SOLVERS) + len(solvers.FLOW_SOLVERS))

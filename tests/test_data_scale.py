@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from video_files import make_video, numbers, turn_quarter
 
 import benchmarks.data
+import benchmarks.work.data
 from autoencoder.data import VideoFolder, video_io
 from autoencoder.data.frame_index import index_frames
 from autoencoder.data.listing import PathTable, read_manifest
@@ -271,7 +272,7 @@ def test_the_benchmark_names_what_it_cannot_read(videos, tmp_path, capsys):
     assert report["benchmark"] == "data" and report["threads"] == 1
     assert [Path(row["file"]).name for row in report["results"]] == [f"video{i}.mp4" for i in range(6)]
     for row in report["results"]:
-        assert row.keys() == benchmarks.data.LoaderResult.__dataclass_fields__.keys()
+        assert row.keys() == benchmarks.work.data.LoaderResult.__dataclass_fields__.keys()
         assert (row["sampling"], row["width"], row["height"], row["rounds"]) == ("time", 64, 48, 2)
         assert 0 < row["lowest_ratio"] <= row["ratio"] and 4 <= row["decoded_frames"] <= 14
         assert row["clips_per_second"] > 0 and row["decord_clips_per_second"] > 0 and row["index_seconds"] > 0

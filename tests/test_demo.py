@@ -13,7 +13,7 @@ from autoencoder.data.shapes import CLASS_NAMES, Shapes
 from autoencoder.data.video_io import ClipReader
 from autoencoder.metrics.oracle import confirmed, oracle
 from pipelines import VidTwinDiffusionPipeline
-from pipelines.demo import goals
+from pipelines.demonstration import goals
 from pipelines.evaluation.shares import spread
 
 

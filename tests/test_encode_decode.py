@@ -13,8 +13,9 @@ from video_files import make_video
 
 from autoencoder import AutoencoderVidTwin, convert, decode, encode
 from autoencoder.checkpoint import fingerprint
-from autoencoder.reconstruct import ReconstructConfig, reconstructed
+from autoencoder.reconstruct import ReconstructConfig
 from autoencoder.whole_videos.encoded_video import METADATA_KEY, EncodedVideo, decode_video, encode_video
+from autoencoder.whole_videos.reconstruction import reconstructed
 from autoencoder.whole_videos.video_file import open_file
 
 WEIGHTS = Path(__file__).parent / "data" / "reference" / "one_block.weights.safetensors"

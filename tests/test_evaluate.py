@@ -21,6 +21,7 @@ from video_files import make_audio, make_video
 from autoencoder import AutoencoderVidTwin
 from autoencoder import evaluate as command
 from autoencoder.checkpoint import fingerprint
+from autoencoder.whole_videos import evaluation as evaluation_file
 from autoencoder.whole_videos import video_file
 from autoencoder.whole_videos.scores import ListedVideo, Protocol, VideoScore, best_median_worst, list_videos
 from autoencoder.whole_videos.video_file import open_file
@@ -181,7 +182,7 @@ def test_a_process_without_a_video(checkpoint, videos, tmp_path, monkeypatch):
     config = command.EvaluateConfig(checkpoint, videos, tmp_path, lpips="none", device="cpu")
     listed = list_videos(videos)
     for share in ([], list(enumerate(listed))):
-        evaluation, _ = command.prepare(config)
+        evaluation, _ = evaluation_file.prepare(config)
         evaluation.add(share)
         found.append((evaluation.scores, evaluation.unreadable, evaluation.features, evaluation.work))
 
@@ -191,7 +192,7 @@ def test_a_process_without_a_video(checkpoint, videos, tmp_path, monkeypatch):
     for name, value in (("is_initialized", True), ("get_rank", 0), ("get_world_size", 2)):
         monkeypatch.setattr(f"torch.distributed.{name}", lambda value=value: value)
     monkeypatch.setattr("torch.distributed.gather_object", gather_object)
-    evaluation, _ = command.prepare(config)
+    evaluation, _ = evaluation_file.prepare(config)
     evaluation.gather()
     assert evaluation.scores == found[1][0] and evaluation.unreadable == found[1][1]
     assert evaluation.work.frames == 24

@@ -8,7 +8,7 @@ from tiny_models import noise_latents, tiny_pipeline
 from torch.nn import functional as F
 
 from autoencoder.common.device import to_device
-from benchmarks.gpu import Bench, GpuConfig
+from benchmarks.work.gpu import Bench, GpuConfig
 
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 DEVICES = ["cpu", pytest.param("cuda", marks=ON_CUDA)]

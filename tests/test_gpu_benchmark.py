@@ -9,10 +9,11 @@ import torch
 from fakecuda import FakeCuda
 
 from autoencoder.common.optimization import OptimizerConfig
-from benchmarks import gpu
-from benchmarks.gpu import Bench, GpuConfig, Row
-from benchmarks.memory import Memory
+from benchmarks import gpu as gpu_command
 from benchmarks.training_steps import read_presets
+from benchmarks.work import gpu
+from benchmarks.work.gpu import Bench, GpuConfig, Row
+from benchmarks.work.memory import Memory
 
 QUICK = ["--quick", "true", "--tests", "false", "--device", "cpu"]
 
@@ -20,7 +21,7 @@ QUICK = ["--quick", "true", "--tests", "false", "--device", "cpu"]
 def test_without_a_gpu_it_ends_with_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no CUDA GPU here, so nothing was measured; --quick"):
-        gpu.main(["--device", "auto"])
+        gpu_command.main(["--device", "auto"])
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def counted(monkeypatch):
 
 
 def test_quick_on_the_cpu(tmp_path, capsys, counted):
-    gpu.main([*QUICK, "--output-dir", str(tmp_path)])
+    gpu_command.main([*QUICK, "--output-dir", str(tmp_path)])
     report = json.loads((tmp_path / "gpu_cpu.json").read_text())
     rows = report["results"]
     assert report["device"] == "CPU" and report["date"] and report["diffusers"] and report["flash-attn"]

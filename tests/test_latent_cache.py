@@ -21,7 +21,7 @@ from autoencoder.common.run import LAST_AUTOENCODER, write_pointer
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import UnreadableVideo, VideoFolder, to_video
 from autoencoder.data.shapes import Shapes
-from benchmarks import cache as cache_benchmark
+from benchmarks.work import cache as cache_benchmark
 from generator import cache_latents
 from generator.config import CacheConfig
 from generator.latent_cache import ENCODE_BATCH_SIZE, INDEX, LatentCache, build_cache, fingerprint

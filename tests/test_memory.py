@@ -10,8 +10,9 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks import memory
+from benchmarks import memory as memory_command
 from benchmarks.saved_memory import count_saved, count_saved_in_blocks
+from benchmarks.work import memory
 
 GB = 10**9
 
@@ -144,7 +145,7 @@ def test_every_preset_has_a_row():
 def test_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(memory, "AUTOENCODERS", [("tiny",)])
     monkeypatch.setattr(memory, "GENERATORS", [])
-    memory.main(["--output-dir", str(tmp_path)])
+    memory_command.main(["--output-dir", str(tmp_path)])
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "memory.json").read_text())
     assert [row["preset"] for row in report["results"]] == ["tiny"] and report["limit_bytes"] == 72 * GB

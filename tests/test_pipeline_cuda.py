@@ -10,7 +10,8 @@ from tiny_models import noise_latents, tiny_pipeline
 from video_files import make_video
 
 from autoencoder.data.shapes import CLASS_NAMES, Shapes
-from pipelines import demo, evaluate
+from pipelines import demonstration as demo
+from pipelines.evaluation import run as evaluate
 from pipelines.recombination import recombine
 from pipelines.schedulers import SCHEDULERS, convert_scheduler
 from pipelines.without_waiting import solve

@@ -14,9 +14,11 @@ from video_files import make_audio, make_video, numbered_frames, turn_quarter
 from autoencoder import AutoencoderVidTwin
 from autoencoder import reconstruct as command
 from autoencoder.data import UnreadableVideo
+from autoencoder.whole_videos import reconstruction
 from autoencoder.whole_videos.clips import Fit, chosen_overlap, cut, decode_frames, encode_frames, join
 from autoencoder.whole_videos.video_file import VideoFormat, open_file, open_writer
-from benchmarks import joins
+from benchmarks import joins as joins_command
+from benchmarks.work import joins
 
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
@@ -262,12 +264,12 @@ def test_parts_and_the_dynamics_of_another_video(checkpoint, model, tmp_path):
     swapped = type(latents[0][0])(latents[0][1].structure, latents[1][1].dynamics)
     fit = Fit("pad", 32, 20, 16)
     expected = [fit.back(frame) for frame in decode_frames(model, [swapped], 0)]
-    got = [frame.pixels for frame in command.reconstructed(model, *files, config)]
+    got = [frame.pixels for frame in reconstruction.reconstructed(model, *files, config)]
     assert len(got) == 9 and all(torch.equal(a, b) for a, b in zip(got[4:8], expected, strict=True))
 
     def first(part: str) -> torch.Tensor:
         config = command.ReconstructConfig(checkpoint, part=part)
-        return next(command.reconstructed(model, files[0], files[0], config)).pixels
+        return next(reconstruction.reconstructed(model, files[0], files[0], config)).pixels
 
     frames = [first(part) for part in ("both", "structure", "dynamics")]
     assert not any(torch.equal(a, b) for a, b in ((frames[0], frames[1]), (frames[0], frames[2])))
@@ -292,7 +294,7 @@ def test_memory_does_not_grow_with_the_length(checkpoint, model):
     def most(count: int) -> int:
         video = Video(count)
         config = command.ReconstructConfig(checkpoint, beside=True)
-        shown = sum(1 for _ in command.reconstructed(model, video, video, config))
+        shown = sum(1 for _ in reconstruction.reconstructed(model, video, video, config))
         assert shown == count
         return video.most
 
@@ -308,8 +310,8 @@ def test_an_error_leaves_no_file(checkpoint, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             yield frame
 
-    command_frames = command.reconstructed
-    monkeypatch.setattr(command, "reconstructed", interrupted)
+    command_frames = reconstruction.reconstructed
+    monkeypatch.setattr(reconstruction, "reconstructed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint, source, tmp_path / "out.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
@@ -361,7 +363,7 @@ def test_joins_compares_borders_with_the_rest(checkpoint, tmp_path, capsys):
     row = joins.summarize("a", 0, np.array([1, 1, 1, 3.0]), np.ones(4), np.array([False, False, False, True]))
     assert (row.mean, row.p95, row.original_mean, row.num_borders, row.num_inside) == (3, 3, 1, 1, 3)
     source = write(tmp_path / "in.mp4", 14, 32, 32)
-    joins.main([str(source), "--checkpoint", str(checkpoint), "--json", str(tmp_path / "joins.json")])
+    joins_command.main([str(source), "--checkpoint", str(checkpoint), "--json", str(tmp_path / "joins.json")])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5 and [line.split()[1] for line in lines[1:]] == ["0", "0", "1", "1"]
     assert (tmp_path / "joins.json").is_file()

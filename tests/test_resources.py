@@ -7,10 +7,12 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks import resources
-from benchmarks.resources import OTHERS, ResourcesConfig, loss, verdict, vidtwin_grids
+from benchmarks import resources as resources_command
+from benchmarks.resources import ResourcesConfig
 from benchmarks.saved_memory import count_memory, count_saved
 from benchmarks.uniform_dit import UniformDiT, num_tokens, patchify
+from benchmarks.work import resources
+from benchmarks.work.resources import OTHERS, loss, verdict, vidtwin_grids
 
 GRIDS = ((2, 3, 4, 5), (3, 1, 2, 2))
 TINY = {"hidden_size": 16, "num_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -114,7 +116,7 @@ def test_verdict_sorts_ratios_by_the_claim():
 
 def test_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    resources.main(["--output-dir", str(tmp_path)])
+    resources_command.main(["--output-dir", str(tmp_path)])
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "resources.json").read_text())
     rows = {row["tokenizer"]: row for row in report["results"]}

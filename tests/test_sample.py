@@ -11,10 +11,11 @@ from video_files import make_video
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
 from autoencoder.common.files import atomic_path
-from pipelines import VidTwinDiffusionPipeline, sample
+from pipelines import VidTwinDiffusionPipeline, sampling
 from pipelines.conditioning import read_latents
 from pipelines.file_names import class_file_names
-from pipelines.sample import class_ids, main
+from pipelines.sample import main
+from pipelines.sampling import class_ids
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_writes_a_file_per_video_and_a_sheet(folder, tmp_path, capsys):
 
 def test_a_video_depends_on_its_class_and_seed_alone(folder, tmp_path, monkeypatch):
     written = {}
-    monkeypatch.setattr(sample, "write_video", lambda path, frames, fps: written.update({path: frames.astype(int)}))
+    monkeypatch.setattr(sampling, "write_video", lambda path, frames, fps: written.update({path: frames.astype(int)}))
     common = ["--pipeline", str(folder), "--num-inference-steps", "2", "--device", "cpu"]
     main([*common, "--class", "all", "--out", str(tmp_path / "all"), "--num-videos", "2"])
     main([*common, "--class", "1", "--out", str(tmp_path / "one"), "--seed", "1"])

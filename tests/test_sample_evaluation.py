@@ -27,6 +27,7 @@ from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import FrechetVideoDistance, KernelVideoDistance
 from pipelines import VidTwinDiffusionPipeline
 from pipelines import evaluate as command
+from pipelines.evaluation import run as evaluation_run
 from pipelines.evaluation.clips import ClipMeasurer, RealClips, chunks_of
 from pipelines.evaluation.report import summary, table
 
@@ -101,7 +102,9 @@ SHORT = {"num_samples": 6, "seeds": 1, "num_inference_steps": 2, "batch_size": 2
 
 
 def evaluate(pipeline: Path, output: Path, extractor=None, **settings) -> dict:
-    return command.run(command.EvaluateConfig(pipeline=pipeline, output_dir=output, **SHORT | settings), extractor)
+    return evaluation_run.run(
+        command.EvaluateConfig(pipeline=pipeline, output_dir=output, **SHORT | settings), extractor
+    )
 
 
 def flags(pipeline: Path, output: Path, **settings) -> list[str]:
@@ -164,7 +167,7 @@ def test_the_whole_way_on_ucf101(archive, pipeline, weights, tmp_path, capsys):
         assert len({clip["index"] for clip in real}) == 6 and TEST[0] not in {clip["clip"] for clip in real}
         starts = [np.random.default_rng(derive_seed(seed, "evaluate: real clip", clip["index"])) for clip in real]
         clips = torch.stack([data.clip(clip["index"], rng) for clip, rng in zip(real, starts, strict=True)])
-        extractor = command.I3D.from_file(weights, allow_unknown=True)
+        extractor = evaluation_run.I3D.from_file(weights, allow_unknown=True)
         rebuilt = decode_clips(pipe.vae, encode_clips(pipe.vae, clips))
         for row, fake in (("samples", decode_clips(pipe.vae, samples)), ("reconstructions", rebuilt)):
             own[row].append(own_distance(FrechetVideoDistance(extractor), clips, fake))
@@ -203,7 +206,7 @@ class Stopped(Exception):
 def count_calls(monkeypatch, stop_after: int | None = None) -> list[list[int]]:
     """Places that samples are asked for; the evaluation is stopped after so many calls."""
     calls: list[list[int]] = []
-    make_sampler = command.make_sampler
+    make_sampler = evaluation_run.make_sampler
 
     def counting(*args):
         sample = make_sampler(*args)
@@ -216,7 +219,7 @@ def count_calls(monkeypatch, stop_after: int | None = None) -> list[list[int]]:
 
         return sample_and_count
 
-    monkeypatch.setattr(command, "make_sampler", counting)
+    monkeypatch.setattr(evaluation_run, "make_sampler", counting)
     return calls
 
 
@@ -341,7 +344,7 @@ def test_real_clips_against_other_real_clips(shapes_pipeline, tmp_path):
     assert Counter(clip["class"] for clip in lists["real"]) != Counter(
         clip["class"] for clip in lists["other real clips"]
     )
-    data = command.Shapes(FRAMES, SIZE)
+    data = evaluation_run.Shapes(FRAMES, SIZE)
     own = [torch.stack([data.clip(index) for index in indices]) for indices in (real, other)]
     for title, metric in (
         ("Frechet distance (Colours)", FrechetVideoDistance),
@@ -478,9 +481,9 @@ def test_classes_of_held_out_videos_are_the_pipelines(pipeline, tmp_path, monkey
         (tmp_path / "held" / name).parent.mkdir(parents=True)
         (tmp_path / "held" / name).touch()
     settings = SHORT | {"dataset": "folder", "split": "test", "held_out_root": str(tmp_path / "held"), "num_samples": 2}
-    evaluation = command.Evaluation(command.EvaluateConfig(pipeline, **settings), None)
+    evaluation = evaluation_run.Evaluation(command.EvaluateConfig(pipeline, **settings), None)
     assert evaluation.clips.class_names == ("Bowling", "HandstandPushups") and evaluation.ids == [0, 2]
     (tmp_path / "held" / "Juggling").mkdir()
     (tmp_path / "held" / "Juggling" / "1.mp4").touch()
     with pytest.raises(ValueError, match="no class 'Juggling'.*knows 'Bowling', 'Archery', 'HandstandPushups'"):
-        command.Evaluation(command.EvaluateConfig(pipeline, **settings), None)
+        evaluation_run.Evaluation(command.EvaluateConfig(pipeline, **settings), None)

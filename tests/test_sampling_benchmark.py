@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from autoencoder.common.cost import count_flops
-from benchmarks import contenders, sampling
+from benchmarks import contenders
+from benchmarks import sampling as sampling_command
 from benchmarks.contenders import PATCHES
-from benchmarks.sampling import SamplingConfig, SamplingRow, ratio
+from benchmarks.sampling import SamplingConfig
 from benchmarks.turns import Contender, time_in_turns, warm_up_alone
+from benchmarks.work.sampling import SamplingRow, ratio
 
 CPU = torch.device("cpu")
 
@@ -109,7 +111,7 @@ def test_a_training_step_changes_the_weights_of_both(dtype):
 def test_command(dtype, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     output = tmp_path / "sampling.json"
-    sampling.main(["--quick", "--steps", "3", "--rounds", "1", "--dtype", dtype, "--output", str(output)])
+    sampling_command.main(["--quick", "--steps", "3", "--rounds", "1", "--dtype", dtype, "--output", str(output)])
     printed = capsys.readouterr().out
     report = json.loads(output.read_text())
     assert (report["benchmark"], report["dtype"], report["quick"]) == ("sampling", dtype, True)
@@ -125,7 +127,7 @@ def test_command(dtype, tmp_path, capsys, monkeypatch):
 
 def test_parts_can_be_left_out(tmp_path):
     output = tmp_path / "sampling.json"
-    sampling.main(["--quick", "--parts", "decoder", "--output", str(output)])
+    sampling_command.main(["--quick", "--parts", "decoder", "--output", str(output)])
     assert {row["comparison"] for row in json.loads(output.read_text())["results"]} == {"decoder"}
 
 

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from autoencoder.data.folder import VideoFolder
     from autoencoder.data.frame_index import UnreadableVideo
     from autoencoder.data.shapes import Shapes
-    from autoencoder.data.ucf101 import UCF101
+    from autoencoder.data.ucf101.dataset import UCF101
 
 __all__ = ["UCF101", "ClipDataset", "DataConfig", "Shapes", "UnreadableVideo", "VideoFolder", "to_video"]
 
 __getattr__, __dir__ = hand_on(
     __name__,
     {
-        "UCF101": "autoencoder.data.ucf101",
+        "UCF101": "autoencoder.data.ucf101.dataset",
         "ClipDataset": "autoencoder.data.clips",
         "DataConfig": "autoencoder.data.config",
         "Shapes": "autoencoder.data.shapes",

@@ -76,7 +76,7 @@ class DataConfig:
         # Reading videos needs libraries that a command's --help is not to wait for.
         from autoencoder.data.folder import VideoFolder
         from autoencoder.data.shapes import Shapes
-        from autoencoder.data.ucf101 import UCF101
+        from autoencoder.data.ucf101.dataset import UCF101
 
         if self.dataset == "shapes":
             return Shapes(num_frames, size, split)

@@ -1,4 +1,4 @@
-"""The discriminator of the autoencoder's GAN (PAPER.md, Autoencoder 6)."""
+"""The discriminator of the autoencoder's GAN (arXiv 2412.17726)."""
 
 import torch
 from einops import rearrange

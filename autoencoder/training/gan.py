@@ -1,4 +1,4 @@
-"""The adversarial half of a step of stage one (PAPER.md, Autoencoder 6)."""
+"""The adversarial half of a step of stage one (arXiv 2412.17726)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The training loss of the autoencoder (PAPER.md, Autoencoder 6)."""
+"""The training loss of the autoencoder (arXiv 2412.17726)."""
 
 from collections.abc import Callable
 

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoencoder.common import commands
 from autoencoder.common.errors import UserError
-from autoencoder.data.ucf101 import LAYOUT, SOURCE
-from autoencoder.data.ucf101.check import COMPLETE, Counts, check
+
+if TYPE_CHECKING:
+    from autoencoder.data.ucf101.check import Counts
 
 
 @dataclass
@@ -31,10 +33,15 @@ class CheckConfig:
             raise UserError(f"num_workers must be at least 0, got {self.num_workers}")
 
 
-def main(argv: Sequence[str] | None = None, counts: Counts = COMPLETE) -> None:
-    """The command; `counts` are those of the complete data set."""
+def main(argv: Sequence[str] | None = None, counts: "Counts | None" = None) -> None:
+    """The command; `counts` are those to be found, None those of the complete data set."""
     parser = commands.make_parser(CheckConfig, __doc__, "autoencoder.data.ucf101")
     config = commands.build(CheckConfig, parser.read(argv))
+
+    from autoencoder.data.ucf101.check import COMPLETE, check
+    from autoencoder.data.ucf101.dataset import LAYOUT, SOURCE
+
+    counts = counts or COMPLETE
     problems = check(config.root, counts, quick=config.quick, num_workers=config.num_workers)
     if problems:
         print(f"UCF-101 in {config.root} is not complete:")

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data.frame_index import UnreadableVideo, index_frames
-from autoencoder.data.ucf101 import avi_files, find_lists, read_classes, read_split, videos_folder
+from autoencoder.data.ucf101.dataset import avi_files, find_lists, read_classes, read_split, videos_folder
 from autoencoder.data.video_io import DECODERS
 
 EXAMPLES = 3  # of what is missing, named in a message

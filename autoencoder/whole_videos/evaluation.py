@@ -1,0 +1,248 @@
+"""Measuring an autoencoder on whole videos: what `python -m autoencoder.evaluate` does once it knows its config."""
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from autoencoder.checkpoint import fingerprint, load_autoencoder
+from autoencoder.common.cost import count_flops, format_bytes, format_flops
+from autoencoder.common.errors import MissingFileError, UserError
+from autoencoder.common.files import atomic_path
+from autoencoder.common.pictures import save_png, sheet, to_uint8
+from autoencoder.common.processes import process_group
+from autoencoder.evaluate import EvaluateConfig
+from autoencoder.latents import VidTwinLatents
+from autoencoder.metrics import I3D, FrechetVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
+from autoencoder.metrics.i3d_network import SIDE
+from autoencoder.metrics.lpips import vgg16_file, vgg16_identity
+from autoencoder.metrics.reconstruction import FrameMetric
+from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.whole_videos.scores import (
+    Evaluation,
+    ListedVideo,
+    Protocol,
+    VideoScore,
+    best_median_worst,
+    list_videos,
+    mean_metrics,
+    reconstruction,
+)
+
+NOT_MEASURED = "not measured"
+
+
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "av")
+
+
+def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetric], str]:
+    """The metrics by name, and what the weights of LPIPS are.
+
+    Raises:
+        FileNotFoundError, ValueError: if the weights are asked for and cannot be had.
+    """
+    metrics = {"psnr": VideoPSNR(sync_on_compute=False), "ssim": VideoSSIM(sync_on_compute=False)}
+    weights = NOT_MEASURED
+    if lpips != "none":
+        try:
+            path = vgg16_file(None if lpips == "download" else lpips)
+        except FileNotFoundError as error:
+            raise MissingFileError(f"{error} (--lpips PATH), or leave LPIPS out by --lpips none") from error
+        metrics["lpips"] = VideoLPIPS(path, sync_on_compute=False)
+        weights = vgg16_identity(path)
+    return {name: metric.to(device) for name, metric in metrics.items()}, weights
+
+
+def make_distance(config: EvaluateConfig, model: AutoencoderVidTwin) -> FrechetVideoDistance | None:
+    """What compares the set of the clips with that of their reconstructions; None where no weights are given.
+
+    Raises:
+        FileNotFoundError: if the weights are not there.
+        ValueError: if they are unknown and not allowed, or the model's clips are too short for I3D.
+    """
+    if config.i3d is None:
+        return None
+    frames = model.config.num_frames
+    if frames < I3D.min_frames:
+        raise UserError(f"--i3d needs clips of at least {I3D.min_frames} frames, {config.checkpoint} takes {frames}")
+    i3d = I3D.from_file(config.i3d, config.allow_unknown_i3d)
+    # Process 0 puts the shares of all together, in the order of the list.
+    return FrechetVideoDistance(i3d, sync_on_compute=False).to(model.device)
+
+
+def prepare(config: EvaluateConfig) -> tuple[Evaluation, str]:
+    """An evaluation that has seen nothing yet, and what the weights of LPIPS are."""
+    model = load_autoencoder(config.checkpoint, config.device)
+    distance = make_distance(config, model)
+    metrics, lpips_weights = make_metrics(config.lpips, model.device)
+    size = {"num_frames": model.config.num_frames, "size": model.config.sample_size}
+    protocol = Protocol(config.sample_fps, part=config.part, batch_size=config.batch_size, **size)
+    if (
+        model.device.type == "cuda"
+    ):  # the first clips on a GPU are slower, and every machine is to give the same numbers
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        reconstruction(model, torch.zeros(config.batch_size, *model.video_shape, device=model.device))
+    return Evaluation(model, protocol, metrics, distance), lpips_weights
+
+
+def describe_protocol(
+    config: EvaluateConfig, evaluation: Evaluation, lpips_weights: str, world_size: int
+) -> dict[str, Any]:
+    """Everything that the numbers depend on."""
+    model = evaluation.model
+    on_cuda = model.device.type == "cuda"
+    return {
+        "checkpoint": str(config.checkpoint),
+        "checkpoint_sha256": fingerprint(model),
+        "videos": str(config.videos),
+        **asdict(evaluation.protocol),
+        "sampling": "stride: every round(fps / sample_fps)-th frame, from the first",
+        "clips": "consecutive, over the whole video",
+        "tail": "filled by repeating the last frame; repeats are scored",
+        "resize": "short side, bilinear, antialiased, on floats; then centre crop",
+        "latents": "posterior means",
+        "reconstruction": "clamped to [-1, 1], not rounded to whole levels",
+        "aggregation": "plain mean over all frames",
+        "psnr": "per frame, -10 log10(MSE + 1e-8)",
+        "ssim": "per frame, 11 x 11 Gaussian window of sigma 1.5, inside the frame, mean over RGB",
+        "lpips": "per frame, VGG-16" if lpips_weights != NOT_MEASURED else NOT_MEASURED,
+        "lpips_weights": lpips_weights,
+        "distance": describe_distance(evaluation.distance),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "tf32": False,
+        "device": torch.cuda.get_device_name(model.device) if on_cuda else "CPU",
+        "processes": world_size,
+        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in LIBRARIES},
+    }
+
+
+def describe_distance(distance: FrechetVideoDistance | None) -> dict[str, Any] | str:
+    """What the distance between the sets depends on."""
+    if distance is None:
+        return NOT_MEASURED
+    return {
+        "extractor": distance.identity,
+        "clips": "all that the other metrics see, filled tails included",
+        "quantise": "both sides rounded to 256 levels",
+        "resize": f"bilinear, half-pixel centres, not antialiased, to {SIDE}",
+        "ddof": int(distance.unbiased),
+    }
+
+
+def name_of_distance(distance: FrechetVideoDistance | None) -> str:
+    """rFVD, but only where the weights of I3D are known or there are none."""
+    return "rFVD" if distance is None or distance.title == "FVD" else distance.title
+
+
+def cost_of_clip(model: AutoencoderVidTwin, part: str) -> tuple[float, dict[str, int]]:
+    """Compression rate of what is decoded from, and FLOPs of encoding and of decoding a clip."""
+    shapes = {"structure": model.structure_shape, "dynamics": model.dynamics_shape}
+    used = sum(math.prod(shape) for name, shape in shapes.items() if part in ("both", name))
+    latents = VidTwinLatents(**{name: torch.empty(1, *shape) for name, shape in shapes.items()})
+    flops = {
+        "encode": count_flops(model.encode, torch.empty(1, *model.video_shape)),
+        "decode": count_flops(model.decode, latents, part=part),
+    }
+    return used / math.prod(model.video_shape), flops
+
+
+def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol: dict[str, Any]) -> dict[str, Any]:
+    """The content of evaluation.json.
+
+    Raises:
+        ValueError: if no video could be read.
+    """
+    scores, work = evaluation.scores, evaluation.work
+    if not scores:
+        raise UserError(
+            f"none of the {len(videos)} videos at {protocol['videos']} can be read: {evaluation.unreadable[0][1]}"
+        )
+    compression_rate, flops = cost_of_clip(evaluation.model, evaluation.protocol.part)
+    return {
+        "metrics": {"psnr": None, "ssim": None, "lpips": None} | mean_metrics(scores),
+        "distance": {"name": name_of_distance(evaluation.distance), "value": evaluation.distance_of_sets()},
+        "videos": len(scores),
+        "clips": sum(len(score.clip_psnr) for score in scores),
+        "frames": sum(score.frames for score in scores),
+        "unreadable": [{"video": videos[index].name, "reason": reason} for index, reason in evaluation.unreadable],
+        "compression_rate": compression_rate,
+        "flops_per_clip": flops,
+        "peak_memory_bytes": work.peak_memory_bytes,
+        "frames_per_second": work.frames / work.seconds,
+        "protocol": protocol,
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for a person."""
+    metrics, memory, protocol = report["metrics"], report["peak_memory_bytes"], report["protocol"]
+    distance = report["distance"]
+    flops = ", ".join(f"{name} {format_flops(count)}" for name, count in report["flops_per_clip"].items())
+    rows = {
+        "PSNR": f"{metrics['psnr']:.3f} dB",
+        "SSIM": f"{metrics['ssim']:.4f}",
+        "LPIPS": NOT_MEASURED if metrics["lpips"] is None else f"{metrics['lpips']:.4f} ({protocol['lpips_weights']})",
+        distance["name"]: NOT_MEASURED if distance["value"] is None else f"{distance['value']:.2f}",
+        "compression rate": f"{report['compression_rate']:.4%}",
+        "FLOPs of a clip": flops,
+        "peak memory": NOT_MEASURED if memory is None else format_bytes(memory),
+        "frames per second": f"{report['frames_per_second']:.1f} per process on {protocol['device']}, without reading",
+        "latents": protocol["part"],
+        "measured on": f"{report['videos']} videos, {report['clips']} clips, {report['frames']} frames",
+        "unreadable": str(len(report["unreadable"])),
+    }
+    lines = [f"{name:18} {value}" for name, value in rows.items()]
+    return "\n".join(lines + [f"  {entry['reason']}" for entry in report["unreadable"]])
+
+
+def write_rows(path: Path, scores: Sequence[VideoScore]) -> None:
+    """One line per video."""
+    names = list(scores[0].metrics)
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        lines = csv.writer(file)
+        lines.writerow(["video", "start", "end", "fps", "stride", "frames", *names])
+        for score in scores:
+            end = "" if math.isinf(score.end) else score.end
+            shares = (score.metrics[name] for name in names)
+            lines.writerow([score.video, score.start, end, score.fps, score.stride, score.frames, *shares])
+
+
+def write_sheet(path: Path, evaluation: Evaluation, videos: Sequence[ListedVideo]) -> None:
+    """The best, the median and the worst clip, the original above the reconstruction."""
+    rows = []
+    for name, score, number in best_median_worst(evaluation.scores):
+        clips = evaluation.clip(videos[score.index], number)
+        caption = f"{name}: {score.clip_psnr[number]:.2f} dB, {score.video}, clip {number + 1}"
+        rows.append((caption, [to_uint8(2 * clip - 1) for clip in clips]))
+    save_png(sheet(rows), path)
+
+
+def execute(config: EvaluateConfig) -> None:
+    """Evaluate an autoencoder on videos, print the table and write the report."""
+    with process_group() as (rank, world_size):
+        videos = list_videos(config.videos)
+        evaluation, lpips_weights = prepare(config)
+        share = list(enumerate(videos))[rank::world_size]
+        evaluation.add(tqdm(share, "evaluating", unit="video", disable=rank > 0))
+        evaluation.gather()
+        if rank > 0:
+            return
+        protocol = describe_protocol(config, evaluation, lpips_weights, world_size)
+        report = make_report(evaluation, videos, protocol)
+        write_sheet(config.output_dir / "clips.png", evaluation, videos)
+        write_rows(config.output_dir / "videos.csv", evaluation.scores)
+        with atomic_path(config.output_dir / "evaluation.json") as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report))
+    print(f"wrote evaluation.json, videos.csv and clips.png to {config.output_dir}")

@@ -1,0 +1,116 @@
+"""Reconstructing a video frame by frame: what `python -m autoencoder.reconstruct` does once it knows its config."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from autoencoder.checkpoint import load_autoencoder
+from autoencoder.reconstruct import ReconstructConfig
+from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.whole_videos.clips import Fit, chosen_overlap, decode_frames, encode_frames, swap_dynamics
+from autoencoder.whole_videos.video_file import TimedFrame, VideoFile, check_output, open_file, open_writer
+
+
+class Waiting(NamedTuple):
+    """A frame of the input that has gone into the model and not come out yet.
+
+    Attributes:
+        original: uint8 (H, W, 3), what to put beside the result; None if nothing.
+        stamp, duration: as of `TimedFrame`.
+    """
+
+    original: torch.Tensor | None
+    stamp: int
+    duration: int
+
+
+def reconstructed(
+    model: AutoencoderVidTwin, structure: VideoFile, dynamics: VideoFile, config: ReconstructConfig
+) -> Iterator[TimedFrame]:
+    """Reconstruct a video, a frame at a time; no more than two clips of it are in memory.
+
+    Args:
+        model: in eval mode.
+        structure: video of the structure latent, whose size and time stamps the result has.
+        dynamics: video of the dynamics latent; the same object for a plain reconstruction.
+        config: how.
+
+    Yields:
+        Frames uint8 (H, W, 3), beside the original where asked for.
+    """
+    overlap = chosen_overlap(config.overlap, model.config.num_frames)
+    fit = _fit(model, structure, config)
+    waiting: deque[Waiting] = deque()
+    queues = [waiting]
+    latents = encode_frames(model, _squares(structure, fit, waiting, config.beside), overlap)
+    if dynamics is not structure:
+        queues.append(deque())
+        other = _squares(dynamics, _fit(model, dynamics, config), queues[1])
+        latents = swap_dynamics(latents, encode_frames(model, other, overlap))
+    for square in decode_frames(model, latents, overlap, config.part):
+        if not all(queues):  # a video has ended; what comes are the repeats of its last frame
+            return
+        original, stamp, duration = [queue.popleft() for queue in queues][0]
+        pixels = fit.back(square)
+        if original is not None:
+            pixels = torch.cat([original, pixels], dim=1)  # (H, 2 W, 3)
+        yield TimedFrame(pixels, stamp, duration)
+
+
+def _squares(video: VideoFile, fit: Fit, waiting: deque[Waiting], keep: bool = False) -> Iterator[torch.Tensor]:
+    """The frames as the model sees them, uint8 (S, S, 3); `keep` keeps what they were."""
+    for pixels, stamp, duration in video.frames():
+        square = fit.into(pixels)
+        original = square if fit.mode == "crop" else pixels
+        waiting.append(Waiting(original if keep else None, stamp, duration))
+        yield square
+
+
+def _fit(model: AutoencoderVidTwin, video: VideoFile, config: ReconstructConfig) -> Fit:
+    return Fit(config.fit, video.format.width, video.format.height, model.config.sample_size)
+
+
+def reconstruct(
+    model: AutoencoderVidTwin, structure: VideoFile, dynamics: VideoFile, output: Path, config: ReconstructConfig
+) -> int:
+    """Write the reconstruction of `reconstructed` to a file, with a progress bar.
+
+    Returns:
+        Number of frames written.
+    """
+    total = min(structure.num_frames, dynamics.num_frames)
+    width, height = _fit(model, structure, config).output_size
+    form = replace(structure.format, width=width * (1 + config.beside), height=height)
+    audio_of = structure.path if config.audio else None
+    count = 0
+    with open_writer(output, form, audio_of, whole_audio=total == structure.num_frames) as writer:
+        frames = reconstructed(model, structure, dynamics, config)
+        for frame in tqdm(frames, "reconstructing", total, unit="frame"):
+            writer.write(*frame)
+            count += 1
+    return count
+
+
+def execute(config: ReconstructConfig, source: Path, dynamics_source: Path, output: Path) -> None:
+    """Reconstruct a video file.
+
+    Args:
+        config: how.
+        source: video of the structure latent.
+        dynamics_source: video of the dynamics latent; the same one for a plain reconstruction.
+        output: file to write.
+    """
+    check_output(output, source, dynamics_source)
+    model = load_autoencoder(config.checkpoint, config.device)
+    chosen_overlap(config.overlap, model.config.num_frames)
+    structure = open_file(source)
+    dynamics = structure if dynamics_source == source else open_file(dynamics_source)
+    count = reconstruct(model, structure, dynamics, output, config)
+    listed = min(structure.num_frames, dynamics.num_frames)
+    missing = f" ({listed} are listed, the others do not decode)" if count < listed else ""
+    print(f"wrote {count} frames to {output}{missing}")

@@ -1,0 +1,72 @@
+"""Settings that several benchmarks have, and their checks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoencoder.common.errors import UserError
+
+DTYPE_NAMES = ("fp32", "bf16")
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError unless all are at least 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} must be at least 1, got {count}")
+
+
+def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
+    """Names separated by commas.
+
+    Raises:
+        ValueError: for one that is not known.
+    """
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"variants must be of {', '.join(known)}, got {', '.join(unknown)}")
+    return names
+
+
+@dataclass
+class BenchmarkConfig:
+    """What is measured, and how often. Lists are separated by commas."""
+
+    sizes: str = "tiny,paper"
+    """Sizes of the model: tiny, paper."""
+    batch_size: str = "1"
+    """Batch sizes."""
+    dtype: str = "fp32,bf16"
+    """Arithmetic: fp32, bf16."""
+    rounds: int = 3
+    """Turns, after a warm-up; medians are reported."""
+    skip_training: bool = False
+    """Leave the training step out; at the paper's size and batch 1 it takes 13 GiB and on a CPU some minutes."""
+    output: str | None = None
+    """JSON file to write; by default outputs/benchmarks/<stage>.json."""
+
+    def __post_init__(self):
+        for size in self.size_list:
+            if size not in ("tiny", "paper"):
+                raise UserError(f"sizes must be of tiny, paper, got {size!r}")
+        for dtype in self.dtype_list:
+            if dtype not in DTYPE_NAMES:
+                raise UserError(f"dtype must be of {', '.join(DTYPE_NAMES)}, got {dtype!r}")
+        if not all(entry.isdecimal() and int(entry) for entry in self.batch_size.split(",")):
+            raise UserError(f"batch_size must be positive integers, separated by commas, got {self.batch_size!r}")
+        if self.rounds < 1:
+            raise UserError(f"rounds must be at least 1, got {self.rounds}")
+
+    @property
+    def size_list(self) -> list[str]:
+        """The sizes, one by one."""
+        return self.sizes.split(",")
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes, one by one."""
+        return [int(entry) for entry in self.batch_size.split(",")]
+
+    @property
+    def dtype_list(self) -> list[str]:
+        """The names of the dtypes, one by one."""
+        return self.dtype.split(",")

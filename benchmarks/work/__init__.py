@@ -1,0 +1,1 @@
+"""What the benchmarks do once they know their settings; the command of each is in the folder above."""

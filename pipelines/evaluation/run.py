@@ -1,0 +1,286 @@
+"""Measuring samples: what `python -m pipelines.evaluate` does once it knows its config."""
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from autoencoder.checkpoint import fingerprint
+from autoencoder.codec import decode_clips, encode_clips
+from autoencoder.common.errors import UserError
+from autoencoder.common.files import atomic_path
+from autoencoder.common.processes import from_all, process_group
+from autoencoder.common.seeding import generators
+from autoencoder.data import UCF101, ClipDataset, Shapes, VideoFolder
+from autoencoder.data.folder import VideoFiles, format_names
+from autoencoder.latents import VidTwinLatents
+from autoencoder.metrics import I3D
+from autoencoder.metrics.distance import VideoFeatureExtractor
+from autoencoder.metrics.i3d import KNOWN_FILES
+from pipelines import VidTwinDiffusionPipeline
+from pipelines.checkpoint import load_pipeline
+from pipelines.evaluate import EvaluateConfig
+from pipelines.evaluation.clips import ClipMeasurer, RealClips, chunks_of
+from pipelines.evaluation.report import OTHER_REAL, Repeat, card_metrics, measure_distances, table
+from pipelines.evaluation.samples import Sampler, SampleStore, decode_in_whole_batches
+from pipelines.evaluation.shares import class_shares
+from pipelines.model_card import add_metrics
+
+NO_WEIGHTS = f"they take the weights of I3D, put {KNOWN_FILES} somewhere and name it with --i3d PATH"
+
+
+LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "numpy", "av")
+
+
+PARTS = {"train": "train", "test": "val"}  # of the other data sets, for the splits of UCF-101
+
+
+def real_clips(config: EvaluateConfig, num_frames: int, size: int) -> ClipDataset:
+    """The data set to draw from, clips of `num_frames` frames of `size` x `size`.
+
+    Raises:
+        FileNotFoundError: if the data are not there; the message says what is to be put where.
+    """
+    reading = {"sample_fps": config.sample_fps, "sampling": config.sampling, "decoder": config.decoder}
+    if config.split == "all":
+        clips = UCF101(config.data.root, num_frames, size, split="all", fold=config.ucf101_fold, **reading)
+    elif config.dataset == "folder" and config.split == "test" and config.held_out_root is not None:
+        # Its classes are those of the pipeline, so the training videos need not be there.
+        clips = VideoFolder(config.held_out_root, num_frames, size, split="val", val_share=1.0, **reading)
+    else:
+        clips = config.data.build(PARTS[config.split], num_frames, size)
+    return chunks_of(clips) if config.take == "chunks" else clips
+
+
+def class_ids(pipe: VidTwinDiffusionPipeline, clips: ClipDataset) -> list[int]:
+    """The pipeline's id of every class of the data set; of the one class where clips are not labelled.
+
+    Raises:
+        UserError: if the pipeline does not know a class; it names those and the ones that it knows.
+    """
+    if clips.class_names:
+        known = list((pipe.transformer.config.id2label or {}).values())
+        folded = {name.casefold() for name in known}
+        unknown = [name for name in clips.class_names if name.casefold() not in folded]
+        if unknown and known:
+            raise UserError(
+                f"there is no class {format_names(unknown)}, of which there are real clips, in the pipeline; it knows "
+                f"{format_names(known)}. Classes are matched by name"
+            )
+        return [pipe.label(name) for name in clips.class_names]
+    if pipe.transformer.config.num_classes != 1:
+        raise UserError(
+            f"the real clips are not labelled, but the pipeline has {pipe.transformer.config.num_classes} classes"
+        )
+    return [0]
+
+
+def sampling_identity(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig) -> dict[str, Any]:
+    """What a sample is a function of, beside its class, the seed and its place."""
+    settings = {name: value for name, value in pipe.scheduler.config.items() if not name.startswith("_")}
+    return {
+        "vae_sha256": fingerprint(pipe.vae),
+        "transformer_sha256": fingerprint(pipe.transformer),
+        "scheduler": type(pipe.scheduler).__name__,
+        "scheduler_config": settings,
+        "num_inference_steps": config.num_inference_steps,
+        "guidance_scale": config.guidance_scale,
+        "guidance_interval": config.guidance_interval,
+        "batch_size": config.batch_size,
+        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "decoder_dtype": str(pipe.vae.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else "CPU",
+    }
+
+
+def make_sampler(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig, seed: int) -> Sampler:
+    """Samples whose noise is a function of the seed and their place."""
+
+    def sample(labels: Sequence[int], places: Sequence[int]) -> VidTwinLatents:
+        return pipe(
+            labels,
+            config.num_inference_steps,
+            config.guidance_scale,
+            guidance_interval=config.guidance_interval,
+            generator=generators(seed, "evaluate", places),
+            output_type="latent",
+        ).frames
+
+    return sample
+
+
+class Evaluation:
+    """The work of one process.
+
+    Args:
+        config: of the evaluation.
+        extractor: of features; None leaves the distances out.
+        rank, world_size: of the process.
+    """
+
+    def __init__(
+        self, config: EvaluateConfig, extractor: VideoFeatureExtractor | None, rank: int = 0, world_size: int = 1
+    ):
+        self.config, self.rank, self.world_size = config, rank, world_size
+        self.pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
+        self.pipe.set_progress_bar_config(disable=True)
+        if self.pipe.device.type == "cuda":  # every machine is to give the same numbers
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        size = self.pipe.vae.config
+        self.clips = real_clips(config, size.num_frames, size.sample_size)
+        self.ids = class_ids(self.pipe, self.clips)
+        if len(self.clips) < config.num_samples:
+            more = "; --take chunks takes several clips of a video" if isinstance(self.clips, VideoFiles) else ""
+            raise UserError(f"num_samples={config.num_samples}, but the data set holds {len(self.clips)} clips{more}")
+        self.identity = sampling_identity(self.pipe, config)
+        self.measure_clips = ClipMeasurer(
+            extractor, isinstance(self.clips, Shapes), config.batch_size, self.pipe.device
+        )
+
+    def repeat(self, seed: int) -> Repeat:
+        """Draw, sample and look; every process returns all of it.
+
+        Raises:
+            ValueError: if too few clips can be read, or the samples that were kept are others.
+        """
+        config = self.config
+        draws = RealClips(self.clips, seed, config.batch_size, self.rank, self.world_size, config.num_workers)
+        found = draws.take(config.num_samples, self._measure_both)
+        if len(found) < config.num_samples:
+            raise UserError(
+                f"num_samples={config.num_samples}, but only {len(found)} of the {len(self.clips)} clips can be read; "
+                f"one that cannot: {next(iter(draws.unreadable.values()))}"
+            )
+        repeat = Repeat(seed, *({index: pair[side] for index, pair in found.items()} for side in (0, 1)))
+        if self.measure_clips.extract is not None and draws.num_left >= config.num_samples:
+            repeat.other_real = draws.take(config.num_samples, self.measure_clips)
+        repeat.unreadable = draws.unreadable
+        if self.rank == 0:
+            self._write_real_clips(repeat)
+        repeat.samples = self._sample(seed, [self._label(index) for index in repeat.real])
+        return repeat
+
+    def class_name(self, index: int) -> str:
+        """Name of the class of a real clip."""
+        return self.clips.class_names[self.clips.label(index)] if self.clips.class_names else ""
+
+    def _label(self, index: int) -> int:
+        return self.ids[max(0, self.clips.label(index))]
+
+    def _measure_both(self, frames: torch.Tensor) -> list:
+        """Findings of real clips, each with those of its reconstruction."""
+        reconstructed = decode_clips(self.pipe.vae, encode_clips(self.pipe.vae, frames))
+        return list(zip(self.measure_clips(frames), self.measure_clips(reconstructed), strict=True))
+
+    def _sample(self, seed: int, labels: list[int]) -> list:
+        """Findings of all samples, in their order."""
+        config = self.config
+        folder = config.output_dir / "samples" / f"seed-{seed}" if config.keep_samples else None
+        store = SampleStore(folder, self.identity | {"seed": seed}, labels, config.chunk_size)
+        sample = make_sampler(self.pipe, config, seed)
+        numbers = range(len(store.places))[self.rank :: self.world_size]
+        bar = tqdm(numbers, f"seed {seed}: samples", unit="chunk", disable=self.rank > 0)
+        mine = {}
+        for number in bar:
+            latents = store.get(number, sample, config.batch_size)
+            mine[number] = self.measure_clips(decode_in_whole_batches(self.pipe.vae, latents, config.batch_size))
+        seen = {number: findings for part in from_all(mine) for number, findings in part.items()}
+        return [found for number in sorted(seen) for found in seen[number]]
+
+    def _write_real_clips(self, repeat: Repeat) -> None:
+        """Which clips were drawn, so that another evaluation can take the same."""
+        draws = {"real": repeat.real, OTHER_REAL: repeat.other_real}
+        lists = {
+            name: [{"index": i, "clip": self._name(i), "class": self.class_name(i)} for i in drawn]
+            for name, drawn in draws.items()
+        }
+        lists["unreadable"] = {str(index): repeat.unreadable[index] for index in sorted(repeat.unreadable)}
+        with atomic_path(self.config.output_dir / f"real-clips-seed-{repeat.seed}.json") as temporary:
+            temporary.write_text(json.dumps(lists, indent=1) + "\n")
+
+    def _name(self, index: int) -> str:
+        """Of a clip: the last two parts of its path."""
+        return "/".join(Path(self.clips.source(index)).parts[-2:])
+
+
+def describe_protocol(evaluation: Evaluation, extractor: VideoFeatureExtractor | None) -> dict[str, Any]:
+    """Everything that the numbers depend on."""
+    config, model = evaluation.config, evaluation.pipe.vae.config
+    data = {
+        name: getattr(config, name) for name in ("dataset", "split", "ucf101_fold", "take", "sample_fps", "sampling")
+    }
+    return {
+        **data,
+        "data_root": None if config.dataset == "shapes" else str(config.data.root),
+        "num_frames": model.num_frames,
+        "size": model.sample_size,
+        "num_samples": config.num_samples,
+        "seeds": list(range(config.seed, config.seed + config.seeds)),
+        "real_clips": "uniform over videos (or chunks) without replacement, random start",
+        "classes": "of the samples: those of the real clips, one for one",
+        "resize": "short side, bilinear, antialiased; then centre crop",
+        "quantise": "both sides rounded to uint8 at the size of the model",
+        "reconstructions": "the real clips through the autoencoder, posterior means",
+        "ddof": 1,
+        "kernel": "(x y / D + 1)^3, unbiased",
+        "extractor": None if extractor is None else getattr(extractor, "identity", {"name": type(extractor).__name__}),
+        "extractor_resize": "bilinear, half-pixel centres, not antialiased",
+        "pipeline": str(config.pipeline),
+        **evaluation.identity,
+        "tf32": False,
+        "processes": evaluation.world_size,
+        "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in LIBRARIES},
+    }
+
+
+def make_report(
+    evaluation: Evaluation, repeats: Sequence[Repeat], extractor: VideoFeatureExtractor | None
+) -> dict[str, Any]:
+    """The content of evaluation.json."""
+    config, missing = evaluation.config, {}
+    if extractor is None:
+        missing["distances"] = NO_WEIGHTS
+    elif not all(repeat.has_other_real for repeat in repeats):
+        missing[OTHER_REAL] = (
+            f"two disjoint draws of {config.num_samples} take {2 * config.num_samples} readable clips, the data set "
+            f"holds {len(evaluation.clips)}"
+        )
+    return {
+        "distances": {} if extractor is None else measure_distances(repeats, extractor),
+        "class_shares": class_shares(repeats, evaluation.class_name) if evaluation.measure_clips.with_oracle else {},
+        "not_measured": missing,
+        "unreadable": [len(repeat.unreadable) for repeat in repeats],
+        "protocol": describe_protocol(evaluation, extractor),
+    }
+
+
+def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict[str, Any] | None:
+    """Evaluate, and write evaluation.json; the report, in the first process."""
+    with process_group() as (rank, world_size):
+        evaluation = Evaluation(config, extractor, rank, world_size)
+        if rank == 0:  # the others write no sample before they have met it at the first draw
+            for leftover in config.output_dir.glob("samples/*/.*.tmp*"):
+                leftover.unlink()
+        repeats = [evaluation.repeat(config.seed + number) for number in range(config.seeds)]
+    if rank > 0:
+        return None
+    report = make_report(evaluation, repeats, extractor)  # behind the group, for metrics would wait for the others
+    with atomic_path(config.output_dir / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    if config.write_card:
+        add_metrics(evaluation.pipe, config.pipeline, card_metrics(report))
+    return report
+
+
+def execute(config: EvaluateConfig) -> None:
+    """Measure samples, print the table and write the report."""
+    extractor = None if config.i3d is None else I3D.from_file(config.i3d, config.allow_unknown_i3d)
+    report = run(config, extractor)
+    if report is not None:
+        print(table(report))
+        print(f"wrote evaluation.json and the lists of real clips to {config.output_dir}")

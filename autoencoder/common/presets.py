@@ -6,7 +6,9 @@ from pathlib import Path
 
 from autoencoder.common.errors import UserError
 
-PRESETS = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[2]
+# Installed from a wheel they lie in the package `vidtwin`; in a clone, in a folder of their own.
+PRESETS = INSTALLED if (INSTALLED := ROOT / "vidtwin/configs").is_dir() else ROOT / "configs"
 
 
 def preset_names(stage: str) -> list[str]:

@@ -1,0 +1,98 @@
+"""What is installed: the packages, their presets, and the command `vidtwin`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+import vidtwin
+from autoencoder.common.presets import PRESETS
+from vidtwin.command import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+INSTALLED = ("autoencoder", "generator", "pipelines", "vidtwin")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of a copy of the repository, built without the network."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in (*INSTALLED, "benchmarks", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    script = f"from setuptools import build_meta; print(build_meta.build_wheel({str(out)!r}))"
+    subprocess.run([sys.executable, "-c", script], cwd=source, check=True, capture_output=True, timeout=120)
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_all_packages_and_presets_and_nothing_else(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    info = f"vidtwin-{version('vidtwin')}.dist-info"
+    assert {name.split("/")[0] for name in names} == {*INSTALLED, info}
+    for package in INSTALLED:
+        files = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
+        assert files <= names and f"{package}/py.typed" in names
+    presets = {f"vidtwin/configs/{path.relative_to(PRESETS)}" for path in PRESETS.rglob("*.yaml")}
+    assert presets <= names and "vidtwin/configs/accelerate/fsdp2.yaml" in presets
+
+
+def test_an_installed_wheel_finds_its_presets_beside_folders_of_the_same_names(wheel, tmp_path):
+    site, here = tmp_path / "site", tmp_path / "here"
+    zipfile.ZipFile(wheel).extractall(site)
+    for name in ("configs", "benchmarks"):
+        (here / name / "autoencoder").mkdir(parents=True)
+        (here / name / "__init__.py").write_text("raise RuntimeError('somebody else')")
+        (here / name / "autoencoder" / "tiny.yaml").write_text("nonsense: 1\n")
+    script = (
+        "import vidtwin; from autoencoder.common.presets import preset_path; print(preset_path('autoencoder', 'tiny'))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    run = {"cwd": here, "env": environment, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run([sys.executable, "-c", script], **run)
+    assert done.stdout.strip() == str(site / "vidtwin/configs/autoencoder/tiny.yaml"), done.stderr
+    assert yaml.safe_load(Path(done.stdout.strip()).read_text())["max_steps"] > 1
+    done = subprocess.run([sys.executable, "-m", "vidtwin", "train-autoencoder", "--config", "tiny", "--help"], **run)
+    assert done.returncode == 0 and "(default: 3100)" in done.stdout, done.stderr
+
+
+def test_public_names_and_version():
+    assert vidtwin.__version__ == version("vidtwin")
+    for name in vidtwin.__all__:
+        assert getattr(vidtwin, name).__class__ is not None and name in dir(vidtwin)
+    from autoencoder import AutoencoderVidTwin
+    from pipelines import VidTwinDiffusionPipeline
+
+    assert vidtwin.AutoencoderVidTwin is AutoencoderVidTwin
+    assert vidtwin.VidTwinDiffusionPipeline is VidTwinDiffusionPipeline
+    with pytest.raises(AttributeError, match="module 'vidtwin' has no attribute 'VidTwin'"):
+        _ = vidtwin.VidTwin
+
+
+def test_every_command_of_the_packages_has_a_name():
+    files = [path for package in INSTALLED[:3] for path in (ROOT / package).rglob("*.py")]
+    modules = {str(path.relative_to(ROOT))[:-3].replace("/", ".") for path in files if "__main__" in path.read_text()}
+    assert {module for module, _ in COMMANDS.values()} == {name.removesuffix(".__main__") for name in modules}
+
+
+def test_the_command_lists_runs_and_corrects(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv[:])
+    main([])
+    listed = capsys.readouterr().out
+    assert all(name in listed and module in listed for name, (module, _) in COMMANDS.items())
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == version("vidtwin")
+    with pytest.raises(SystemExit) as caught:
+        main(["sampel", "--out", "x"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: there is no command 'sampel': did you mean sample?\n"
+    with pytest.raises(SystemExit) as caught:
+        main(["sample", "--pipelin", "x"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: there is no --pipelin: did you mean --pipeline?\n"

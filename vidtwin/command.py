@@ -1,0 +1,50 @@
+"""The command `vidtwin`: every command of the packages under one name."""
+
+import runpy
+import sys
+from collections.abc import Sequence
+
+from autoencoder.common.presets import nearest
+
+COMMANDS = {
+    "train-autoencoder": ("autoencoder.train", "train stage one, the video autoencoder"),
+    "evaluate-autoencoder": ("autoencoder.evaluate", "PSNR, SSIM, LPIPS and rFVD of an autoencoder on videos"),
+    "reconstruct": ("autoencoder.reconstruct", "reconstruct a video file, or join structure and dynamics of two"),
+    "encode": ("autoencoder.encode", "encode a video file into a file of latents"),
+    "decode": ("autoencoder.decode", "decode a file of latents into a video file"),
+    "convert": ("autoencoder.convert", "make a published checkpoint a folder of this project"),
+    "check-ucf101": ("autoencoder.data.ucf101", "check an unpacked UCF-101"),
+    "train-generator": ("generator.train", "train stage two, the diffusion transformer"),
+    "cache-latents": ("generator.cache_latents", "encode a data set for stage two"),
+    "sample": ("pipelines.sample", "sample videos"),
+    "evaluate": ("pipelines.evaluate", "FVD and KVD of samples"),
+    "recombine": ("pipelines.recombine", "one latent given and the other sampled, on moving shapes"),
+    "demo": ("pipelines.demo", "the whole way, small"),
+}
+
+
+def describe() -> str:
+    """The help: a line per command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text} (python -m {module})" for name, (module, text) in COMMANDS.items()]
+    head = "usage: vidtwin COMMAND ...\n\nVidTwin Diffusion. `vidtwin COMMAND --help` documents every setting of one:"
+    options = ["options:", "  -h, --help  show this help", "  --version   show the version"]
+    return "\n".join([head, "", *lines, "", *options])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command as `python -m MODULE` does."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(describe())
+    elif name == "--version":
+        from vidtwin import __version__
+
+        print(__version__)
+    elif name in COMMANDS:
+        # "-m" is what Python itself leaves there while it looks for a module that it is to run.
+        sys.argv = ["-m", *arguments]
+        runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    else:
+        print(f"error: there is no command {name!r}{nearest(name, [*COMMANDS])}", file=sys.stderr)
+        sys.exit(2)

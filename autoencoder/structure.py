@@ -169,8 +169,8 @@ class StructureEncoder(nn.Module):
         """(B, F, h w, c) -> (B, 2 d_S, n_q, h_S, w_S)."""
         batch = len(features)
         x = self.qformer.read_places(features)  # (B h w, n_q, d)
-        x = rearrange(x, "(b h w) q d -> (b q) d h w", b=batch, h=self.grid_size)
-        x = self.conv_in(x)  # (B n_q, conv_channels, h, w)
+        x = rearrange(x, "(b h w) q d -> (b q) h w d", b=batch, h=self.grid_size)
+        x = self.conv_in(x.movedim(-1, 1))  # (B n_q, conv_channels, h, w), channels last in memory
         for downsample in self.downsamples:
             x = F.relu(downsample(x))  # (B n_q, 2 x channels, h / 2, w / 2)
         return rearrange(self.conv_out(x), "(b q) c h w -> b c q h w", b=batch)
@@ -204,7 +204,8 @@ class StructureDecoder(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """(B, d_S, n_q, h_S, w_S) -> (B, F, h w, c)."""
         batch = len(z)
-        x = F.relu(self.conv_in(rearrange(z, "b c q h w -> (b q) c h w")))  # (B n_q, wide, h_S, w_S)
+        x = rearrange(z, "b c q h w -> (b q) h w c").movedim(-1, 1)  # (B n_q, d_S, h_S, w_S), channels last in memory
+        x = F.relu(self.conv_in(x))  # (B n_q, wide, h_S, w_S)
         for upsample in self.upsamples:
             x = F.interpolate(F.relu(upsample(x)), scale_factor=2.0, mode="nearest")  # (B n_q, channels / 2, 2 h, 2 w)
         border = (x.shape[-1] - self.grid_size) // 2

@@ -162,10 +162,11 @@ class SpatialTemporalTransformer(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, F, N, C) -> (B, F, N, C)."""
-        x = x + self.spatial_position.to(x.dtype)
+        """(B, F, N, C) -> (B, F, N, C), in the dtype of the weights: autocast rounds products, not the stream."""
+        dtype = self.blocks[0].scale_shift_table.dtype
+        x = x.to(dtype) + self.spatial_position.to(dtype)
         for index, block in enumerate(self.blocks):
-            temporal_position = self.temporal_position.to(x.dtype) if index == 0 else None
+            temporal_position = self.temporal_position.to(dtype) if index == 0 else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block, x, temporal_position)
             else:

@@ -168,8 +168,6 @@ class TrainConfig(RunConfig, CacheConfig):
     """Held-out videos to measure it on, at most."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, which saves memory."""
-    compile: bool = False
-    """Compile the blocks of the model with torch.compile."""
 
     def __post_init__(self):
         RunConfig.__post_init__(self)

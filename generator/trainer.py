@@ -15,8 +15,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
+from autoencoder.common.compiling import should_compile
 from autoencoder.common.cost import count_flops
 from autoencoder.common.errors import NumericalError, UserError
+from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import CommonStop
 from autoencoder.common.run import RunFolder
 from autoencoder.common.signals import StopSignals, catch_signals
@@ -79,7 +81,11 @@ class GeneratorTrainer:
             model.set_attention_backend(config.attention_backend)
         if config.gradient_checkpointing:
             model.enable_gradient_checkpointing()
-        if config.compile:
+        if accelerator.device.type == "cuda":
+            set_tf32(config.tf32)
+        compiles, remark = should_compile(config.compile, accelerator.device)
+        accelerator.print(remark)
+        if compiles:
             model.compile_repeated_blocks()
         # The schedule stays outside: accelerate would step it once per process.
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)

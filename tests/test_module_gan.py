@@ -297,6 +297,9 @@ def test_compiled_blocks_give_the_losses_of_eager(tmp_path, monkeypatch):
 
     sound = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", compile_quickly)
+    torch.compiler.reset()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)  # the first block of each half, and the others
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     losses = []
     for flags in ((), ("--compile",)):
         folder = tmp_path / f"run-{len(losses)}"

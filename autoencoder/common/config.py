@@ -32,6 +32,10 @@ class RunConfig:
     precision: Precision = "auto"
     """Arithmetic of the matrix products: "bf16", which is autocast, while weights stay fp32; "fp32"; or "auto", which
     takes bf16 where the processor or GPU multiplies it natively. A run that is resumed keeps what it began with."""
+    tf32: bool = True
+    """On CUDA, multiply what is fp32 in TF32, with 10 bits behind the point; metrics never do."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the blocks of the model with torch.compile; "auto" does so on CUDA where there is a C++ compiler."""
     attention_backend: str | None = None
     """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
     null lets torch choose."""

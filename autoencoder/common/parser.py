@@ -127,7 +127,7 @@ class CommandParser(ArgumentParser):
         flags = {action.dest: action for action in self._actions if action.option_strings and action.dest not in UNSET}
         groups = {key for key in flags if any(other.startswith(f"{key}.") for other in flags)}
         settings = {key: getattr(action, "_typehint", None) for key, action in flags.items() if key not in groups}
-        switches = {key for key, kind in settings.items() if kind is bool}
+        switches = {key for key, kind in settings.items() if bool in (kind, *get_args(kind))}
         positionals = any(not action.option_strings for action in self._actions)
         return Names(set(settings), switches, groups, self.repeated, positionals, self.passed_over)
 

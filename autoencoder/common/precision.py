@@ -55,6 +55,12 @@ def settle_precision(precision: Precision, device: torch.device | str, saved_con
     return resolve_precision((saved or {}).get("precision", "auto") if precision == "auto" else precision, device)
 
 
+def set_tf32(allowed: bool) -> None:
+    """Let CUDA multiply fp32 matrices, and convolve, in TF32, for the whole process; or not."""
+    for setting in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+        setting.fp32_precision = "tf32" if allowed else "ieee"
+
+
 def describe_precision(precision: Literal["fp32", "bf16"], device: torch.device | str) -> str:
     """One line that says what a run multiplies in, and what the device is made for."""
     kind = "GPU" if torch.device(device).type == "cuda" else torch.device(device).type.upper()

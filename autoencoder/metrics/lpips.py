@@ -50,6 +50,7 @@ class Lpips(torchmetrics_lpips._NoTrainLpips):
                 f"LPIPS compares two (N, 3, H, W) with H and W at least {MIN_SIDE}, got {tuple(images.shape)} and "
                 f"{tuple(others.shape)}"
             )
+        images, others = (pixels.contiguous(memory_format=torch.channels_last) for pixels in (images, others))
         return super().forward(images, others).flatten()  # (N, 1, 1, 1) -> (N,)
 
 
@@ -70,7 +71,7 @@ def lpips_network(vgg: nn.Module | str | Path | None = None) -> Lpips:
     with torch.device("meta"):  # draws nothing and allocates nothing
         network = Lpips()
     network.load_state_dict(weights, assign=True)
-    return network
+    return network.to(memory_format=torch.channels_last)
 
 
 def load_vgg16(path: str | Path | None = None) -> nn.Module:

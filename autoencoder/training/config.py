@@ -56,8 +56,6 @@ class TrainConfig(RunConfig, DataConfig):
     """Nodes."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, which saves memory."""
-    compile: bool = False
-    """Compile the blocks of the backbone with torch.compile, which needs a C++ compiler."""
 
     def __post_init__(self):
         RunConfig.__post_init__(self)

@@ -68,4 +68,5 @@ class PatchDiscriminator(nn.Module):
         if min(video.shape[-2:]) < self.min_size:
             height, width = video.shape[-2:]
             raise UserError(f"frames of {height} x {width} are too small: both sides must be at least {self.min_size}")
-        return self.main(rearrange(video, "b c f h w -> (b f) c h w"))
+        frames = rearrange(video, "b c f h w -> (b f) h w c").movedim(-1, 1)  # (B F, 3, H, W), channels last in memory
+        return self.main(frames)

@@ -9,10 +9,11 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, Lightning
 from torch import nn
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
+from autoencoder.common.compiling import should_compile
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder
 from autoencoder.common.launchers import is_first_process
-from autoencoder.common.precision import resolve_precision
+from autoencoder.common.precision import resolve_precision, set_tf32
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
 from autoencoder.common.summary import log_config, summary
@@ -105,7 +106,12 @@ def _train(
         model.set_attention_backend(config.attention_backend)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    if config.compile:
+    if config.device.type == "cuda":
+        set_tf32(config.tf32)
+    compiles, remark = should_compile(config.compile, config.device)
+    if is_first_process():
+        print(remark)
+    if compiles:
         # The last layer stays outside of compiled code: the adaptive weight takes gradients there alone.
         model.compile_repeated_blocks()
     module = VidTwinModule(model, config, len(data.train), lpips)

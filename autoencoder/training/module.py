@@ -21,6 +21,7 @@ from autoencoder.data import to_video
 from autoencoder.data.stream import FileReport
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import VideoPSNR, VideoSSIM
+from autoencoder.metrics.i3d import full_precision
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
 from autoencoder.training.guard import FiniteGuard, skip_if
@@ -274,7 +275,8 @@ class VidTwinModule(LightningModule):
         if batch["sample"] is None:
             return
         video = to_video(batch["sample"]["video"])
-        with torch.autocast(self.device.type, enabled=False):  # bf16 would round what is measured
+        # bf16 and TF32 would round what is measured, and compiled code would be made anew for it.
+        with full_precision(self.device), torch.compiler.set_stance("force_eager"):
             latents = self.model.encode(video).latent_dist.mode()
             decoded = {part: self.model.decode(latents, part).sample.clamp(-1, 1) for part in self.model.parts}
         images = ((decoded["both"] + 1) / 2, (video + 1) / 2)

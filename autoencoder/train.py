@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoencoder.common import commands
-from autoencoder.common.files import atomic_path
-from autoencoder.common.launchers import check_number, is_first_process, join_launched
+from autoencoder.common.launchers import check_number, join_launched
+from autoencoder.common.resuming import RETIRED, announce_resumed
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, prepare, write_pointer
 from autoencoder.settings import AutoencoderSettings
 from autoencoder.training.config import TrainConfig
@@ -21,7 +21,12 @@ PRESET = "tiny"
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin", RunFolder, str]:
     """Config, model, folder, and the whole config as YAML."""
     parser = commands.make_parser(
-        TrainConfig, __doc__, "autoencoder.train", stage="autoencoder", groups={"model": AutoencoderSettings}
+        TrainConfig,
+        __doc__,
+        "autoencoder.train",
+        stage="autoencoder",
+        groups={"model": AutoencoderSettings},
+        passed_over=RETIRED,
     )
     folder, settings = prepare(parser, argv, RUNS, preset=lambda _: PRESET)
 
@@ -33,10 +38,14 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin"
 
     device = "cpu" if settings.accelerator == "cpu" else resolve_device("auto")
     settings.precision = settle_precision(settings.precision, device, folder.config)
-    text = parser.dump(settings)
+    text = parser.dump(settings, skip_unset=False)  # a null may stand where the default is a value
     config = commands.build(TrainConfig, parser.instantiate(settings))
+    if config.resume:
+        announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE)
     torch.manual_seed(config.seed)  # the weights that the model starts from
-    return config, AutoencoderVidTwin(**vars(settings.model)), folder, text
+    model = AutoencoderVidTwin(**vars(settings.model))
+    folder.claim()
+    return config, model, folder, text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,10 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from autoencoder.training.fit import load_lpips, train
 
     lpips = load_lpips(config)
-    if is_first_process():
-        with atomic_path(folder.config) as temporary:
-            temporary.write_text(text)
-    trainer = train(config, model, folder, lpips=lpips)
+    with folder.held(text, config.resume):
+        trainer = train(config, model, folder, lpips=lpips)
     if trainer.is_global_zero:
         write_pointer(LAST_AUTOENCODER, folder.model)
         print(f"the model is in {folder.model}, the curves are shown by: tensorboard --logdir {folder.tensorboard}")

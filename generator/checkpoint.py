@@ -17,8 +17,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim.lr_scheduler import LRScheduler
 
+from autoencoder.checkpoint import fingerprint, load_autoencoder
+from autoencoder.common.checkpoints import defect_of
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
+from autoencoder.common.run_folder import RunFolder
 from generator.averages import whole_average
 from generator.dit import VidTwinDiT
 
@@ -103,3 +106,15 @@ class TrainingState:
                 f"{path} holds {len(state['averages'])} moving averages, second_ema_decay={second} asks for "
                 f"{len(self.averages)}: go on as the run began"
             )
+
+
+def is_same_autoencoder(folder: RunFolder, saved: str, wanted: str) -> bool:
+    """Whether a run may go on with the autoencoder of another folder, because it is the one whose latents it learns."""
+    checkpoint, _ = folder.newest_checkpoint()
+    if checkpoint is not None and defect_of(checkpoint) is None:
+        known = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True).get("autoencoder")
+    elif (Path(saved) / "config.json").is_file():
+        known = fingerprint(load_autoencoder(saved, "cpu"))
+    else:
+        return True  # nothing is left of the run that could be another one's
+    return fingerprint(load_autoencoder(wanted, "cpu")) == known

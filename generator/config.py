@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from autoencoder.common.config import OptimizerConfig, RunConfig
 from autoencoder.common.errors import UserError
@@ -136,7 +136,14 @@ def check_kind(name: str, value: str) -> None:
 
 @dataclass
 class TrainConfig(RunConfig, CacheConfig):
-    """Everything a stage-two run is a function of, but the model."""
+    """Everything a stage-two run is a function of, but the model; MAY_CHANGE as in `RunConfig`."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        RunConfig.MAY_CHANGE
+        | CacheConfig.MAY_CHANGE
+        | {"latent_cache", "rebuild_cache", "validate_every", "val_videos", "gradient_checkpointing", "compile"}
+        | {"sample_every", "sample_classes", "sample_steps", "sample_guidance", "sample_guidance_interval"}
+    )
 
     latent_cache: str | None = None
     """Folder of the latent cache, made where there is none; outputs/latents/<dataset>-<autoencoder> by default. That of

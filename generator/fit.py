@@ -11,7 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder
-from autoencoder.common.pictures import add_moving_picture, unit_to_uint8
+from autoencoder.common.pictures import Previews, add_moving_picture, unit_to_uint8
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.data.folder import format_names
@@ -22,6 +22,8 @@ from generator.latent_cache import LatentCache, autoencoder_folder, build_cache,
 from generator.objective import make_scheduler
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
+from pipelines.conditioning import Guidance
+from pipelines.schedulers import Solver
 
 SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
@@ -31,17 +33,19 @@ class VideoSampler:
     """Shows videos from the moving average of the weights in TensorBoard, always of the same classes and seeds."""
 
     def __init__(self, make_pipeline: Callable[[VidTwinDiT], VidTwinDiffusionPipeline], config: TrainConfig):
-        self.make_pipeline, self.config = make_pipeline, config
+        self.make_pipeline, self.config, self.previews = make_pipeline, config, Previews()
 
     def __call__(self, trainer: GeneratorTrainer) -> None:
         """Sample, if it is time to; the other processes go on to the next step and wait there."""
-        config = self.config
-        if not trainer.is_due(config.sample_every):
+        if not trainer.is_due(self.config.sample_every):
             return
         model = trainer.averaged_model(trainer.averages[0])
-        if model is None:
-            return
-        names = model.config.id2label
+        if model is not None:
+            with self.previews.attempted("sampled videos", trainer.step):
+                self._show(model, trainer)
+
+    def _show(self, model: VidTwinDiT, trainer: GeneratorTrainer) -> None:
+        config, names = self.config, model.config.id2label
         count = min(config.sample_classes, len(names))
         classes = [place * len(names) // count for place in range(count)]
         pipeline = self.make_pipeline(model)
@@ -57,6 +61,27 @@ class VideoSampler:
             frames = unit_to_uint8(video)
             tag = f"sample: {names[str(label)]}"
             add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
+
+
+def check_previews(config: TrainConfig) -> None:
+    """Refuse at the start what would fail at every preview.
+
+    Raises:
+        UserError: if the pipeline cannot sample with the config's settings of previews; the message names them.
+    """
+    scheduler = make_scheduler(config.objective.kind)
+    attempts = {
+        f"sample_steps={config.sample_steps}": lambda: Solver(scheduler, config.sample_steps, config.objective.kind),
+        f"sample_guidance={config.sample_guidance}": lambda: Guidance(config.sample_guidance),
+        f"sample_guidance_interval={list(config.sample_guidance_interval)}": lambda: Guidance(
+            interval=config.sample_guidance_interval
+        ),
+    }
+    for setting, attempt in attempts.items():
+        try:
+            attempt()
+        except UserError as error:
+            raise UserError(f"{setting} gives no previews: {error}") from error
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

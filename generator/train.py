@@ -5,12 +5,13 @@ generator.train` or torchrun; configs/accelerate holds launch configs for severa
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from autoencoder.common import commands
-from autoencoder.common.files import atomic_path
 from autoencoder.common.launchers import join_launched
+from autoencoder.common.resuming import RETIRED, announce_resumed
 from autoencoder.common.run import RunFolder, prepare, write_pointer
 from generator.config import TrainConfig
 from generator.settings import TransformerSettings
@@ -22,7 +23,12 @@ POINTER = Path("outputs/last_pipeline")
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
     """Config, what it says of the model, folder, and the whole config as YAML."""
     parser = commands.make_parser(
-        TrainConfig, __doc__, "generator.train", stage="generator", groups={"model": TransformerSettings}
+        TrainConfig,
+        __doc__,
+        "generator.train",
+        stage="generator",
+        groups={"model": TransformerSettings},
+        passed_over=RETIRED,
     )
     folder, settings = prepare(parser, argv, RUNS, preset=lambda asked: asked.dataset)
 
@@ -35,8 +41,17 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
     settings.precision = settle_precision(settings.precision, resolve_device("auto"), folder.config)
     noted = settings.clone()
     noted.rebuild_cache = False  # nor is a cache rebuilt again by a run that is resumed
-    text = parser.dump(noted)
+    text = parser.dump(noted, skip_unset=False)  # a null may stand where the default is a value
     config = commands.build(TrainConfig, parser.instantiate(settings))
+
+    from generator.checkpoint import is_same_autoencoder
+    from generator.fit import check_previews
+
+    check_previews(config)
+    if config.resume:
+        same = {"autoencoder": partial(is_same_autoencoder, folder)}
+        announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE, same)
+    folder.claim()
     return config, vars(settings.model), folder, text
 
 
@@ -49,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from generator.fit import make_accelerator, train
 
     accelerator = make_accelerator(config)
-    if accelerator.is_main_process:  # all processes have parsed by now, so none takes the new folder for an older run
-        with atomic_path(folder.config) as temporary:
-            temporary.write_text(text)
-        print(describe_precision(config.precision, accelerator.device))
-    train(config, model_settings, folder, accelerator=accelerator)
+    # All processes have parsed by now, so none takes the new folder for an older run.
+    with folder.held(text, config.resume):
+        if accelerator.is_main_process:
+            print(describe_precision(config.precision, accelerator.device))
+        train(config, model_settings, folder, accelerator=accelerator)
     if accelerator.is_main_process:
         write_pointer(POINTER, folder.pipeline)
         print(

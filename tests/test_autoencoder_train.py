@@ -105,7 +105,8 @@ def test_killed_runs_end_with_the_same_bits(unbroken, tmp_path):
         lambda: (folder / "checkpoints/step-00000018").exists(),
     ]
     for number, moment in enumerate(moments):
-        process = start([*arguments(folder, num_workers=2 if number else 0), "--resume"], tmp_path)
+        more = ["--resume", "--num-workers=2"] if number else []
+        process = start([*arguments(folder), *more], tmp_path)
         assert wait_for(moment, process), process.communicate()[0]
         if number != 1:
             time.sleep(chance.uniform(0, 0.5))

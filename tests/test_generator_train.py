@@ -19,6 +19,7 @@ from video_files import make_ucf101
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, write_pointer
 from autoencoder.data.shapes import CLASS_NAMES
@@ -178,11 +179,12 @@ def test_leaves_a_pipeline_checkpoints_and_curves(workplace, unbroken):
 def test_killed_runs_end_with_the_same_bits(workplace, unbroken):
     """Four kills: while caching, at two random moments, and in between in the middle of writing a checkpoint."""
     run, cache = RunFolder(workplace / "killed"), workplace / "killed-latents"
-    flags = [*arguments(run.path, micro_batch_size=4, latent_cache=cache), "--resume"]
+    flags = arguments(run.path, micro_batch_size=4, latent_cache=cache)
     chance = random.Random(time.time_ns())
     shard, reached = cache / f"shard-{chance.randrange(3):05d}.safetensors", chance.randrange(3, 7)
     kill(start(flags, workplace), shard.exists)
     assert not (cache / "index.json").exists()
+    flags.append("--resume")
     kill(start(flags, workplace), lambda: run.newest_checkpoint()[1] >= reached, chance.uniform(0, 0.05))
 
     process = subprocess.Popen([sys.executable, "-c", DIE_IN_A_CHECKPOINT, *flags], cwd=workplace)
@@ -259,9 +261,12 @@ def test_refuses_what_does_not_fit(workplace, unbroken, tmp_path, monkeypatch):
         train_command.parse(["--autoencoder", "nowhere"])
 
     flags = arguments(unbroken, autoencoder="other", latent_cache="other-latents", micro_batch_size=4)
-    parsed = train_command.parse([*flags, "--resume"])
-    with pytest.raises(ValueError, match="was trained on the latents of the autoencoder"):
-        fit.train(*parsed[:3], progress=False)
+    with pytest.raises(UserError, match="autoencoder=other, but .*autoencoder there"):
+        train_command.parse([*flags, "--resume"])
+    config, model, folder, _ = train_command.parse(["--output-dir", str(unbroken), "--resume"])
+    config.autoencoder, config.latent_cache = "other", "other-latents"
+    with pytest.raises(UserError, match="was trained on the latents of the autoencoder"):
+        fit.train(config, model, folder, progress=False)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

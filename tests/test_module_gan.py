@@ -16,6 +16,7 @@ from torch import nn
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
 from autoencoder import train as train_command
+from autoencoder.common.run import RunFolder
 from autoencoder.common.seeding import derive_seed, generators
 from autoencoder.data import to_video
 from autoencoder.data.stream import PositionSampler, TrainingClips, collate
@@ -47,7 +48,9 @@ AFTER_START += ("discriminator_gradient_norm", "discriminator_learning_rate")
 
 
 def run(folder: Path, callbacks: tuple[Callback, ...] = (), flags: tuple[str, ...] = (), **more):
-    config, model, run_folder, _ = train_command.parse([*arguments(folder, **GAN | more), *flags])
+    config, model, run_folder, text = train_command.parse([*arguments(folder, **GAN | more), *flags])
+    with run_folder.held(text, config.resume):
+        pass
     return fit.train(config, model, run_folder, callbacks, fit.load_lpips(config))
 
 
@@ -184,10 +187,11 @@ def test_the_average_is_the_moving_average(unbroken, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [({"gan": False}, "with gan,"), ({"ema_decay": 0}, "with ema_decay,")])
-def test_resume_needs_what_the_run_was_started_with(unbroken, tmp_path, change, message):
-    shutil.copytree(unbroken, tmp_path / "run")
+def test_a_checkpoint_needs_what_it_was_written_with(unbroken, tmp_path, change, message):
+    shutil.copytree(unbroken / "checkpoints", tmp_path / "run" / "checkpoints")
+    config, model, _, _ = train_command.parse(arguments(tmp_path / "other", **GAN | change))
     with pytest.raises(ValueError, match=f"{message} this run has"):
-        run(tmp_path / "run", flags=("--resume",), **change)
+        fit.train(config, model, RunFolder(tmp_path / "run"), lpips=fit.load_lpips(config))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

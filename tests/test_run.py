@@ -1,17 +1,22 @@
 """The folder of a run and the pointer to the last model."""
 
+import os
 from pathlib import Path
 
 import pytest
+from test_locks import Other
 
 from autoencoder.common.config import RunConfig
+from autoencoder.common.errors import ExistingFileError, MissingFileError
+from autoencoder.common.locks import FolderInUseError
 from autoencoder.common.run import RunFolder, read_pointer, write_pointer
 
 
 def start(folder: RunFolder) -> RunFolder:
-    folder.path.mkdir(parents=True)
-    folder.config.write_text("seed: 0\n")
-    return folder
+    """As a command starts a run."""
+    folder.claim()
+    with folder.held("seed: 0\n", resume=False):
+        return folder
 
 
 def test_a_new_run_gets_the_next_number(tmp_path):
@@ -20,21 +25,97 @@ def test_a_new_run_gets_the_next_number(tmp_path):
     (tmp_path / "run-009").mkdir()
     (tmp_path / "run-old").mkdir()
     assert RunFolder.choose(tmp_path, None, resume=False).path == tmp_path / "run-010"
+    assert not (tmp_path / "run-010").exists(), "choosing writes nothing"
+
+
+def test_starts_at_once_get_a_number_each(tmp_path):
+    starts = [RunFolder.choose(tmp_path / "new", None, resume=False) for _ in range(3)]
+    assert {folder.path.name for folder in starts} == {"run-001"}
+    for folder in starts:
+        folder.claim()
+        folder.claim()
+    assert [folder.path.name for folder in starts] == ["run-001", "run-002", "run-003"]
+    assert starts[2].config == tmp_path / "new/run-003/config.yaml"
+
+
+def test_processes_started_later_take_the_same_folder(tmp_path, monkeypatch):
+    start(RunFolder.choose(tmp_path, None, resume=False))
+    monkeypatch.setattr(os, "getppid", os.getpid)  # as in a process that this one has started
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert RunFolder.choose(tmp_path, None, resume=False).path == tmp_path / "run-001"
+    assert RunFolder.choose(tmp_path, None, resume=True).path == tmp_path / "run-001"
 
 
 def test_resume_takes_the_newest_run(tmp_path):
-    assert RunFolder.choose(tmp_path, None, resume=True).path == tmp_path / "run-001", "none there: it starts one"
-    for name in ("run-001", "run-002"):
-        start(RunFolder(tmp_path / name))
-    assert RunFolder.choose(tmp_path, None, resume=True).path == tmp_path / "run-002"
+    for number in (2, 10, 9):
+        start(RunFolder(tmp_path / f"run-{number:03d}"))
+    (tmp_path / "run-011").mkdir()  # of a start that came to nothing
+    assert RunFolder.choose(tmp_path, None, resume=True).path == tmp_path / "run-010"
+
+
+def test_nothing_to_resume_names_the_runs_there_are(tmp_path):
+    runs = tmp_path / "outputs"
+    for output_dir in (None, "mistyped"):
+        with pytest.raises(MissingFileError, match=f"nothing to resume in {output_dir or runs}$"):
+            RunFolder.choose(runs, output_dir, resume=True)
+    start(RunFolder(runs / "run-001"))
+    start(RunFolder(tmp_path / "elsewhere" / "mine"))
+    (runs / "empty").mkdir()
+    for folder in (runs / "empty", runs / "run-01"):
+        with pytest.raises(MissingFileError, match=f"nothing to resume in {folder}; the runs there are: .*run-001$"):
+            RunFolder.choose(runs, str(folder), resume=True)
+    with pytest.raises(MissingFileError, match=r"the runs there are: (?=.*elsewhere/mine)(?=.*run-001)"):
+        RunFolder.choose(runs, str(tmp_path / "elsewhere" / "mien"), resume=True)
+    (runs / "empty" / "checkpoints").mkdir()
+    (runs / "empty" / "checkpoints" / "step-00000003").touch()
+    with pytest.raises(MissingFileError, match="it holds checkpoints, but no config.yaml"):
+        RunFolder.choose(runs, str(runs / "empty"), resume=True)
 
 
 def test_a_given_folder_is_not_overwritten(tmp_path):
     folder = start(RunFolder.choose(tmp_path, str(tmp_path / "mine"), resume=False))
     assert folder.path == tmp_path / "mine"
-    with pytest.raises(FileExistsError, match=r"mine holds a run already.*--resume"):
+    with pytest.raises(ExistingFileError, match=r"mine holds a run already.*--resume"):
         RunFolder.choose(tmp_path, str(folder.path), resume=False)
     assert RunFolder.choose(tmp_path, str(folder.path), resume=True).path == folder.path
+    folder.config.unlink()
+    folder.checkpoints.mkdir()
+    folder.checkpoint_path(3).touch()
+    with pytest.raises(ExistingFileError, match="holds a run already"):
+        RunFolder.choose(tmp_path, str(folder.path), resume=False)
+
+
+def test_a_run_that_came_there_since_is_not_overwritten(tmp_path):
+    late = RunFolder.choose(tmp_path, str(tmp_path / "mine"), resume=False)
+    start(RunFolder(tmp_path / "mine"))
+    with pytest.raises(ExistingFileError, match="holds a run already"), late.held("seed: 1\n", resume=False):
+        pass
+    assert late.config.read_text() == "seed: 0\n"
+
+
+def test_a_folder_in_use_is_refused_and_stays_as_it_is(tmp_path):
+    folder = start(RunFolder(tmp_path / "mine"))
+    other = Other(folder.path)
+    try:
+        for resume in (False, True):
+            with pytest.raises(FolderInUseError, match="in use by process"), folder.held("seed: 1\n", resume):
+                pass
+    finally:
+        other.end()
+    assert folder.config.read_text() == "seed: 0\n"
+    with folder.held("seed: 1\n", resume=True):
+        assert folder.config.read_text() == "seed: 1\n"
+
+
+def test_only_the_first_process_holds_and_writes(tmp_path, monkeypatch):
+    folder = start(RunFolder(tmp_path / "mine"))
+    other = Other(folder.path)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    try:
+        with folder.held("seed: 1\n", resume=False):
+            assert folder.config.read_text() == "seed: 0\n"
+    finally:
+        other.end()
 
 
 def test_several_processes_need_one_folder(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autoencoder.common.errors import UserError
 
@@ -14,7 +14,16 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @dataclass
 class RunConfig:
-    """Length, batches, precision and records of a run."""
+    """Length, batches, precision and records of a run.
+
+    MAY_CHANGE lists the settings with which a run can be resumed that it did not begin with, because they leave what
+    it learns as it is. `max_steps` may grow, too.
+    """
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        {"output_dir", "resume", "micro_batch_size", "attention_backend"}
+        | {"log_every", "checkpoint_every", "keep_checkpoints"}
+    )
 
     output_dir: str | None = None
     """Folder of the run; a new one below outputs/ by default, with --resume the newest one there."""

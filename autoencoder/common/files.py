@@ -43,6 +43,10 @@ def naming_failed_writes(path: str | Path, written: Path | None = None) -> Itera
         reason = None if isinstance(error, UserError) else _reason(error, written)
         if reason is None:
             raise
+        # What cleans up after a full disk often meets it again; what was meant to be written counts.
+        first = error.__context__
+        if isinstance(first, WriteError):
+            raise first from None
         raise WriteError(f"{path} could not be written: {reason}") from error
 
 

@@ -2,7 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,34 @@ def gif_bytes(frames: Frames, fps: float) -> bytes:
     return buffer.getvalue()
 
 
+def printable(text: str) -> str:
+    """A text that any file and terminal takes, as a name that is not UTF-8 is not: what has no sign is escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+class Previews:
+    """Pictures that a training can do without: one that fails is a warning, once for every kind of failure."""
+
+    def __init__(self):
+        self._seen: set[type[Exception]] = set()
+
+    @contextmanager
+    def attempted(self, name: str, step: int) -> Iterator[None]:
+        """Whatever fails in the block is said in one line, and does not leave it.
+
+        Args:
+            name: of what the block makes.
+            step: of the run.
+        """
+        try:
+            yield
+        except Exception as error:  # of any kind, for the training is worth more than its pictures
+            if type(error) not in self._seen:
+                self._seen.add(type(error))
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                print(f"warning: no {name} at step {step}, the training goes on: {printable(reason)}", flush=True)
+
+
 def add_moving_picture(writer: SummaryWriter, tag: str, frames: Frames, step: int, fps: float) -> None:
     """Log frames to TensorBoard as a moving picture.
 
@@ -74,7 +103,7 @@ def add_moving_picture(writer: SummaryWriter, tag: str, frames: Frames, step: in
 
     Args:
         writer: where to log.
-        tag: name of the picture.
+        tag: name of the picture; what cannot be printed in it is escaped.
         frames: uint8 (T, H, W, 3).
         step: step of the run.
         fps: frames per second.
@@ -82,7 +111,7 @@ def add_moving_picture(writer: SummaryWriter, tag: str, frames: Frames, step: in
     gif = gif_bytes(frames, fps)
     _, height, width, channels = frames.shape
     picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=gif)
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=printable(tag), image=picture)]), step)
 
 
 def sheet(

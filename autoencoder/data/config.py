@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autoencoder.common.errors import UserError
 
@@ -17,7 +17,9 @@ HELD_OUT_SHARE = 0.05  # of the videos of one folder
 
 @dataclass
 class DataConfig:
-    """Where clips come from."""
+    """Where clips come from; MAY_CHANGE as in `RunConfig`."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_bad_share"})
 
     dataset: Literal["shapes", "ucf101", "folder"] = "shapes"
     """Data set: moving shapes made on the fly, UCF-101 as it is unpacked, or a folder or CSV manifest of videos."""

@@ -27,19 +27,51 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StepCheckpoint(Callback):
-    """Saves every few steps, at the end, and where a signal ends the run: after the step in hand.
+    """Saves every few steps and at the end, after the validation where a step has one, so that no record is lost."""
 
-    A step that has a validation is saved after it, so that no record is lost. In the list of callbacks this one comes
-    last, so that it sees the signals that come while the others work.
+    def __init__(self, folder: RunFolder, config: TrainConfig):
+        self.folder, self.config = folder, config
+        self._saved = 0
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        """Save a step without validation."""
+        if not has_validation(trainer, self.config):
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        """Save a step with validation."""
+        self._save_if_due(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Save the step that was done last, if it is not saved yet."""
+        step = trainer.global_step
+        if step == self._saved:
+            return
+        if trainer.logger:
+            trainer.logger.experiment.flush()
+        trainer.save_checkpoint(self.folder.checkpoint_path(step), weights_only=False)
+        self._saved = step
+        if trainer.is_global_zero:
+            self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        step = trainer.global_step
+        if step % self.config.checkpoint_every == 0 or step == self.config.max_steps:
+            self.save(trainer)
+
+
+class OrderlyStop(Callback):
+    """Ends the run where a signal asks to: after the step in hand and its validation, saved.
+
+    In the list of callbacks this one comes last, so that it sees the signals that come while the others work.
 
     Args:
-        folder: of the run.
-        config: of the run.
+        checkpoint: with which to save.
         signals: of the block in which the trainer runs.
     """
 
-    def __init__(self, folder: RunFolder, config: TrainConfig, signals: StopSignals):
-        self.folder, self.config, self.signals = folder, config, signals
+    def __init__(self, checkpoint: StepCheckpoint, signals: StopSignals):
+        self.checkpoint, self.signals = checkpoint, signals
         self._delay = ExitStack()
 
     def on_train_start(self, trainer, pl_module) -> None:
@@ -63,7 +95,7 @@ class StepCheckpoint(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """End a step without validation."""
-        if trainer.global_step % self.config.validate_every and trainer.global_step != self.config.max_steps:
+        if not has_validation(trainer, self.checkpoint.config):
             self._end_step(trainer)
 
     def on_validation_end(self, trainer, pl_module) -> None:
@@ -71,16 +103,11 @@ class StepCheckpoint(Callback):
         self._end_step(trainer)
 
     def _end_step(self, trainer: Trainer) -> None:
-        step = trainer.global_step
-        signum = self._common.after_step(self.signals.signum)
-        if signum or step % self.config.checkpoint_every == 0 or step == self.config.max_steps:
-            self._save(trainer, step)
-        if signum:
+        if signum := self._common.after_step(self.signals.signum):
+            self.checkpoint.save(trainer)
             self.signals.stop(signum)
 
-    def _save(self, trainer: Trainer, step: int) -> None:
-        if trainer.logger:
-            trainer.logger.experiment.flush()
-        trainer.save_checkpoint(self.folder.checkpoint_path(step), weights_only=False)
-        if trainer.is_global_zero:
-            self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
+
+def has_validation(trainer: Trainer, config: TrainConfig) -> bool:
+    """Whether the step that was done last is followed by a validation."""
+    return trainer.global_step % config.validate_every == 0 or trainer.global_step == config.max_steps

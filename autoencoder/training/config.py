@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autoencoder.common.config import OptimizerConfig, RunConfig
 from autoencoder.common.errors import UserError
@@ -18,7 +18,14 @@ def _discriminator_optimizer() -> OptimizerConfig:
 
 @dataclass
 class TrainConfig(RunConfig, DataConfig):
-    """Everything a stage-one run is a function of, but the model."""
+    """Everything a stage-one run is a function of, but the model; MAY_CHANGE as in `RunConfig`."""
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        RunConfig.MAY_CHANGE
+        | DataConfig.MAY_CHANGE
+        | {"lpips_weights", "validate_every", "num_held_out"}
+        | {"accelerator", "devices", "num_nodes", "gradient_checkpointing", "compile"}
+    )
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser and schedule."""

@@ -18,7 +18,7 @@ from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
 from autoencoder.common.summary import log_config, summary
 from autoencoder.metrics.lpips import lpips_network
-from autoencoder.training.checkpointing import AtomicCheckpointIO, StepCheckpoint
+from autoencoder.training.checkpointing import AtomicCheckpointIO, OrderlyStop, StepCheckpoint
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.module import VidTwinModule
@@ -115,6 +115,7 @@ def _train(
         # The last layer stays outside of compiled code: the adaptive weight takes gradients there alone.
         model.compile_repeated_blocks()
     module = VidTwinModule(model, config, len(data.train), lpips)
+    checkpoints = StepCheckpoint(folder, config)
     trainer = Trainer(
         accelerator=config.accelerator,
         devices=config.num_devices,
@@ -134,7 +135,12 @@ def _train(
         log_every_n_steps=config.log_every,
         logger=TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=step + 1 if step else 0),
         plugins=[AtomicCheckpointIO(), make_environment()],
-        callbacks=[StepProgress(config.max_steps), *callbacks, StepCheckpoint(folder, config, signals)],
+        callbacks=[
+            checkpoints,
+            StepProgress(config.max_steps),
+            *callbacks,
+            OrderlyStop(checkpoints, signals),
+        ],
         default_root_dir=folder.path,
     )
     if is_first_process():

@@ -14,7 +14,7 @@ from torch import nn
 
 from autoencoder.common.cost import count_flops
 from autoencoder.common.errors import UserError
-from autoencoder.common.pictures import add_moving_picture, to_uint8
+from autoencoder.common.pictures import Previews, add_moving_picture, to_uint8
 from autoencoder.common.processes import mean_over_processes
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import to_video
@@ -70,6 +70,7 @@ class VidTwinModule(LightningModule):
         self.psnr, self.ssim = VideoPSNR(), VideoSSIM()
         self.guard = FiniteGuard()
         self.sides: tuple[Side, ...] = ()
+        self._previews = Previews()
         self._window_start, self._window_step = time.perf_counter(), 0
         self.flops_per_step = (
             3 * count_flops(model, torch.empty(1, *model.video_shape, device="meta")) * config.batch_size
@@ -283,12 +284,17 @@ class VidTwinModule(LightningModule):
         self.psnr.update(*images)
         self.ssim.update(*images)
         if batch_index == 0 and self.logger and self.trainer.is_global_zero:
-            for clip in range(min(NUM_PICTURES, len(video))):
-                views = [view[clip] for view in (video, *decoded.values())]
-                picture = to_uint8(torch.cat(views, dim=-1))
-                fps = self.config.sample_fps or 25.0
-                tag = f"clip {clip}: original, {', '.join(decoded)}"
-                add_moving_picture(self.logger.experiment, tag, picture.cpu(), self.global_step, fps)
+            with self._previews.attempted("moving picture of held-out clips", self.global_step):
+                self._show(video, decoded)
+
+    def _show(self, video: torch.Tensor, decoded: dict[str, torch.Tensor]) -> None:
+        """Moving pictures of the first clips beside what became of them."""
+        for clip in range(min(NUM_PICTURES, len(video))):
+            views = [view[clip] for view in (video, *decoded.values())]
+            picture = to_uint8(torch.cat(views, dim=-1))
+            tag = f"clip {clip}: original, {', '.join(decoded)}"
+            fps = self.config.sample_fps or 25.0
+            add_moving_picture(self.logger.experiment, tag, picture.cpu(), self.global_step, fps)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over all processes."""

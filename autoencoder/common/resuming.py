@@ -1,0 +1,104 @@
+"""Whether a run may go on with the settings of today."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autoencoder.common.errors import UserError
+from autoencoder.common.launchers import is_first_process
+from autoencoder.common.parser import CommandParser
+from autoencoder.common.run_folder import RunFolder
+
+# Keys of configs that earlier versions wrote, which decided nothing that a resumed run depends on.
+RETIRED = frozenset({"accumulate"})
+PATHS = ("data_root", "held_out_root", "autoencoder")
+
+
+def announce_resumed(
+    folder: RunFolder,
+    settings: str,
+    parser: CommandParser,
+    may_change: Collection[str],
+    same: Mapping[str, Callable[[Any, Any], bool]] | None = None,
+) -> None:
+    """As `check_resumed`, with the defaults of a command's parser; the first process prints the line."""
+    defaults = parser.dump(parser.get_defaults(), skip_unset=False, skip_validation=True)
+    line = check_resumed(folder, settings, defaults, may_change, same)
+    if is_first_process():
+        print(line)
+
+
+def check_resumed(
+    folder: RunFolder,
+    settings: str,
+    defaults: str,
+    may_change: Collection[str],
+    same: Mapping[str, Callable[[Any, Any], bool]] | None = None,
+) -> str:
+    """Compare the settings of a run that is resumed with those that it has, before anything is written.
+
+    Args:
+        folder: of the run.
+        settings: with which it is to go on, as YAML.
+        defaults: of all settings, as YAML; they stand for what an older config.yaml does not mention.
+        may_change: settings, or groups of them, that leave what is learnt as it is; `max_steps` is judged here.
+        same: for settings that may be written in several ways, whether two values mean the same.
+
+    Returns:
+        One line that says where the run goes on, and with which changes.
+
+    Raises:
+        UserError: if a setting changes the run; the message names all of them with both values.
+    """
+    saved, now, missing = (_flat(yaml.safe_load(text)) for text in (folder.config.read_text(), settings, defaults))
+    step = folder.newest_checkpoint()[1]
+    changed, noted = [], []
+    for name, value in now.items():
+        before = saved.get(name, missing.get(name))
+        if name == "resume" or value == before or _is_same(name, before, value, same or {}):
+            continue
+        if name == "max_steps" and value >= step:
+            noted.append(f"max_steps={value} (was {before}){_about_schedules(now, value)}")
+        elif name == "max_steps":
+            changed.append(f"max_steps={value}, but {step} steps are done")
+        elif name in may_change or name.split(".")[0] in may_change:
+            noted.append(f"{name}={_shown(value)} (was {_shown(before)})")
+        else:
+            changed.append(f"{name}={_shown(value)}, but {_shown(before)} there")
+    if changed:
+        raise UserError(
+            f"{folder.path} cannot be resumed with what makes another run of it: {'; '.join(changed)}. Leave that out "
+            "to go on as it began, or begin a new run with another --output-dir"
+        )
+    where = f"from step {step}" if step else "from the start, for it holds no checkpoint yet"
+    return f"resuming {folder.path} {where}{' with ' * bool(noted)}{', '.join(noted)}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_same(name: str, before: Any, now: Any, same: Mapping[str, Callable[[Any, Any], bool]]) -> bool:
+    if before is None or now is None:
+        return False
+    if name in PATHS and Path(before).resolve() == Path(now).resolve():
+        return True
+    return name in same and same[name](before, now)
+
+
+def _about_schedules(settings: Mapping[str, Any], max_steps: int) -> str:
+    """What another number of steps means for learning rates."""
+    if "cosine" not in [value for name, value in settings.items() if name.endswith("optimizer.schedule")]:
+        return ""
+    return f": from here on the learning rate follows the cosine that ends at step {max_steps}"
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it, in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=float("inf")).removesuffix("...\n").strip()

@@ -16,7 +16,7 @@ from video_files import make_video, numbers, turn_quarter
 
 import benchmarks.data
 import benchmarks.work.data
-from autoencoder.data import VideoFolder, video_io
+from autoencoder.data import VideoFolder, decoders, video_io
 from autoencoder.data.frame_index import index_frames
 from autoencoder.data.listing import PathTable, read_manifest
 from autoencoder.data.stream import PositionSampler, TrainingClips, collate
@@ -153,8 +153,8 @@ def test_decoding_starts_at_key_frames_and_ends_at_the_last_frame(tmp_path, monk
     path = make_video(tmp_path / "video.mp4", options={"g": "10", "bf": "2", "x264-params": "scenecut=0"})
     assert np.flatnonzero(index_frames(path).is_key).tolist() == [0, 10, 20, 30, 40]
     counts = []
-    opened = video_io.open_video
-    monkeypatch.setattr(video_io, "open_video", lambda path: Counted(opened(path), counts))
+    opened = decoders.open_video
+    monkeypatch.setattr(decoders, "open_video", lambda path: Counted(opened(path), counts))
     reader = ClipReader(3, sample_fps=sample_fps, decoder="pyav")
     first, step = round(start * 25), round(25 / sample_fps)
     clip = reader.read(path, start=start, end=start + 2 * step / 25 + 0.041)

@@ -35,8 +35,8 @@ class DataConfig:
     crop: Literal["center", "random"] = "random"
     """Crop of training clips; held-out clips are cropped in the centre."""
     decoder: Literal["auto", "decord", "pyav"] = "auto"
-    """Reader of video files; auto is decord where it is installed and the packets of the file show nothing that it gets
-    wrong, otherwise PyAV. Only PyAV flags damage inside a whole packet."""
+    """Reader of video files; auto is PyAV, which reads all that FFmpeg does and flags damage. decord refuses by name
+    what it would not read as PyAV does."""
     flip: bool = False
     """Mirror half of the training clips; only for data sets whose labels allow it."""
     ucf101_fold: int = 1

@@ -1,24 +1,29 @@
 """What the packets of a video file say about its frames; they are not decoded for it."""
 
-import math
 import os
 import stat
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from autoencoder.common.errors import UserError
+from autoencoder.data.decord_limits import IndexedPacket, format_obstacles, is_utf8, order_obstacles
+from autoencoder.data.orientation import AS_STORED, OddAngle, Orientation, orientation_of_frame
 
 # A header that claims more than this beyond the last frame is a sign that the end of the file is missing.
 END_TOLERANCE_S = 0.25
 # A file whose clock has 0 ticks per second is read as if it had one; its frames then last for minutes.
 MAX_MEAN_FRAME_S = 60.0
-# Rows of a picture are padded to a whole number of this many pixels, or less where the processor asks for less.
-ROW_PIXELS = 64
+# Streams without a header, for whose length the demuxer gives a guess from the bit rate.
+WITHOUT_LENGTH = ("mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "obu")
+# Files whose index a process keeps, those read last. One takes some kilobytes.
+KEPT_INDICES = 4096
 
 
 class UnreadableVideo(UserError):
@@ -32,28 +37,29 @@ class FrameIndex:
     Attributes:
         stamps: int64 (N,) time stamps of display in units of the stream's time base, strictly increasing.
         decode_stamps: int64 (N,) those of decoding, never later than `stamps`.
-        times: float64 (N,) seconds since the first frame.
-        end: second at which the last frame stops being shown.
-        fps: average frame rate; None where the file states none.
         is_key: bool (N,) whether decoding can start at the frame.
-        decord_obstacle: why decord would not give the frames of this index; None where it does.
+        time_base: seconds per unit of the stamps.
+        end: second at which the last frame stops being shown.
+        fps: average frame rate; None for a single frame where the file states none.
+        by_dts: whether decoded frames are told apart by the clock of decoding, see `stamp_of`.
+        orientation: how the stored picture is shown.
+        decord_obstacle: why decord would not give the frames of this index as PyAV does; None where it would.
     """
 
     stamps: np.ndarray
     decode_stamps: np.ndarray
-    times: np.ndarray
+    is_key: np.ndarray
+    time_base: float
     end: float
     fps: float | None
-    is_key: np.ndarray
+    by_dts: bool
+    orientation: Orientation
     decord_obstacle: str | None
 
-
-class _Packet(NamedTuple):
-    pts: int
-    dts: int
-    duration: int
-    is_key: bool
-    place: int  # among the shown packets, in the order of the file, which is that of decoding
+    @property
+    def times(self) -> np.ndarray:
+        """Seconds since the first frame, float64 (N,)."""
+        return (self.stamps - self.stamps[0]) * self.time_base
 
 
 def open_video(path: str | Path) -> av.container.InputContainer:
@@ -70,20 +76,44 @@ def open_video(path: str | Path) -> av.container.InputContainer:
         if not file.read(1):
             raise UnreadableVideo(f"{path}: the file is empty")
     container = av.open(str(path), metadata_errors="replace")
-    stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    problem = _obstacle_to_decoding(container)
+    if problem is not None:
         container.close()
-        problem = "it holds no video stream" if stream is None else "there is no decoder for its video stream"
         raise UnreadableVideo(f"{path}: {problem}")
     return container
 
 
+def _obstacle_to_decoding(container: av.container.InputContainer) -> str | None:
+    if container.format.name.endswith("_pipe"):  # so FFmpeg calls what reads a picture as a video of one frame
+        return f"it is a single picture ({container.format.long_name}), not a video"
+    stream = container.streams.best("video")
+    if stream is None or Disposition.attached_pic in stream.disposition:
+        return "it holds no video stream"
+    return "there is no decoder for its video stream" if stream.codec_context is None else None
+
+
 def index_frames(path: str | Path) -> FrameIndex:
-    """Read the time stamps of all frames from their packets.
+    """Read the time stamps of all frames from their packets, or recall them.
+
+    A process keeps the indices of the files that it read last, as long as their size and time of change stay the same.
 
     Raises:
         UnreadableVideo: if the file cannot be opened, or holds no frames with distinct and plausible time stamps.
     """
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
+    return _kept_index(str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns).unpack()
+
+
+@lru_cache(maxsize=KEPT_INDICES)
+def _kept_index(path: str, *state: int) -> "_PackedIndex":
+    """The index of a file in the given state."""
+    return _PackedIndex.of(_read_index(path))
+
+
+def _read_index(path: str) -> FrameIndex:
     try:
         with open_video(path) as container:
             stream = container.streams.best("video")
@@ -91,9 +121,14 @@ def index_frames(path: str | Path) -> FrameIndex:
             claimed_s = (container.duration or 0) / av.time_base
             is_avi = "avi" in container.format.name
             shown, has_hidden, has_torn = _read_packets(container, stream)
-            has_wide_padding = _has_wide_padding(container, stream)
+            by_dts = counts_by_decoding(container, stream)
+            first = _first_frame(container, stream)
+            shown_as = AS_STORED if first is None else orientation_of_frame(first)
+            in_format = format_obstacles(container, stream, first, shown_as)
     except (av.FFmpegError, OSError) as error:
         raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
+    except OddAngle as error:
+        raise UnreadableVideo(f"{path}: {error}") from error
     shown.sort()
     is_cut = shown and claimed_s > (shown[-1].pts + shown[-1].duration - shown[0].pts) * time_base + END_TOLERANCE_S
     if is_cut:  # frames to be shown between the last ones may be among what is lost
@@ -105,15 +140,29 @@ def index_frames(path: str | Path) -> FrameIndex:
         "it holds packets that are damaged or not shown": has_hidden,
         "the parts of a packet do not add up to it": has_torn,
         "its end is missing": is_cut,
-        "the rows of the picture are so short that their padding may look like a fourth colour": has_wide_padding,
-        "its name is no UTF-8": not _is_utf8(path),
-    } | _misleading_order(shown, is_avi)
-    return _index(path, shown, time_base, fps, next((reason for reason, holds in obstacles.items() if holds), None))
+        "its name is no UTF-8": not is_utf8(path),
+        **order_obstacles(shown, is_avi),
+        **in_format,
+    }
+    reason = next((reason for reason, holds in obstacles.items() if holds), None)
+    return _index(path, shown, time_base, fps, by_dts=by_dts, orientation=shown_as, decord_obstacle=reason)
 
 
-def _read_packets(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[list[_Packet], bool, bool]:
+def _first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame | None:
+    """The first frame that decodes; None where none does."""
+    stream.thread_type = "NONE"
+    try:
+        container.seek(stream.start_time or 0, stream=stream)
+        return next(container.decode(stream), None)
+    except av.FFmpegError:
+        return None
+
+
+def _read_packets(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> tuple[list[IndexedPacket], bool, bool]:
     """The packets to be shown, whether there are others, and whether one is not whole."""
-    shown: list[_Packet] = []
+    shown: list[IndexedPacket] = []
     has_hidden = has_torn = False
     length_bytes = _unit_length_bytes(stream.codec_context)
     for packet in container.demux(stream):
@@ -122,49 +171,22 @@ def _read_packets(container: av.container.InputContainer, stream: av.VideoStream
             has_hidden |= packet.size > 0  # the last packet is an empty end mark
         else:
             dts = packet.pts if packet.dts is None else packet.dts
-            shown.append(_Packet(packet.pts, dts, packet.duration or 0, packet.is_keyframe, len(shown)))
+            shown.append(IndexedPacket(packet.pts, dts, packet.duration or 0, packet.is_keyframe, len(shown)))
     return shown, has_hidden, has_torn
 
 
-def _misleading_order(shown: Sequence[_Packet], is_avi: bool) -> dict[str, bool]:
-    """decord seeks to a key frame by its time of display, then counts frames. Where does that lead elsewhere?"""
-    return {
-        "its first frame is no key frame": not shown[0].is_key,
-        "frames stored after a key frame are shown before it": any(
-            packet.is_key and packet.place != place for place, packet in enumerate(shown)
-        ),
-        # AVI keeps, and seeks by, the time of decoding only.
-        "it is an AVI file with frames stored out of order": is_avi and any(p.pts != p.dts for p in shown),
-    }
+def counts_by_decoding(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether the time of display of a frame is to be told by the clock of decoding, see `stamp_of`.
+
+    AVI keeps no time of display. For MPEG-4 with frames stored out of order, above all where two are packed into one
+    packet as DivX and Xvid do it, the demuxer's guess is wrong, while frames come out of the decoder when they are due.
+    """
+    return "avi" in container.format.name and stream.codec_context.name == "mpeg4"
 
 
-def _has_wide_padding(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether decord 0.6 may take the padding at the end of a row for a fourth colour."""
-
-    def may_be_wide(width: int) -> bool:
-        return 3 * math.ceil(width / ROW_PIXELS) * ROW_PIXELS >= 4 * width
-
-    size = stream.codec_context
-    return may_be_wide(size.width) or (may_be_wide(size.height) and _may_be_turned(container, stream))
-
-
-def _may_be_turned(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether width and height change places when the picture is shown; that takes decoding a frame to know."""
-    stream.thread_type = "NONE"
-    try:
-        container.seek(stream.start_time or 0, stream=stream)
-        frame = next(container.decode(stream), None)
-    except av.FFmpegError:
-        return True
-    return frame is None or round(frame.rotation / 90) % 2 == 1
-
-
-def _is_utf8(path: str | Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def stamp_of(frame: av.VideoFrame, by_dts: bool) -> int | None:
+    """Time of display of a frame decoded on one thread, in units of the stream's time base; None where unknown."""
+    return frame.dts if by_dts and frame.dts is not None else frame.pts
 
 
 def _unit_length_bytes(codec: av.VideoCodecContext) -> int:
@@ -185,17 +207,41 @@ def _adds_up(packet: av.Packet, length_bytes: int) -> bool:
 
 
 def _index(
-    path: str | Path, shown: Sequence[_Packet], time_base: float, fps: float | None, decord_obstacle: str | None
+    path: str, shown: Sequence[IndexedPacket], time_base: float, fps: float | None, **known: object
 ) -> FrameIndex:
     stamps, decode_stamps, durations, is_key, _ = (np.array(column) for column in zip(*shown, strict=True))
     if (np.diff(stamps) == 0).any():
         raise UnreadableVideo(f"{path}: several frames carry the same time stamp")
-    times = (stamps - stamps[0]) * time_base
-    mean_gap = times[-1] / max(1, len(times) - 1)
-    end = times[-1] + (durations[-1] * time_base or mean_gap)
-    if end > MAX_MEAN_FRAME_S * len(times):
-        raise UnreadableVideo(f"{path}: no plausible frame rate, {len(times)} frames take {end:.0f} s")
-    return FrameIndex(stamps, decode_stamps, times, float(end), fps, is_key, decord_obstacle)
+    seconds = (stamps[-1] - stamps[0]) * time_base
+    mean_gap = seconds / max(1, len(stamps) - 1)
+    end = seconds + (durations[-1] * time_base or mean_gap)
+    if end > MAX_MEAN_FRAME_S * len(stamps):
+        raise UnreadableVideo(f"{path}: no plausible frame rate, {len(stamps)} frames take {end:.0f} s")
+    fps = fps or (1 / mean_gap if mean_gap else None)
+    return FrameIndex(stamps, decode_stamps, is_key, time_base, float(end), fps, **known)
+
+
+@dataclass(frozen=True)
+class _PackedIndex:
+    """A `FrameIndex` in little memory: of an hour of video, some kilobytes."""
+
+    first: int
+    steps: bytes
+    delays: bytes
+    is_key: bytes
+    rest: tuple
+
+    @classmethod
+    def of(cls, index: FrameIndex) -> "_PackedIndex":
+        arrays = np.diff(index.stamps), index.stamps - index.decode_stamps, np.packbits(index.is_key)
+        rest = (index.time_base, index.end, index.fps, index.by_dts, index.orientation, index.decord_obstacle)
+        return cls(int(index.stamps[0]), *(zlib.compress(array.tobytes(), 1) for array in arrays), rest)
+
+    def unpack(self) -> FrameIndex:
+        steps, delays = (np.frombuffer(zlib.decompress(data), dtype=np.int64) for data in (self.steps, self.delays))
+        stamps = self.first + np.concatenate([[0], np.cumsum(steps)])
+        bits = np.frombuffer(zlib.decompress(self.is_key), dtype=np.uint8)
+        return FrameIndex(stamps, stamps - delays, np.unpackbits(bits, count=len(stamps)).astype(bool), *self.rest)
 
 
 def _average_rate(stream: av.VideoStream) -> float | None:
@@ -203,18 +249,20 @@ def _average_rate(stream: av.VideoStream) -> float | None:
 
 
 def video_length(path: str | Path) -> tuple[float, float | None]:
-    """Seconds and frames per second as the header states them, without reading the rest of the file.
+    """Seconds and frames per second as the header states them; where it does not, as the packets have them.
 
     Raises:
-        UnreadableVideo: if the file cannot be opened, holds no video, or states no length.
+        UnreadableVideo: if the file cannot be opened or holds no video.
     """
     try:
         with open_video(path) as container:
             stream = container.streams.best("video")
-            if stream.duration:
-                return float(stream.duration * stream.time_base), _average_rate(stream)
-            if container.duration:
-                return container.duration / av.time_base, _average_rate(stream)
+            rate, states_length = _average_rate(stream), container.format.name not in WITHOUT_LENGTH
+            if rate and states_length and stream.duration:
+                return float(stream.duration * stream.time_base), rate
+            if rate and states_length and container.duration:
+                return container.duration / av.time_base, rate
     except (av.FFmpegError, OSError) as error:
         raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
-    raise UnreadableVideo(f"{path}: the header states no length")
+    index = index_frames(path)
+    return index.end, index.fps

@@ -1,25 +1,13 @@
 """Clips out of video files, and video files out of clips.
 
-A clip is read in three steps: index the time stamps of the file without decoding anything, choose frames by them, and
-decode from the key frame before the first chosen frame to the last one. A file that cannot give exactly the chosen
-frames raises `UnreadableVideo`; no frame is repeated, shifted or made up to fill a hole.
-
-decord reads. It gives pixels without time stamp or damage flag, it counts frames from a key frame on, and of a
-damaged file it hands out patched-up frames or raises, as the timing of its threads has it. So by default it reads the
-files where none of that matters, as far as their packets show: every packet whole and shown, none missing at the end,
-no frame stored on the other side of a key frame than it is shown, and the like (`FrameIndex.decord_obstacle`). On those
-it gives the pixels that PyAV gives. All other files, and all files where decord is not installed, go to PyAV, which
-returns every frame with its stamp and flag.
-
-Packets do not show everything. Where bytes inside a whole packet were changed, decord may not notice; PyAV notices what
-its decoder flags. `decoder="pyav"` is the stricter choice for files that may be damaged.
+A clip is read in three steps: index the time stamps of the file without decoding it, choose frames by them, and decode
+from the key frame before the first chosen frame to the last one. A file that cannot give exactly the chosen frames
+raises `UnreadableVideo`; no frame is repeated, shifted or made up to fill a hole.
 """
 
-import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 
 import av
@@ -31,7 +19,8 @@ from torchvision.transforms.v2 import functional as F
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import gif_bytes
-from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, index_frames, open_video, video_length
+from autoencoder.data.decoders import DECODERS, decode, has_decord
+from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, index_frames, video_length
 
 Frames = np.ndarray | torch.Tensor | Sequence[Image.Image] | Sequence[np.ndarray]
 SAMPLINGS = ("time", "stride")
@@ -39,86 +28,6 @@ CROPS = ("center", "random")
 UNSEEDED = ("middle", "first")
 # Containers round time stamps (Matroska to 1 ms), so a sample this close before a frame is meant to show that frame.
 STAMP_ROUNDING_S = 1.1e-3
-
-
-def _frames_from(container: av.container.InputContainer, index: FrameIndex, first: int) -> Iterator[av.VideoFrame]:
-    """Decode from the key frame before frame `first` on."""
-    stream = container.streams.best("video")
-    key = max(np.flatnonzero(index.is_key[: first + 1]), default=0)
-    # A container that seeks by the time of decoding (AVI) may land on a later key frame when given that of display.
-    for target in (index.stamps[key], index.decode_stamps[key]):
-        container.seek(int(target), stream=stream)
-        frames = (frame for frame in container.decode(stream) if frame.pts is not None)
-        frame = next(frames, None)
-        if frame is not None and frame.pts <= index.stamps[first]:
-            yield from chain([frame], frames)
-            return
-
-
-def _runs(index: FrameIndex, positions: np.ndarray) -> list[np.ndarray]:
-    """Split ascending positions where seeking to a key frame spares decoding what lies between two of them."""
-    keys = np.flatnonzero(index.is_key)
-    latest_key = np.append(-1, keys)[np.searchsorted(keys, positions, side="right")]
-    return np.split(positions, np.flatnonzero(latest_key[1:] > positions[:-1] + 1) + 1)
-
-
-def _decode_run(
-    container: av.container.InputContainer, path: str | Path, index: FrameIndex, positions: np.ndarray
-) -> dict[int, np.ndarray]:
-    """Pictures by time stamp, decoding from the key frame before the first position to the last."""
-    wanted = set(index.stamps[positions].tolist())
-    pictures: dict[int, np.ndarray] = {}
-    latest = None
-    for frame in _frames_from(container, index, positions[0]):
-        if latest is not None and frame.pts <= latest:  # guessed stamps, as of H.264 with B-frames in AVI
-            raise UnreadableVideo(f"{path}: its time stamps do not follow the order of its frames")
-        latest = frame.pts
-        if frame.is_corrupt:  # later frames are predicted from it
-            raise UnreadableVideo(f"{path}: the frame at {frame.time:.3f} s is damaged")
-        if frame.pts in wanted:
-            # The picture comes as stored; the flag says by how much to turn it anticlockwise.
-            pictures[frame.pts] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-        if frame.pts >= index.stamps[positions[-1]]:
-            break
-    return pictures
-
-
-def _decode_with_pyav(path: str | Path, index: FrameIndex, positions: np.ndarray) -> np.ndarray:
-    wanted = index.stamps[positions].tolist()
-    pictures: dict[int, np.ndarray] = {}
-    with open_video(path) as container:
-        container.streams.best("video").thread_type = "NONE"
-        for run in _runs(index, positions):
-            pictures |= _decode_run(container, path, index, run)
-    lost = sum(stamp not in pictures for stamp in wanted)
-    if lost:
-        raise UnreadableVideo(f"{path}: {lost} of the {len(wanted)} frames wanted for the clip do not decode")
-    if len({picture.shape for picture in pictures.values()}) > 1:
-        raise UnreadableVideo(f"{path}: the size of the picture changes within the clip")
-    return np.stack([pictures[stamp] for stamp in wanted])
-
-
-def _decode_with_decord(path: str | Path, index: FrameIndex, positions: np.ndarray) -> np.ndarray:
-    decord = importlib.import_module("decord")
-    if index.decord_obstacle:
-        raise UnreadableVideo(f"{path}: decord would not read it right, {index.decord_obstacle}; decoder='pyav' may")
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        # The smallest tolerance decord understands (0 means "any number"): no frame replaced by its neighbour.
-        reader = decord.VideoReader(str(path), num_threads=1, fault_tol="0.000000001")
-        return reader.get_batch(positions).asnumpy()
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
-        raise UnreadableVideo(f"{path}: decord: {error}") from error
-
-
-DECODERS: dict[str, Callable[[str | Path, FrameIndex, np.ndarray], np.ndarray]] = {
-    "pyav": _decode_with_pyav,
-    "decord": _decode_with_decord,
-}
-
-
-def _has_decord() -> bool:
-    return importlib.util.find_spec("decord") is not None
 
 
 @dataclass(frozen=True)
@@ -141,8 +50,8 @@ class ClipReader:
     """ "center", or "random": drawn once per clip."""
 
     decoder: str = "auto"
-    """ "auto": decord where it is installed and the packets of the file show nothing that it gets wrong, otherwise
-    PyAV; "decord" or "pyav": that one. Only PyAV flags damage inside a whole packet."""
+    """ "auto" and "pyav": PyAV, which reads every file that FFmpeg does and flags damage; "decord": decord, which reads
+    the common formats, and refuses by name the files that it would not read as PyAV does."""
 
     unseeded: str = "middle"
     """Clip that is taken without `rng`, of those that fit: the "middle" or the "first" one."""
@@ -158,8 +67,8 @@ class ClipReader:
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
-        if self.decoder == "decord" and not _has_decord():
-            raise UserError("decoder='decord': decord is not installed; decoder='pyav' needs nothing else")
+        if self.decoder == "decord" and not has_decord():
+            raise UserError("decoder='decord': decord is not installed, or does not load; decoder='pyav' always does")
 
     def read(
         self,
@@ -184,11 +93,7 @@ class ClipReader:
         index = index_frames(path)
         positions = self.choose(path, index, rng, start, end)
         unique, inverse = np.unique(positions, return_inverse=True)
-        try:
-            frames = DECODERS[self.decoder_for(index)](path, index, unique)
-        except (av.FFmpegError, OSError) as error:
-            raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
-        clip = torch.from_numpy(frames)
+        clip = torch.from_numpy(decode(self.decoder_name, path, index, unique))
         if self.size is not None:
             clip = resize_and_crop(clip, self.size, self.crop, rng)
         return clip[inverse] if len(unique) < len(positions) else clip
@@ -210,11 +115,12 @@ class ClipReader:
             UnreadableVideo: if the video is too short, or states no frame rate where one is needed.
         """
         end = min(end, index.end)
+        times = index.times
         # Never so much that it reaches over a whole frame.
-        slack = min(STAMP_ROUNDING_S, index.end / len(index.times) / 4)
-        inside = np.flatnonzero((index.times >= start - slack) & (index.times < end - slack))
+        slack = min(STAMP_ROUNDING_S, index.end / len(times) / 4)
+        inside = np.flatnonzero((times >= start - slack) & (times < end - slack))
         if self._by_time:
-            firsts = inside[index.times[inside] + self._span < end - slack]
+            firsts = inside[times[inside] + self._span < end - slack]
             needed = f"more than {self._span:.3f} s at {self.sample_fps} frames per second"
         else:
             stride = self._stride(path, index.fps)
@@ -230,8 +136,8 @@ class ClipReader:
             first = firsts[rng.integers(len(firsts))]
         if not self._by_time:
             return first + stride * np.arange(self.num_frames)
-        samples = index.times[first] + np.arange(self.num_frames) / self.sample_fps
-        return np.searchsorted(index.times, samples + slack, side="right") - 1
+        samples = times[first] + np.arange(self.num_frames) / self.sample_fps
+        return np.searchsorted(times, samples + slack, side="right") - 1
 
     def is_too_short(self, path: str | Path, start: float = 0.0, end: float = float("inf")) -> bool:
         """Whether the video, by its header alone, lacks the length for one clip between `start` and `end` seconds.
@@ -245,11 +151,10 @@ class ClipReader:
             return available <= self._span
         return round(available * self._rate(path, fps)) < (self.num_frames - 1) * self._stride(path, fps) + 1
 
-    def decoder_for(self, index: FrameIndex) -> str:
-        """Which of `DECODERS` reads a file with this index."""
-        if self.decoder != "auto":
-            return self.decoder
-        return "decord" if _has_decord() and index.decord_obstacle is None else "pyav"
+    @property
+    def decoder_name(self) -> str:
+        """Which of `DECODERS` reads."""
+        return "pyav" if self.decoder == "auto" else self.decoder
 
     @property
     def _by_time(self) -> bool:

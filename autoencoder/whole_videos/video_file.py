@@ -18,7 +18,8 @@ from av.codec.context import Flags
 
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
-from autoencoder.data.frame_index import UnreadableVideo, open_video
+from autoencoder.data.frame_index import UnreadableVideo, counts_by_decoding, index_frames, open_video, stamp_of
+from autoencoder.data.orientation import AS_STORED, OddAngle, Orientation, orientation_of_frame
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
 CRF = "12"  # near lossless
@@ -79,6 +80,7 @@ class VideoFile:
         origin: time stamp from which the file counts frames of one length, where its time base (1 ms in Matroska) is
             too coarse to say so; None where stamps are taken as they are.
         stored_time_base: seconds per unit of the file's own stamps.
+        orientation: how the stored picture is shown.
     """
 
     path: Path
@@ -86,6 +88,7 @@ class VideoFile:
     num_frames: int
     origin: int | None
     stored_time_base: Fraction
+    orientation: Orientation = AS_STORED
 
     def frames(self) -> Iterator[TimedFrame]:
         """Decode all frames in the order of display.
@@ -98,16 +101,19 @@ class VideoFile:
         default = max(1, round(1 / (self.format.rate * self.stored_time_base)))
         try:
             with open_video(self.path) as container:
-                for frame in container.decode(container.streams.best("video")):
+                stream = container.streams.best("video")
+                by_dts = counts_by_decoding(container, stream)
+                for frame in container.decode(stream):
+                    stored = stamp_of(frame, by_dts)
                     if frame.is_corrupt:
                         raise UnreadableVideo(f"{self.path}: the frame at {frame.time} s is damaged")
-                    if frame.pts is None:
+                    if stored is None:
                         raise UnreadableVideo(f"{self.path}: it has a frame without a time stamp")
-                    stamp, duration = self._timing(frame.pts, frame.duration or default)
+                    stamp, duration = self._timing(stored, frame.duration or default)
                     if latest is not None and stamp <= latest:
                         raise UnreadableVideo(f"{self.path}: its time stamps do not follow the order of its frames")
                     latest = stamp
-                    pixels = _upright(frame)
+                    pixels = np.ascontiguousarray(self.orientation.apply(frame.to_ndarray(format="rgb24")))
                     if pixels.shape[:2] != (self.format.height, self.format.width):
                         raise UnreadableVideo(f"{self.path}: the size of the picture changes at {frame.time:.3f} s")
                     yield TimedFrame(torch.from_numpy(pixels), stamp, duration)
@@ -136,27 +142,42 @@ def open_file(path: str | Path) -> VideoFile:
             stream = container.streams.best("video")
             rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
             if not rate:
-                raise UnreadableVideo(f"{path}: it states no frame rate")
+                rate = _rate_of_packets(path)
             num_frames, origin, on_grid = _scan(container, stream, rate * time_base)
         with open_video(path) as container:
             stream = container.streams.best("video")
             first = next(container.decode(stream), None)
             if first is None:
                 raise UnreadableVideo(f"{path}: no frame of it decodes")
-            height, width = _upright(first).shape[:2]
+            shown_as = orientation_of_frame(first)
+            width, height = (first.height, first.width) if shown_as.transposed else (first.width, first.height)
             aspect, colorspace = stream.sample_aspect_ratio or Fraction(1), first.colorspace
     except (av.FFmpegError, OSError) as error:
         raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
+    except OddAngle as error:
+        raise UnreadableVideo(f"{path}: {error}") from error
     snap = on_grid and (1 / (rate * time_base)).denominator != 1
     form = VideoFormat(
         width=width,
         height=height,
         rate=rate,
         time_base=1 / rate if snap else time_base,
-        pixel_aspect=1 / aspect if first.rotation % 180 else aspect,
+        pixel_aspect=1 / aspect if shown_as.transposed else aspect,
         colorspace=colorspace,
     )
-    return VideoFile(Path(path), form, num_frames, origin if snap else None, time_base)
+    return VideoFile(Path(path), form, num_frames, origin if snap else None, time_base, shown_as)
+
+
+def _rate_of_packets(path: str | Path) -> Fraction:
+    """Frames per second of a file that states none.
+
+    Raises:
+        UnreadableVideo: if it holds a single frame.
+    """
+    fps = index_frames(path).fps
+    if fps is None:
+        raise UnreadableVideo(f"{path}: it states no frame rate")
+    return Fraction(fps).limit_denominator(1001)
 
 
 def _scan(
@@ -172,11 +193,6 @@ def _scan(
         place = (packet.pts - origin) * frames_per_unit
         on_grid &= abs(place - round(place)) <= frames_per_unit
     return count, origin, on_grid
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 (H, W, 3): the picture comes as stored, and the flag says by how much to turn it anticlockwise."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
 
 
 class VideoWriter:

@@ -145,7 +145,7 @@ def _summary(
         sampling=reader.sampling,
         width=width,
         height=height,
-        decoder=reader.decoder_for(index_frames(path)),
+        decoder=reader.decoder_name,
         clips_per_second=1 / statistics.median(times.cpu for times in loader_times),
         decord_clips_per_second=1 / statistics.median(times.cpu for times in decord_times),
         ratio=statistics.median(ratios),

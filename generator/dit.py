@@ -245,7 +245,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         timestep = self._check_inputs(tokens, timestep, class_labels)  # (B, 1 or 2)
         tokens_per_type = (self.layout.num_structure_tokens, self.layout.num_dynamics_tokens)
         x = self._embed_tokens(tokens, tokens_per_type)  # (B, N, C)
-        condition, class_vector = self._embed_condition(timestep, class_labels)
+        condition, class_vector = self._embed_condition(timestep, class_labels, tokens.dtype)
         rotary = None if self.rotary_cos is None else (self.rotary_cos, self.rotary_sin)
         for block in self.blocks:
             arguments = (x, condition, tokens_per_type, class_vector, rotary)
@@ -262,18 +262,19 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         structure, dynamics = tokens.split(tokens_per_type, dim=1)  # (B, N_S, D), (B, N_D, D)
         structure = self.structure_in(structure[..., : self.layout.structure_dim])  # (B, N_S, C)
         dynamics = self.dynamics_in(dynamics[..., : self.layout.dynamics_dim])  # (B, N_D, C)
-        added = self.type_embedding(self.type_ids)  # (N, C)
+        # The stream has the dtype of the tokens, whatever autocast or FSDP makes of the weights.
+        added = self.type_embedding(self.type_ids).to(tokens.dtype)  # (N, C)
         if self.position_embedding is not None:
             added = added + self.position_embedding.to(added.dtype)
         return torch.cat([structure, dynamics], dim=1) + added  # (B, N, C)
 
     def _embed_condition(
-        self, timestep: torch.Tensor, class_labels: torch.Tensor
+        self, timestep: torch.Tensor, class_labels: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, G) times, (B,) labels -> condition (B, G, C), and the class vector (B, 1, class_dim) blocks read."""
+        """(B, G) times, (B,) labels -> condition (B, G, C) in a dtype, and the (B, 1, class_dim) that blocks read."""
         frequencies = self.time_frequencies(timestep.flatten())  # (B G, 256)
         condition = self.time_embedding(frequencies.to(self.class_embedding.weight.dtype))  # (B G, C)
-        condition = condition.unflatten(0, timestep.shape)  # (B, G, C)
+        condition = condition.unflatten(0, timestep.shape).to(dtype)  # (B, G, C)
         class_vector = self.class_embedding(class_labels)[:, None]  # (B, 1, class_dim)
         if self.config.conditioning == "cross_attention":
             return F.silu(condition), class_vector

@@ -39,10 +39,11 @@ class VideoSampler:
         """Sample, if it is time to; the other processes go on to the next step and wait there."""
         if not trainer.is_due(self.config.sample_every):
             return
-        model = trainer.averaged_model(trainer.averages[0])
-        if model is not None:
-            with self.previews.attempted("sampled videos", trainer.step):
-                self._show(model, trainer)
+        with trainer.peak_memory.apart():
+            model = trainer.averaged_model(trainer.averages[0])
+            if model is not None:
+                with self.previews.attempted("sampled videos", trainer.step):
+                    self._show(model, trainer)
 
     def _show(self, model: VidTwinDiT, trainer: GeneratorTrainer) -> None:
         config, names = self.config, model.config.id2label
@@ -94,10 +95,20 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         kwargs_handlers=[patience],
     )
     if accelerator.is_fsdp2:
-        # Autocast alone decides on precision, as it does without FSDP: accelerate's policy would also round the time
-        # that the model is told, which goes up to 1000, to bf16.
-        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        accelerator.state.fsdp_plugin.mixed_precision_policy = sharding_policy(accelerator.mixed_precision)
     return accelerator
+
+
+def sharding_policy(mixed_precision: str) -> MixedPrecisionPolicy:
+    """What FSDP2 gathers weights and reduces gradients in, by accelerate's name of the precision.
+
+    With bf16 autocast, the weights are gathered as bf16, in which they are multiplied anyway. The inputs are left as
+    they are, unlike by accelerate's policy: it would round the residual stream and the time that the model is told,
+    which goes up to 1000.
+    """
+    if mixed_precision == "no":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def build_model(

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.compiling import should_compile
-from autoencoder.common.cost import count_flops
+from autoencoder.common.cost import PeakMemory, count_flops
 from autoencoder.common.errors import NumericalError, UserError
 from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import CommonStop
@@ -53,6 +53,7 @@ class GeneratorTrainer:
         averages: moving averages of the weights, with `ema_decay` and, if there is one, `second_ema_decay`.
         state: what the next step depends on.
         step: optimiser steps done.
+        peak_memory: of the training, without previews.
         scalars: the last record of training and of held-out videos, by TensorBoard tag.
         writer: TensorBoard's, None but in the main process.
 
@@ -100,6 +101,7 @@ class GeneratorTrainer:
             self.state.load(path)
         self._sizes = config.micro_batches(accelerator.num_processes)
         self._divergence = _Divergence(accelerator.device)
+        self.peak_memory = PeakMemory(accelerator.device)
         self.scalars: dict[str, float] = {}
         self.writer = self._open_writer() if accelerator.is_main_process else None
 
@@ -250,8 +252,8 @@ class GeneratorTrainer:
         scalars["throughput/samples_per_second"] = steps * self.config.batch_size / seconds
         scalars["throughput/flops_per_second"] = steps * self.flops_per_step / seconds
         scalars["throughput/flops_per_step"] = self.flops_per_step
-        if self.accelerator.device.type == "cuda":
-            scalars["memory/peak_bytes"] = torch.cuda.max_memory_allocated(self.accelerator.device)
+        if (peak := self.peak_memory.bytes) is not None:
+            scalars["memory/peak_bytes"] = peak
         self._record(scalars)
 
     def _record(self, scalars: dict[str, float]) -> None:

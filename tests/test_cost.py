@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
-from autoencoder.common.cost import Cost, count_flops, format_bytes, format_flops, measure
+from autoencoder.common.cost import Cost, PeakMemory, count_flops, format_bytes, format_flops, measure
 from generator import VidTwinDiT
 
 SMALL_VAE = {
@@ -272,3 +272,29 @@ def test_formats():
     assert format_flops(1.984e12) == "1.984 TFLOP" and format_flops(12) == "12 FLOP"
     assert format_bytes(3 * 2**30) == "3.00 GiB" and format_bytes(5) == "5 B"
     assert str(Cost(2_500_000_000, 2**20, 1.5)) == "2.500 GFLOP, 1.50 s, peak memory 1.00 MiB"
+
+
+def test_the_peak_of_a_training_leaves_out_what_is_done_apart(monkeypatch):
+    """Though that may reset the record of the allocator, and hold more."""
+    allocator = {"now": 0, "peak": 0}
+
+    def hold(size: int) -> None:
+        allocator.update(now=size, peak=max(size, allocator["peak"]))
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: allocator["peak"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: allocator.update(peak=allocator["now"]))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    peak = PeakMemory("cuda")
+    hold(50)
+    hold(10)
+    with peak.apart(), measure("cuda"):
+        hold(90)
+        hold(10)
+    assert peak.bytes == 50
+    hold(60)
+    with pytest.raises(KeyError), peak.apart():
+        hold(10)
+        torch.cuda.reset_peak_memory_stats("cuda")
+        raise KeyError
+    assert peak.bytes == 60
+    assert PeakMemory("cpu").bytes is None

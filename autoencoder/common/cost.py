@@ -85,6 +85,34 @@ def measure(device: torch.device | str) -> Iterator[Cost]:
     cost.seconds = time.perf_counter() - start
 
 
+class PeakMemory:
+    """The most that torch's allocator held on a GPU, but for what was done `apart`, which may measure for itself.
+
+    Args:
+        device: where the work runs; there is no peak to be had but on CUDA.
+    """
+
+    def __init__(self, device: torch.device | str):
+        self.device, self._former = torch.device(device), 0
+
+    @property
+    def bytes(self) -> int | None:
+        """The peak so far; None where it is not measured."""
+        if self.device.type != "cuda":
+            return None
+        return max(self._former, torch.cuda.max_memory_allocated(self.device))
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What the block holds does not count, though it may reset the allocator's record, as `measure` does."""
+        self._former = self.bytes or 0
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+
+
 def count_flops(call: nn.Module | Callable, *args, **kwargs) -> int:
     """FLOPs of one call of a model: 2 per multiply-add of its matrix products, convolutions and attention.
 

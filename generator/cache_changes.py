@@ -1,6 +1,7 @@
 """What becomes of a latent cache that is met again: it is taken as it is, goes on, begins anew, or is refused."""
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,13 @@ def _begin(config: CacheConfig, clips: VideoFiles) -> VideoTable:
 
 
 def _states(clips: VideoFiles, places: np.ndarray) -> np.ndarray:
-    return file_states([clips.source(int(place)) for place in places])
+    return file_states(_paths(clips, places))
+
+
+def _paths(clips: VideoFiles, places: np.ndarray) -> list[str]:
+    """`source` of many videos, which by itself takes as long as all that is asked of them."""
+    paths = clips.listing.paths
+    return [os.path.join(clips.root, paths[place]) for place in places.tolist()]
 
 
 def _encoded(table: VideoTable, chosen: list[np.ndarray]) -> np.ndarray:
@@ -153,8 +160,8 @@ def _look_at_files(
     touched = places[has_changed]
     digests = _read_digests(folder)
     encoded = np.array([place for place in touched.tolist() if int(table.numbers[place]) in digests], dtype=np.int64)
-    paths = [clips.source(int(place)) for place in encoded]
-    replaced = encoded[are_replaced(paths, [digests[int(table.numbers[place])] for place in encoded])]
+    known = [digests[number] for number in table.numbers[encoded].tolist()]
+    replaced = encoded[are_replaced(_paths(clips, encoded), known)]
     return table.with_states(touched, states[has_changed]), replaced
 
 

@@ -48,7 +48,8 @@ class CacheConfig(DataConfig):
         names = ["dataset", "split", "max_videos", "clips_per_video", "flip", "clip_seed"]
         settings: dict[str, Any] = {}
         if self.dataset != "shapes":
-            names += ["sample_fps", "sampling", "decoder"]
+            names += ["sample_fps", "sampling"]
+            settings["decoder"] = "pyav" if self.decoder == "auto" else self.decoder
             settings["data_root"] = str(self.root.resolve())
             settings["crop"] = self.crop if self.split == "train" else "center"
         if self.dataset == "ucf101":

@@ -222,7 +222,6 @@ def test_a_manifest_in_another_order_is_the_same(model, root, tmp_path, encoded)
         ("sample_fps", None),
         ("sampling", "stride"),
         ("crop", "center"),
-        ("decoder", "pyav"),
         ("clips_per_video", 2),
         ("flip", True),
         ("clip_seed", 1),
@@ -245,15 +244,19 @@ def test_other_settings_are_refused_by_name(model, root, tmp_path, name, value):
 
 
 def test_what_decides_nothing_is_not_asked(model, root, tmp_path, encoded):
-    """Workers and the tolerance of bad files, the root of the held-out videos for training ones, and more of shapes."""
+    """Workers, the tolerance of bad files, another name of a decoder, the root of held-out videos for training ones; of
+    shapes all that is about files."""
     other = root.parent / "other"
     shutil.copytree(root.parent / "held-out", other)
     build(model, tmp_path / "cache", **settings(root))
     build(model, tmp_path / "shapes", max_videos=4)
     encoded.clear()
-    build(model, tmp_path / "cache", **settings(root, num_workers=1, max_bad_share=0.5, held_out_root=str(other)))
+    more = {"num_workers": 1, "max_bad_share": 0.5, "held_out_root": str(other), "decoder": "pyav"}
+    build(model, tmp_path / "cache", **settings(root, **more))
     build(model, tmp_path / "shapes", max_videos=4, sample_fps=3.0, crop="center", data_root=str(root), shard_size=8)
     assert not encoded
+    with pytest.raises(UserError, match="decoder='pyav' there and 'decord' here"):
+        build(model, tmp_path / "cache", **settings(root, decoder="decord"))
 
 
 def test_held_out_and_training_latents_never_mix(model, root, tmp_path, contents):

@@ -100,6 +100,62 @@ def test_short_videos_are_counted(root):
     assert len(UCF101(root, 18, 32, split="all", sampling="stride").too_short()) == 5
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace(" ", "\t"),
+        lambda text: text.replace(".avi", ".AVI").replace("/v_", "/V_"),
+        lambda text: text.replace("\n", "  \n\n# a comment\n"),
+        lambda text: text.replace("/", "\\"),
+        lambda text: text.replace("Archery/", "UCF-101/Archery/").replace("Bowling/", "./Bowling/"),
+        lambda text: re.sub(r" \d\n", "\n", text),
+        lambda text: re.sub(r" (\d)\n", lambda found: f" {int(found[1]) - 1}\n", text),
+        lambda text: text.rstrip("\n"),
+    ],
+    ids=["byte order mark", "tabs", "capitals", "comments", "backslashes", "folders", "no ids", "ids from 0", "no end"],
+)
+def test_lists_as_people_save_them(root, change):
+    expected = videos(UCF101(root, 8, 32))
+    path = root / "ucfTrainTestlist" / "trainlist01.txt"
+    path.write_text(change(path.read_text()), encoding="utf-8")
+    data = UCF101(root, 8, 32)
+    assert videos(data) == expected and [data.label(i) for i in range(3)] == [0, 2, 1]
+
+
+@pytest.mark.parametrize("first", ["\ufeff1\t{}\r\n2\t{}\r\n3\t{} \r\n", "0 {}\n1 {}\n2 {}\n", "{}\n\n# none\n{}\n{}"])
+def test_class_lists_as_people_save_them(root, first):
+    (root / "ucfTrainTestlist" / "classInd.txt").write_bytes(first.format(*CLASSES).encode())
+    assert UCF101(root, 8, 32).class_names == CLASSES
+
+
+def test_capitals_of_the_files_do_not_matter(root):
+    path = root / "UCF-101" / VIDEOS[1]
+    path.rename(path.with_name("V_Archery_g08_c01.AVI"))
+    assert videos(UCF101(root, 8, 32))[0] == "Archery/V_Archery_g08_c01.AVI"
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("trainlist01.txt", "\n# nothing\n", "trainlist01.txt: it lists no video"),
+        ("trainlist01.txt", f"{VIDEOS[1]} 1\n{VIDEOS[1].upper()} 1\n", "trainlist01.txt: 1 videos are listed twice"),
+        ("trainlist01.txt", "Bowlling/v_a.avi\n", "line 1: .*no class Bowlling; nearest: bowling"),
+        ("trainlist01.txt", f"{VIDEOS[1]} 0\n{VIDEOS[2]} 3\n", "line 2: .* Bowling has the number 2"),
+        ("trainlist01.txt", f"{VIDEOS[1]} one\n", "line 1: .* Archery has the number 1"),
+        ("trainlist01.txt", "v_Archery_g08_c01.avi 1\n", "line 1: .* a line is <class>/<video>.avi"),
+        ("trainlist01.txt", f"{VIDEOS[1]} 1 2\n", "line 1: .* a line is <class>/<video>.avi"),
+        ("classInd.txt", "", "classInd.txt: it lists no class"),
+        ("classInd.txt", "1 Archery\n2 archery\n", "classInd.txt, line 2: the class archery is listed before"),
+        ("classInd.txt", "1 Archery\nBowling\n", "classInd.txt, line 2: expected '2 <class name>', got 'Bowling'"),
+    ],
+)
+def test_lists_that_cannot_be_read(root, name, text, message):
+    (root / "ucfTrainTestlist" / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        UCF101(root, 8, 32)
+
+
 def expect_missing(root: Path, *parts: str) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         UCF101(root, 8, 32)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -108,6 +109,9 @@ def _check_disjoint(train: "VideoFolder", held_out: "VideoFolder") -> None:
 
 
 def _files(videos: "VideoFolder") -> Iterator[str]:
-    """Absolute paths, without links in the one that all have in common."""
-    root = os.path.realpath(videos.root)
-    return (os.path.normpath(os.path.join(root, path)) for path in videos.listing.paths)
+    """Absolute paths without links; a folder is looked at once, however many videos it holds."""
+    real_folder = cache(os.path.realpath)
+    for path in videos.listing.paths:
+        folder, name = os.path.split(os.path.join(videos.root, path))
+        file = os.path.join(real_folder(folder), name)
+        yield os.path.realpath(file) if os.path.islink(file) else file

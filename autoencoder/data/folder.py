@@ -12,7 +12,8 @@ import torch
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.config import HELD_OUT_SHARE
-from autoencoder.data.listing import VIDEO_ENDINGS, Listing, PathTable, read_manifest, scan_folder
+from autoencoder.data.listing import VIDEO_ENDINGS, Listing, PathTable, read_manifest
+from autoencoder.data.scan import scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
 
 

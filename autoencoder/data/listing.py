@@ -1,4 +1,4 @@
-"""Lists of videos: a folder tree or a CSV manifest, kept in arrays.
+"""Lists of videos, kept in arrays, and the CSV manifest.
 
 A list of a million Python strings takes over 100 MB, and every worker process that looks at them ends up with a copy of
 its own, because looking changes their reference counts. Arrays of plain bytes stay shared.
@@ -17,7 +17,10 @@ import numpy as np
 
 from autoencoder.common.errors import UserError
 
-VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+VIDEO_ENDINGS = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv"),
+    *(".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".vob", ".mxf", ".y4m", ".nut"),
+)
 MANIFEST_COLUMNS = ("path", "label", "start", "end")
 # What `Path` changes in a path; asking first makes a long manifest start in half the time.
 UNTIDY = re.compile(r"//|/$|\\|(^|/)\.(/|$)")
@@ -87,33 +90,7 @@ class Listing:
         return Listing(self.paths.select(mask), labels, self.class_names, windows)
 
 
-def scan_folder(root: Path) -> Listing:
-    """Videos below `root`, sorted; their first-level folders are the classes if every video lies in one.
-
-    An empty folder with the name of a video is listed too: it may be what is left of one, and reading will say so.
-    """
-    paths = sorted(_video_paths(root))
-    if not all("/" in path for path in paths):
-        return Listing(PathTable(paths), None, (), None)
-    known: dict[str, int] = {}
-    labels = array("i", (known.setdefault(path.split("/", 1)[0], len(known)) for path in paths))
-    return Listing(PathTable(paths), *_sorted_classes(labels, known), None)
-
-
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(VIDEO_ENDINGS) and not name.startswith(".")
-
-
-def _video_paths(root: Path) -> Iterator[str]:
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        here = Path(folder)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        if not files and not subfolders and here != root and _is_video(here.name):
-            yield here.relative_to(root).as_posix()
-        yield from (Path(here, name).relative_to(root).as_posix() for name in files if _is_video(name))
-
-
-def _sorted_classes(labels: array, known: dict[str, int]) -> tuple[np.ndarray, tuple[str, ...]]:
+def sorted_classes(labels: array, known: dict[str, int]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels that count the classes in order of appearance, turned into those that count them in sorted order."""
     class_names = sorted(known)
     rank = np.empty(len(known), dtype=np.int32)
@@ -160,7 +137,7 @@ def _read_lines(lines: Iterator[list[str]]) -> Listing:
     windows = np.array(bounds).reshape(-1, 2) if has_windows else None
     if label_at is None:
         return Listing(table, None, (), windows)
-    return Listing(table, *_sorted_classes(labels, known), windows)
+    return Listing(table, *sorted_classes(labels, known), windows)
 
 
 def _given(column: str, cell: str) -> str:

@@ -23,7 +23,8 @@ from autoencoder.common.device import to_device
 from autoencoder.common.errors import MissingFileError
 from autoencoder.common.pictures import unit_to_uint8
 from autoencoder.data.frame_index import UnreadableVideo
-from autoencoder.data.listing import VIDEO_ENDINGS, read_manifest, scan_folder
+from autoencoder.data.listing import VIDEO_ENDINGS, read_manifest
+from autoencoder.data.scan import scan_folder
 from autoencoder.metrics import FrechetVideoDistance
 from autoencoder.metrics.reconstruction import FrameMetric
 from autoencoder.vidtwin import AutoencoderVidTwin

@@ -1,6 +1,7 @@
 """UCF-101 as it is unpacked, with its official split lists."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,7 @@ class UCF101(VideoFiles):
         class_names = read_classes(lists / "classInd.txt")
         ids = {name.lower(): index for index, name in enumerate(class_names)}
         listed = [entry for name in list_names for entry in read_split(lists / name, ids)]
+        _check_listed_once(lists, list_names, [path.lower() for path, _ in listed])
         on_disk = {path.lower(): path for path in avi_files(videos)}
         missing = [path for path, _ in listed if path.lower() not in on_disk]
         if missing:
@@ -117,43 +119,84 @@ def find_lists(root: Path, videos: Path, names: list[str]) -> Path:
     raise MissingFileError(_not_there(root, problem))
 
 
+def _check_listed_once(lists: Path, names: list[str], listed: list[str]) -> None:
+    where = " and ".join(str(lists / name) for name in names)
+    if not listed:
+        raise UserError(f"{where}: it lists no video; lines are like 'Archery/v_Archery_g01_c01.avi 3'")
+    twice = [path for path, count in Counter(listed).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{where}: {len(twice)} videos are listed twice, the first one {twice[0]}; leave one line of each"
+        )
+
+
 def read_classes(path: Path) -> list[str]:
     """Class names in the order of their ids, from lines like `1 ApplyEyeMakeup`.
 
+    The numbers may also begin at 0, or be left out in all lines.
+
     Raises:
-        ValueError: naming a line that is not like that.
+        UserError: naming a line that is not like that.
     """
-    names = []
+    names: list[str] = []
+    start = None  # number of the first class; 1 is the official one
     for number, line in _lines(path):
-        fields = line.split()
-        if len(fields) != 2 or fields[0] != str(len(names) + 1):
-            raise UserError(f"{path}, line {number}: expected '{len(names) + 1} <class name>', got {line!r}")
-        names.append(fields[1])
+        *given, name = line.split()
+        if not names:
+            start = int(given[0] != "0") if given else None
+        wanted = [] if start is None else [str(start + len(names))]
+        if given != wanted or name.isdigit():
+            raise UserError(f"{path}, line {number}: expected '{' '.join([*wanted, '<class name>'])}', got {line!r}")
+        if name.lower() in map(str.lower, names):
+            raise UserError(f"{path}, line {number}: the class {name} is listed before; leave one line of it")
+        names.append(name)
+    if not names:
+        raise UserError(f"{path}: it lists no class; lines are like '1 ApplyEyeMakeup'")
     return names
 
 
 def read_split(path: Path, ids: dict[str, int]) -> list[tuple[str, int]]:
     """Videos and 0-based ids, from lines like `Archery/v_Archery_g01_c01.avi 3`; test lists omit the 1-based id.
 
+    The ids may begin at 0 instead, and folders before that of the class do not count.
+
     Raises:
-        ValueError: naming a line that does not agree with the classes.
+        UserError: naming a line that does not agree with the classes.
     """
     entries = []
+    base = None  # number of the first class, as the first line that gives one has it
     for number, line in _lines(path):
-        video, _, given = line.partition(" ")
-        label = ids.get(video.split("/")[0].lower())
-        if label is None or (given and given.strip() != str(label + 1)):
-            raise UserError(f"{path}, line {number}: {line!r} does not agree with classInd.txt")
-        entries.append((video, label))
+        video, *given = line.replace("\\", "/").split()
+        parts = [part for part in video.split("/") if part not in ("", ".")]
+        label = ids.get(parts[-2].lower()) if len(parts) > 1 else None
+        problem = None
+        if len(parts) < 2 or len(given) > 1:
+            problem = "a line is <class>/<video>.avi, and in training lists the number of the class"
+        elif label is None:
+            near = difflib.get_close_matches(parts[-2].lower(), ids)
+            problem = f"it has no class {parts[-2]}" + (f"; nearest: {', '.join(near)}" if near else "")
+        elif given:
+            base = (0 if given[0] == str(label) else 1) if base is None else base
+            if given[0] != str(label + base):
+                problem = f"{parts[-2]} has the number {label + base}"
+        if problem:
+            raise UserError(f"{path}, line {number}: {line!r} does not agree with classInd.txt: {problem}")
+        entries.append(("/".join(parts[-2:]), label))
     return entries
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
+    """Numbers and texts of the lines that are neither blank nor comments."""
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
             yield number, line.strip()
 
 
 def avi_files(videos: Path) -> Iterator[str]:
     """Paths of the videos in the class folders, relative to the folder that holds these."""
-    return (path.relative_to(videos).as_posix() for path in videos.glob("*/v_*.avi"))
+    return (
+        path.relative_to(videos).as_posix()
+        for path in videos.glob("*/*")
+        if path.name.lower().startswith("v_") and path.name.lower().endswith(".avi")
+    )

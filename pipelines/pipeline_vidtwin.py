@@ -120,7 +120,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         dynamics: LatentSource | None = None,
         clip_fps: float | None = 8.0,
         clip_start: float = 0.0,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
     ) -> VidTwinPipelineOutput | tuple:
         """Generate videos: both latents of them, or one latent to go with a given one.
 
@@ -165,7 +165,8 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        self._check_inputs(latents, output_type, callback_on_step_end_tensor_inputs)
+        tensor_inputs = tuple(callback_on_step_end_tensor_inputs or ())
+        self._check_inputs(latents, output_type, tensor_inputs)
         num_inference_steps = check_count("num_inference_steps", num_inference_steps)
         num_videos_per_class = check_count("num_videos_per_class", num_videos_per_class)
         if decode_chunk_size is not None:
@@ -174,16 +175,15 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         check_scheduler(self.scheduler, self.transformer.config.prediction_type)
         classes = class_labels(class_id, self.transformer.config)
         labels = [label for label in classes for _ in range(num_videos_per_class)]
-        given = self._given_latent(structure, dynamics, len(labels), clip_fps, clip_start)
         generator = make_generators(generator, len(labels))
+        given = self._given_latent(structure, dynamics, len(labels), clip_fps, clip_start)
         tokens = self._initial_tokens(len(labels), generator, latents)
         solver = Solver(self.scheduler, num_inference_steps, self.transformer.config.prediction_type)
         steps = step_arguments(self.scheduler, generator, eta)
         self._guidance_scale, self._interrupt = guidance.scale, False
 
         denoiser = Denoiser(self.transformer, torch.tensor(labels, device=tokens.device), guidance, given)
-        callback = (callback_on_step_end, tuple(callback_on_step_end_tensor_inputs))
-        tokens, sampling = self._sample(tokens, denoiser, solver, steps, *callback)
+        tokens, sampling = self._sample(tokens, denoiser, solver, steps, callback_on_step_end, tensor_inputs)
         latents = self.transformer.denormalize(self.transformer.layout.unpack(tokens))
         if given is not None:
             latents = given.into_latents(latents)

@@ -130,8 +130,9 @@ def test_what_a_callback_is_given():
         seen.append(sorted(kwargs))
 
     pipe(0, 1, callback_on_step_end=note, callback_on_step_end_tensor_inputs=["latents"])
-    pipe(0, 1, callback_on_step_end=note, callback_on_step_end_tensor_inputs=[])
-    assert seen == [["latents"], []]
+    for nothing in ([], None):
+        pipe(0, 1, callback_on_step_end=note, callback_on_step_end_tensor_inputs=nothing)
+    assert seen == [["latents"], [], []]
     with pytest.raises(ValueError, match="may name latents, got 'prompt_embeds'"):
         pipe(0, 1, callback_on_step_end=note, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
 

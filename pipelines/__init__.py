@@ -1,10 +1,8 @@
 """Sampling videos: the pipeline over both stages."""
 
-import sys
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from autoencoder.common.lazy import hand_on
+from autoencoder.common.lazy import hand_on, offer
 
 if TYPE_CHECKING:
     from pipelines.output import save_video
@@ -16,7 +14,5 @@ __getattr__, __dir__ = hand_on(
     __name__, {"VidTwinDiffusionPipeline": "pipelines.pipeline_vidtwin", "save_video": "pipelines.output"}
 )
 
-# `import pipelines` is to be enough for `DiffusionPipeline.from_pretrained`, to which the module makes its class known.
-# While Python looks for a command (`python -m pipelines.sample`) nothing is imported: its --help is to be quick.
-if sys.argv[:1] != ["-m"]:
-    import_module("pipelines.pipeline_vidtwin")
+# So that `import pipelines` is enough for `DiffusionPipeline.from_pretrained`.
+offer("diffusers", "VidTwinDiffusionPipeline", "pipelines.pipeline_vidtwin")

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -301,7 +300,3 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             video = torch.cat([self.vae.decode(chunk).sample.float() for chunk in chunks])  # (B, 3, T, H, W)
         cost.flops = flops
         return video, cost
-
-
-# `DiffusionPipeline.from_pretrained` looks for the class that a folder names among the attributes of diffusers.
-diffusers.VidTwinDiffusionPipeline = VidTwinDiffusionPipeline

@@ -43,12 +43,20 @@ def test_the_base_class_reads_a_folder(folder):
     assert np.array_equal(pipe(0, 2, generator=3).frames, tiny_pipeline()(0, 2, generator=3).frames)
 
 
-def test_the_base_class_reads_a_folder_in_a_process_that_only_imports_the_package(folder):
-    code = "import sys, pipelines, diffusers; print(type(diffusers.DiffusionPipeline.from_pretrained(sys.argv[1])))"
-    out = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    assert "VidTwinDiffusionPipeline" in out.stdout
+@pytest.mark.parametrize("imports", ["vidtwin, diffusers", "diffusers, pipelines"])
+def test_the_base_class_reads_a_folder_in_a_process_that_only_imports_a_package(folder, imports):
+    code = f"import importlib.util, sys; importlib.util.find_spec('diffusers'); import {imports}; "
+    code += "print(type(diffusers.DiffusionPipeline.from_pretrained(sys.argv[1])), diffusers.DDIMScheduler); "
+    code += "assert not hasattr(diffusers, 'Nothing')"
+    command = [sys.executable, "-c", code, str(folder)]
+    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "VidTwinDiffusionPipeline" in out.stdout and "DDIMScheduler" in out.stdout
+
+
+def test_importing_a_package_imports_nothing_heavy():
+    code = "import sys, pipelines, vidtwin; print([name for name in ('torch', 'diffusers') if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert out.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("keyword", ["dtype", "torch_dtype"])

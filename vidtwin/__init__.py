@@ -3,7 +3,7 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from autoencoder.common.lazy import hand_on
+from autoencoder.common.lazy import hand_on, offer
 
 if TYPE_CHECKING:
     from autoencoder.latents import VidTwinLatents, VidTwinPosterior
@@ -55,3 +55,6 @@ __getattr__, __dir__ = hand_on(
         "VidTwinDiffusionPipeline": "pipelines.pipeline_vidtwin",
     },
 )
+
+# So that `import vidtwin` is enough for `DiffusionPipeline.from_pretrained`.
+offer("diffusers", "VidTwinDiffusionPipeline", "pipelines.pipeline_vidtwin")

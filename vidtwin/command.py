@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         print(__version__)
     elif name in COMMANDS:
-        # "-m" is what Python itself leaves there while it looks for a module that it is to run.
-        sys.argv = ["-m", *arguments]
+        sys.argv = [name, *arguments]
         runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     else:
         print(f"error: there is no command {name!r}{nearest(name, [*COMMANDS])}", file=sys.stderr)

@@ -14,12 +14,14 @@ from autoencoder.common.files import atomic_folder
 from autoencoder.common.pictures import Previews, add_moving_picture, unit_to_uint8
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
+from autoencoder.common.summary import log_config, summary
 from autoencoder.data.folder import format_names
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.config import ObjectiveConfig, TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
 from generator.objective import make_scheduler
+from generator.report import describe_run
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.conditioning import Guidance
@@ -190,6 +192,10 @@ def _train(
     torch.manual_seed(config.seed)  # the weights that the model starts from
     model = build_model(model_settings, vae, cache, config.objective)
     trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
+
+    if show:
+        print(summary(describe_run(trainer, vae, autoencoder_hash)), flush=True)
+        log_config(trainer.writer, folder, trainer.step)
 
     def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
         return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))

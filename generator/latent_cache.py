@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import distributed
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from autoencoder.checkpoint import fingerprint
 from autoencoder.common.device import to_device
@@ -28,6 +28,7 @@ from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path, save_safetensors
 from autoencoder.common.locks import locked_folder
 from autoencoder.common.processes import from_all
+from autoencoder.common.progress import progress_bar
 from autoencoder.common.run import LAST_AUTOENCODER, read_pointer
 from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data import ClipDataset, UnreadableVideo, to_video
@@ -209,7 +210,7 @@ class _Encoder:
         )
         stream = iter(loader)
         done = num_clips - sum(len(batch) for batch in loader.batch_sampler)
-        with tqdm(total=num_clips, initial=done, desc="caching latents", unit="clip", disable=not self.progress) as bar:
+        with progress_bar(num_clips, "caching latents", "clip", initial=done, show=self.progress) as bar:
             for turn in range(num_turns):
                 if turn < len(missing):
                     number, batches = missing[turn]

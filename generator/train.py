@@ -60,14 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     join_launched()
     config, model_settings, folder, text = parse(argv)
 
-    from autoencoder.common.precision import describe_precision
     from generator.fit import make_accelerator, train
 
     accelerator = make_accelerator(config)
     # All processes have parsed by now, so none takes the new folder for an older run.
     with folder.held(text, config.resume):
-        if accelerator.is_main_process:
-            print(describe_precision(config.precision, accelerator.device))
         train(config, model_settings, folder, accelerator=accelerator)
     if accelerator.is_main_process:
         write_pointer(POINTER, folder.pipeline)

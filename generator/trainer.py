@@ -12,7 +12,6 @@ from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor
 from torch.utils.tensorboard import SummaryWriter
-from tqdm.auto import tqdm
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.compiling import should_compile
@@ -20,8 +19,10 @@ from autoencoder.common.cost import PeakMemory, count_flops
 from autoencoder.common.errors import NumericalError, UserError
 from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import CommonStop
+from autoencoder.common.progress import progress_bar
 from autoencoder.common.run import RunFolder
 from autoencoder.common.signals import StopSignals, catch_signals
+from autoencoder.common.summary import ExpectedEnd
 from autoencoder.data.stream import PositionSampler
 from generator.averages import averaged_model, averaged_weights, make_average
 from generator.batches import NoisySamples, Places, on_device, split
@@ -116,25 +117,28 @@ class GeneratorTrainer:
             FloatingPointError: if a gradient was not finite, before anything is recorded or saved after its step.
             Stopped: if a signal asks to end; the last whole step is saved.
         """
-        config, hide = self.config, not (progress and self.accelerator.is_main_process)
+        config, show = self.config, progress and self.accelerator.is_main_process
         self._window_start, self._window_step = time.perf_counter(), self.step
         common = CommonStop()
         try:
             with (
                 catch_signals() as signals,
                 signals.delayed(),
-                tqdm(total=config.max_steps, initial=self.step, desc="training", unit="step", disable=hide) as bar,
+                progress_bar(config.max_steps, "training", "step", initial=self.step, show=show) as bar,
             ):
-                batches = self._micro_batches()
+                batches, end, first_step = self._micro_batches(), ExpectedEnd(config.max_steps), self.step + 1
                 while self.step < config.max_steps:
                     terms, learning_rate = self._train_step(batches)
                     self.step += 1
                     if self.is_due(config.log_every):
                         self._log(terms, learning_rate)
-                        bar.set_postfix({"loss": f"{self.scalars['train/loss']:.4f}"}, refresh=False)
+                    if self.step == first_step or self.is_due(config.log_every):
+                        bar.set_postfix({"loss": f"{terms['loss'].item():.4f}"}, refresh=False)
                     if config.validate_every and self.is_due(config.validate_every):
                         self._record(self._validate())
                     bar.update()
+                    if line := end.after_step(self.step):
+                        bar.write(line)
                     self._end_step(signals, common, callbacks)
         finally:
             if self.writer:

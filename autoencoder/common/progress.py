@@ -1,6 +1,7 @@
 """Progress bars that read well in a terminal and in a log file."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from tqdm.auto import tqdm as terminal_bar
@@ -40,16 +41,21 @@ class LineBar(plain_bar):
         """Lines need no place on a screen."""
 
 
-def progress_bar(total: int, description: str, unit: str, initial: int = 0, show: bool = True) -> plain_bar:
+def progress_bar(
+    total: int | None, description: str, unit: str, initial: int = 0, show: bool = True, over: Iterable | None = None
+) -> plain_bar:
     """A tqdm bar on standard error: moving in a terminal or notebook, else a line every half minute.
 
     Args:
-        total: units in all.
+        total: units in all; None takes the length of `over`.
         description: of what goes on.
         unit: of the work, such as "step".
         initial: units that were done before.
         show: whether to show it at all; False for all processes but the first.
+        over: what the bar goes over, where it is iterated; None leaves `update` to the caller.
     """
     is_watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     bar = terminal_bar if is_watched else LineBar
-    return bar(total=total, initial=initial, desc=description, unit=unit, disable=not show, dynamic_ncols=is_watched)
+    return bar(
+        over, total=total, initial=initial, desc=description, unit=unit, disable=not show, dynamic_ncols=is_watched
+    )

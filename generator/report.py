@@ -1,0 +1,40 @@
+"""What stage two's training says on the screen before its first step."""
+
+from autoencoder.common.cost import format_flops
+from autoencoder.common.precision import describe_precision
+from autoencoder.common.summary import describe_batches
+from autoencoder.vidtwin import AutoencoderVidTwin
+from generator.trainer import GeneratorTrainer
+
+TARGETS = {
+    "flow": "the velocity noise - x_0",
+    "sample": "x_0",
+    "epsilon": "the noise",
+    "v_prediction": "the velocity v",
+}
+
+
+def describe_run(trainer: GeneratorTrainer, vae: AutoencoderVidTwin, autoencoder_hash: str) -> dict[str, str]:
+    """The entries of `summary` for a run that begins, or goes on, after `trainer.step` steps."""
+    config, model, cache, step = trainer.config, trainer.model, trainer.cache, trainer.step
+    processes, device = trainer.accelerator.num_processes, trainer.accelerator.device
+    count, classes = sum(parameter.numel() for parameter in model.parameters()), len(cache.class_names)
+    structure, tokens = model.layout.num_structure_tokens, model.layout.num_tokens
+    held_out = "none, the loss on held-out videos is not measured (--validate-every)"
+    if trainer.held_out is not None:
+        held_out = f"latents of {len(trainer.held_out):,} clips in {trainer.held_out.folder}"
+    averages = " and ".join(f"{a:g}" for a in (config.ema_decay, config.second_ema_decay) if a is not None)
+    return {
+        "run": f"{trainer.folder.path}" + (f", goes on after step {step}" if step else ""),
+        "data": f"{config.dataset}, latents of {len(cache):,} clips of {classes} class{'es' * (classes > 1)} in "
+        f"{cache.folder}",
+        "held out": held_out,
+        "autoencoder": f"{config.autoencoder} ({autoencoder_hash[:12]}), rate {vae.compression_rate:.2%}",
+        "model": f"{count:,} parameters, {structure} structure and {tokens - structure} dynamics tokens",
+        "loss": f"mean squared error of {TARGETS[config.objective.kind]}, per number of the normalised latents",
+        "device": f"{processes} x {device}, {describe_precision(config.precision, device)}",
+        "steps": f"{describe_batches(config, processes)}; checkpoint every {config.checkpoint_every}, samples every "
+        f"{config.sample_every}, moving average {averages}",
+        "cost": f"{format_flops(trainer.flops_per_step)} a step, "
+        f"{format_flops(trainer.flops_per_step * (config.max_steps - step))} to go",
+    }

@@ -1,0 +1,26 @@
+"""What stage two's training says."""
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_models import tiny_vae
+
+from generator import train as train_command
+
+FLAGS = ["--max-videos", "8", "--batch-size", "4", "--log-every", "3", "--sample-every", "9", "--sample-steps", "1"]
+MODEL = ["--model.hidden-size", "16", "--model.num-layers", "1", "--model.num-attention-heads", "2"]
+
+
+def test_a_run_says_what_it_is_before_its_first_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_vae(num_frames=8, sample_size=32).save_pretrained("vae")
+    command = ["--dataset", "shapes", "--autoencoder", "vae", "--output-dir", "run", "--precision", "fp32"]
+    train_command.main([*command, "--max-steps", "4", *FLAGS, *MODEL])
+    out, err = capsys.readouterr()
+    lines = dict(line.split(maxsplit=1) for line in out.replace("held out", "held-out").splitlines() if "  " in line)
+    assert lines["run"] == "run" and lines["data"].startswith("shapes, latents of 8 clips of 10 classes in ")
+    assert lines["autoencoder"].startswith("vae (") and lines["loss"].startswith("mean squared error of x_0")
+    assert lines["steps"].startswith("4 with 4 clips each") and "structure and" in lines["model"]
+    assert "FLOP a step" in lines["cost"] and "fp32" in lines["device"]
+    assert "4/4" in err and "loss=" in err
+    records = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    records.Reload()
+    assert "max_videos: 8" in records.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()

@@ -87,6 +87,31 @@ def test_commands_say_what_stopped_them(capsys):
     assert capsys.readouterr().out == "stopped by SIGINT\nstopped by SIGINT; more\n"
 
 
+def test_a_command_hands_signals_on_to_the_command_that_it_runs(monkeypatch):
+    class Process:
+        """Of a command that runs until it is told to end, and then saves what it has."""
+
+        told: list[int] = []
+        waits = 0
+
+        def __init__(self, command):
+            assert command[1:] == ["-m", "autoencoder.train", "--resume"]
+
+        def wait(self) -> int:
+            Process.waits += 1
+            if not self.told:
+                signal.raise_signal(signal.SIGTERM)
+            return 143
+
+        def send_signal(self, signum: int) -> None:
+            self.told.append(signum)
+
+    monkeypatch.setattr(commands.subprocess, "Popen", Process)
+    with pytest.raises(Stopped) as stopped:
+        commands.run_command(lambda: commands.start_command("autoencoder.train", ["--resume"]))
+    assert stopped.value.code == 143 and Process.told == [signal.SIGTERM] and Process.waits == 2
+
+
 class Slow(torch.utils.data.Dataset):
     """Says which process made an item."""
 

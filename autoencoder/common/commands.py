@@ -77,11 +77,19 @@ def build(config_class: type, namespace: Any) -> Any:
 def start_command(module: str, arguments: Sequence[str]) -> None:
     """Run a command of the project in a process of its own, as a person would.
 
+    A signal that stops this process is handed on to the command, which is waited for.
+
     Raises:
         UserError: if it fails; it has said why.
     """
     print(f"\n$ python -m {' '.join([module, *arguments])}", flush=True)
-    code = subprocess.run([sys.executable, "-m", module, *arguments]).returncode
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments])
+    try:
+        code = process.wait()
+    except Stopped as stopped:
+        process.send_signal(stopped.signum)
+        process.wait()
+        raise
     if code:
         raise UserError(f"python -m {module} ended with code {code}; what it printed above says why")
 

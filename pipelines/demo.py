@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common.commands import build, make_parser, run_command
+from autoencoder.common.locks import locked_folder
 
 
 @dataclass
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from pipelines.demonstration import execute
 
-    execute(config)
+    with locked_folder(config.output_dir):
+        execute(config)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from autoencoder.common.locks import LOCK_FILE, FolderInUseError, locked_folder
+from pipelines import demo, demonstration
 
 FORK = multiprocessing.get_context("fork")
 
@@ -126,3 +127,9 @@ def test_a_lock_whose_file_is_removed_holds(tmp_path):
             pass
         assert not others_may_have(folder), "the inner block of the same process leaves it"
     assert others_may_have(folder)
+
+
+def test_two_demos_do_not_share_a_folder(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(demonstration, "execute", lambda config: pytest.fail("it began"))
+    with pytest.raises(FolderInUseError, match="is in use by process"):
+        demo.main(["--output-dir", str(tmp_path)])

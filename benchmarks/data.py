@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from autoencoder.common import commands
 from autoencoder.common.errors import UserError
+from benchmarks.settings import check_counts
 
 SAMPLINGS = ("time", "stride")
 
@@ -32,8 +33,9 @@ class DataBenchmarkConfig:
         for sampling in self.samplings:
             if sampling not in SAMPLINGS:
                 raise UserError(f"sampling must be of {', '.join(SAMPLINGS)}, got {sampling!r}")
-        if self.rounds < 1:
-            raise UserError(f"rounds must be at least 1, got {self.rounds}")
+        check_counts(rounds=self.rounds, num_frames=self.num_frames, size=self.size)
+        if not self.sample_fps > 0:
+            raise UserError(f"sample_fps must be positive, got {self.sample_fps}")
 
     @property
     def samplings(self) -> list[str]:

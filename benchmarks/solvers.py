@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from benchmarks.settings import check_counts
 
 
@@ -28,6 +29,8 @@ class SolversConfig:
     """Folder for solvers.json and solvers.png."""
 
     def __post_init__(self):
+        if not all(number.strip().isdecimal() for number in self.steps.split(",")):
+            raise UserError(f"steps must be whole numbers, separated by commas, got {self.steps!r}")
         check_counts(videos_per_class=self.videos_per_class, **{f"steps {n}": n for n in self.numbers})
 
     @property

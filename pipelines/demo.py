@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common.commands import build, make_parser, run_command
+from autoencoder.common.errors import UserError
 from autoencoder.common.locks import locked_folder
 
 
@@ -27,6 +28,10 @@ class DemoConfig:
     device: str = "auto"
     """Where to sample and measure, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one. The trainings take
     what they find."""
+
+    def __post_init__(self):
+        if self.num_inference_steps < 1:
+            raise UserError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
 
     @property
     def videos_per_class(self) -> int:

@@ -33,6 +33,8 @@ class RecombineConfig:
     def __post_init__(self):
         if self.count < 10:
             raise UserError(f"count must be at least 10, one of every class, got {self.count}")
+        if self.num_inference_steps < 1:
+            raise UserError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -55,6 +55,10 @@ class SampleConfig:
         for name in ("num_videos", "num_inference_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.fps > 0 or (self.clip_fps is not None and not self.clip_fps > 0):
+            raise UserError(f"fps and clip_fps must be positive, got {self.fps} and {self.clip_fps}")
+        if self.clip_start < 0:
+            raise UserError(f"clip_start must be a second from 0 on, got {self.clip_start}")
         if self.structure is not None and self.dynamics is not None:
             raise UserError("--structure and --dynamics are both given: there is nothing left to sample")
 

@@ -9,9 +9,11 @@ import pytest
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from autoencoder.settings import AutoencoderSettings
 from generator import VidTwinDiT
 from generator.settings import TransformerSettings
+from pipelines import sample
 
 
 @dataclass
@@ -229,6 +231,39 @@ def test_help_shows_what_would_be_in_force(files, capsys):
     assert "--class CLASS Names of it. (default: [a])" in text
     assert "--rate X Rate of it. (default: null)" in text
     assert "--part.axes [...] Both axes. (default: [0.5, 0.5])" in text and "--part CONFIG" not in text
+
+
+@dataclass
+class Output:
+    """What is written."""
+
+    output_dir: Path = Path("new/folder")
+    """Folder of it."""
+
+
+@pytest.mark.parametrize("given", ["one.yaml", "one.yaml/below", "one.yaml/far/below"])
+def test_a_file_in_the_way_of_a_folder_is_one_line_before_any_work(files, capsys, given):
+    parser = commands.make_parser(Output, "Do it.")
+    with pytest.raises(SystemExit):
+        parser.read(["--output-dir", given])
+    error = capsys.readouterr().err
+    assert error == "error: --output-dir must be a folder, or be made one, but one.yaml is a file\n"
+    assert parser.read(["--output-dir", "."]).output_dir == Path()
+    assert parser.read([]).output_dir == Path("new/folder") and not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--fps 0", "fps and clip_fps must be positive, got 0.0 and 8.0"),
+        ("--clip-fps -1", "fps and clip_fps must be positive, got 8.0 and -1.0"),
+        ("--clip-start -1", "clip_start must be a second from 0 on, got -1.0"),
+        ("--num-videos 0", "num_videos must be at least 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_the_pipeline_is_looked_for(files, flags, message):
+    with pytest.raises(UserError, match=message):
+        sample.main(["--pipeline", "nowhere", "--class", "a", "--out", "x", *flags.split()])
 
 
 def test_presets_are_files_of_a_name(files, capsys):

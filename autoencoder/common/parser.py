@@ -19,6 +19,7 @@ from autoencoder.common.layers import Names, Setting, config_path, flag, read_la
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 HELP = ("-h", "--help")
+OUTPUT_FOLDERS = {"output_dir", "out", "latent_cache"}  # settings that are checked before any work
 UNSET = ("help", "config")  # flags that are no settings
 PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "[true|false]"}
 WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false", NoneType: "null"}
@@ -138,6 +139,9 @@ class CommandParser(ArgumentParser):
         for key, value in namespace.items():
             if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
                 self.error(f"{self._source(key)} must be finite, got {value}")
+        for key in OUTPUT_FOLDERS & set(self.names.settings):
+            if namespace[key] is not None and (obstacle := _file_in_the_way(Path(namespace[key]))):
+                self.error(f"{self._source(key)} must be a folder, or be made one, but {obstacle} is a file")
         return namespace
 
     def _show_help(self, layers: Sequence[dict[str, Setting]]) -> NoReturn:
@@ -174,6 +178,11 @@ class CommandParser(ArgumentParser):
     def _spelled(self, key: str) -> str:
         added = next((name for name, target in self.repeated.items() if target == key), key)
         return flag(added) if key in self.names.settings else key.upper()
+
+
+def _file_in_the_way(folder: Path) -> Path | None:
+    """What keeps a folder from being made: itself or a parent that is a file."""
+    return next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
 
 
 def _numbers(value: Any) -> Iterator[Any]:

@@ -44,7 +44,7 @@ LIBRARIES = ("torch", "diffusers", "accelerate", "lightning", "triton", "flash-a
 TEST_SECONDS = 120
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 TRAINING_FLOPS = 3  # of a forward, by convention

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def test_the_tests_that_need_a_gpu_are_run_by_their_mark(monkeypatch):
     monkeypatch.setattr(gpu.subprocess, "run", lambda command, **kwargs: seen.append(command) or Done)
     row = gpu.run_tests()
     assert row.error == "FAILED tests/test_gpu.py::test_x - boom" and row.note == "1 failed, 2 passed in 3 s"
-    assert seen[0][1:5] == ["-m", "pytest", "-q", "-m"] and seen[0][5] == "gpu"
+    assert seen[0][1:6] == ["-m", "pytest", "-q", "-m", "gpu"] and (Path(seen[0][6]) / "test_gpu.py").is_file()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,9 +143,21 @@ def test_every_preset_has_a_row():
         assert {name for presets in rows for name in presets} == files
 
 
+def test_the_table_in_the_repository_is_that_of_the_presets_and_all_of_them_fit():
+    """Counted anew by `python -m benchmarks.memory --output-dir benchmarks/results`, which takes two minutes."""
+    results = Path(memory_command.__file__).parent / "results"
+    rows = [memory.Memory(**row) for row in json.loads((results / "memory.json").read_text())["results"]]
+    assert memory.table(rows) == (results / "memory.md").read_text().rstrip("\n")
+    names = [(stage, presets) for stage, of in memory.STAGE_ROWS for presets in of]
+    assert [(row.stage, row.preset) for row in rows] == [(stage, " + ".join(presets)) for stage, presets in names]
+    for row, (stage, presets) in zip(rows, names, strict=True):
+        config, _ = memory.read_presets(stage, *presets)
+        assert (row.micro_batch, row.checkpointing) == (max(config.micro_batches(1)), config.gradient_checkpointing)
+        assert row.fits and row.total <= memory.LIMIT, row.preset
+
+
 def test_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, "AUTOENCODERS", [("tiny",)])
-    monkeypatch.setattr(memory, "GENERATORS", [])
+    monkeypatch.setattr(memory, "STAGE_ROWS", (("autoencoder", [("tiny",)]),))
     memory_command.main(["--output-dir", str(tmp_path)])
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "memory.json").read_text())

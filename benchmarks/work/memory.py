@@ -41,6 +41,7 @@ AUTOENCODERS = [(size,) for size in SIZES] + [("base", setting) for setting in S
 
 
 GENERATORS = [(recipe,) for recipe in RECIPES] + [(recipe, size) for recipe in RECIPES[1:] for size in DIT_SIZES]
+STAGE_ROWS = (("autoencoder", AUTOENCODERS), ("generator", GENERATORS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +186,7 @@ def _row(stage: str, preset: str, step: Step, whole: tuple[int, int], checkpoint
 
 def count_all() -> list[Memory]:
     """The rows of all presets; sizes of stage two on top of every recipe, settings of stage one on top of base."""
-    stages = (("autoencoder", AUTOENCODERS), ("generator", GENERATORS))
-    return [count_presets(stage, *presets) for stage, rows in stages for presets in rows]
+    return [count_presets(stage, *presets) for stage, rows in STAGE_ROWS for presets in rows]
 
 
 def table(rows: Sequence[Memory]) -> str:

@@ -5,6 +5,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -70,7 +71,7 @@ def test_decord_reads_the_right_frames_or_refuses(tmp_path, name, codec, options
     path = make_video(tmp_path / name, codec=codec, options=options, height=side, width=side)
     if obstacle:
         with pytest.raises(UnreadableVideo, match=f"{obstacle}.*decoder='pyav'"):
-            ClipReader(3, decoder="decord").read(path)
+            ClipReader(3, sample_fps=None, decoder="decord").read(path)
     for seed in range(6):
         clips = [ClipReader(3, sample_fps=None).read(path, draw(seed))]
         if obstacle is None:
@@ -136,3 +137,41 @@ def test_corrupted_file():
     verdicts = [verdict(seed) for seed in range(12)]
     assert None in verdicts and set(verdicts) != {None}
     assert verdicts == [verdict(seed) for seed in range(12)]
+
+
+COLOURS = [  # codec, pixel format, colour matrix (1 is BT.709), range (2 is full), width, height, why decord refuses
+    ("libx264", "yuv420p", 1, 1, 256, 192, None),
+    ("libx264", "yuvj420p", 6, 2, 256, 192, None),
+    ("libx264", "yuv422p", 9, 1, 256, 192, None),
+    ("libx264", "yuv444p", 1, 2, 256, 192, None),
+    ("libx265", "yuv420p", 1, 2, 256, 192, None),
+    ("libx264", "yuv420p10le", 1, 1, 256, 192, "pixel format is yuv420p10le"),
+    ("libx265", "yuv422p12le", 1, 1, 256, 192, "pixel format is yuv422p12le"),
+    ("libx265", "gray10le", 2, 1, 256, 192, "pixel format is gray10le"),
+    ("libx264rgb", "rgb24", 0, 2, 256, 192, "pixel format is gbrp"),
+    ("ffv1", "yuva420p", 2, 1, 256, 192, "codec is ffv1"),
+    ("prores_ks", "yuv422p10le", 1, 1, 256, 192, "codec is prores"),
+    ("mjpeg", "yuvj422p", 5, 2, 200, 101, "a side of its picture is odd"),
+]
+
+
+@needs_decord
+@pytest.mark.parametrize("codec, pixel_format, matrix, full, width, height, obstacle", COLOURS)
+def test_colours_are_those_of_pyav_or_refused(tmp_path, codec, pixel_format, matrix, full, width, height, obstacle):
+    path = tmp_path / ("video.mov" if codec in ("prores_ks", "mjpeg") else "video.mkv")
+    picture = draw(0).integers(0, 256, (height // 8 + 1, width // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"x265-params": "log-level=0"} if "265" in codec else {})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, full
+        for shift in range(4):
+            frame = av.VideoFrame.from_ndarray(np.roll(picture[:height], 8 * shift, 1), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format=pixel_format)))
+        container.mux(stream.encode(None))
+    by_auto, by_pyav = (ClipReader(3, sample_fps=None, decoder=name).read(path, draw(0)) for name in ("auto", "pyav"))
+    assert torch.equal(by_auto, by_pyav)
+    if obstacle is None:
+        assert torch.equal(ClipReader(3, sample_fps=None, decoder="decord").read(path, draw(0)), by_pyav)
+    else:
+        with pytest.raises(UnreadableVideo, match=obstacle):
+            ClipReader(3, sample_fps=None, decoder="decord").read(path)

@@ -300,7 +300,7 @@ def test_clips_are_read_as_they_are_needed_and_within_the_window(tmp_path, monke
     path = make_video(tmp_path / "a.mp4", 50)
     decoded = []
     upright = video_file._upright
-    monkeypatch.setattr(video_file, "_upright", lambda frame: decoded.append(frame.pts) or upright(frame))
+    monkeypatch.setattr(video_file, "_upright", lambda frame, way: decoded.append(frame.pts) or upright(frame, way))
     protocol = Protocol(None, FRAMES, SIZE)
     clips = protocol.clips(ListedVideo("a.mp4", path), open_file(path))
     decoded.clear()

@@ -113,7 +113,7 @@ class VideoFile:
                     if latest is not None and stamp <= latest:
                         raise UnreadableVideo(f"{self.path}: its time stamps do not follow the order of its frames")
                     latest = stamp
-                    pixels = np.ascontiguousarray(self.orientation.apply(frame.to_ndarray(format="rgb24")))
+                    pixels = _upright(frame, self.orientation)
                     if pixels.shape[:2] != (self.format.height, self.format.width):
                         raise UnreadableVideo(f"{self.path}: the size of the picture changes at {frame.time:.3f} s")
                     yield TimedFrame(torch.from_numpy(pixels), stamp, duration)
@@ -193,6 +193,11 @@ def _scan(
         place = (packet.pts - origin) * frames_per_unit
         on_grid &= abs(place - round(place)) <= frames_per_unit
     return count, origin, on_grid
+
+
+def _upright(frame: av.VideoFrame, orientation: Orientation) -> np.ndarray:
+    """uint8 (H, W, 3): the picture as it is shown."""
+    return np.ascontiguousarray(orientation.apply(frame.to_ndarray(format="rgb24")))
 
 
 class VideoWriter:

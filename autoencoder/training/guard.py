@@ -64,7 +64,7 @@ class FiniteGuard:
         if self._record is None:
             return
         step, loss, *norms = self._record.tolist()
-        if step:
+        if step >= 1:
             values = ", ".join(f"{name} {norm}" for name, norm in zip(self.VALUES, norms, strict=True))
             raise NumericalError(
                 f"step {int(step)}: the loss is {loss}, {values}; the run stops, the last checkpoint is good. "

@@ -44,7 +44,8 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin"
         announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE)
     torch.manual_seed(config.seed)  # the weights that the model starts from
     model = AutoencoderVidTwin(**vars(settings.model))
-    folder.claim()
+    if not config.dry_run:
+        folder.claim()
     return config, model, folder, text
 
 
@@ -54,9 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, model, folder, text = parse(argv)
     check_number(config.num_devices, config.num_nodes)
 
-    from autoencoder.training.fit import load_lpips, train
+    from autoencoder.training.fit import dry_run, load_lpips, train
 
     lpips = load_lpips(config)
+    if config.dry_run:
+        return dry_run(config, model, folder, lpips)
     with folder.held(text, config.resume):
         trainer = train(config, model, folder, lpips=lpips)
     if trainer.is_global_zero:

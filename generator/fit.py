@@ -17,7 +17,7 @@ from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.summary import log_config, summary
 from autoencoder.data.folder import format_names
 from autoencoder.vidtwin import AutoencoderVidTwin
-from generator.config import ObjectiveConfig, TrainConfig
+from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
 from generator.objective import make_scheduler
@@ -113,18 +113,26 @@ def sharding_policy(mixed_precision: str) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
-def build_model(
-    settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, objective: ObjectiveConfig
+def build_transformer(
+    config: TrainConfig, settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache
 ) -> VidTwinDiT:
-    """The transformer for the latents of `vae` in `cache`; `settings` are its other arguments."""
+    """The transformer for the latents of `vae` in `cache`, with the weights that the run starts from.
+
+    Args:
+        config: of the run.
+        settings: the fields of `TransformerSettings`, by name.
+        vae: the autoencoder.
+        cache: the training set.
+    """
+    torch.manual_seed(config.seed)
     return VidTwinDiT(
         **settings,
         structure_shape=vae.structure_shape,
         dynamics_shape=vae.dynamics_shape,
         dynamics_axes=vae.dynamics_axes,
         num_classes=len(cache.class_names),
-        prediction_type=objective.kind,
-        independent_times=objective.independent_times,
+        prediction_type=config.objective.kind,
+        independent_times=config.objective.independent_times,
         id2label={str(label): name for label, name in enumerate(cache.class_names)},
         **cache.statistics,
     )
@@ -189,8 +197,7 @@ def _train(
         held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
         _check_classes(cache, held_out)
 
-    torch.manual_seed(config.seed)  # the weights that the model starts from
-    model = build_model(model_settings, vae, cache, config.objective)
+    model = build_transformer(config, model_settings, vae, cache)
     trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
 
     if show:

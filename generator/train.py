@@ -51,7 +51,8 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
     if config.resume:
         same = {"autoencoder": partial(is_same_autoencoder, folder)}
         announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE, same)
-    folder.claim()
+    if not config.dry_run:
+        folder.claim()
     return config, vars(settings.model), folder, text
 
 
@@ -63,6 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from generator.fit import make_accelerator, train
 
     accelerator = make_accelerator(config)
+    if config.dry_run:
+        from generator.dry_run import dry_run
+
+        return dry_run(config, model_settings, folder, accelerator)
     # All processes have parsed by now, so none takes the new folder for an older run.
     with folder.held(text, config.resume):
         train(config, model_settings, folder, accelerator=accelerator)

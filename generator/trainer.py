@@ -104,7 +104,7 @@ class GeneratorTrainer:
         self._divergence = _Divergence(accelerator.device)
         self.peak_memory = PeakMemory(accelerator.device)
         self.scalars: dict[str, float] = {}
-        self.writer = self._open_writer() if accelerator.is_main_process else None
+        self.writer = self._open_writer() if accelerator.is_main_process and not config.dry_run else None
 
     def run(self, callbacks: Sequence[Callable[["GeneratorTrainer"], None]] = (), progress: bool = True) -> None:
         """Train to `config.max_steps`.
@@ -143,6 +143,12 @@ class GeneratorTrainer:
         finally:
             if self.writer:
                 self.writer.close()
+
+    def try_step(self) -> dict[str, float]:
+        """Take one step, of which nothing is recorded; returns this process's losses and gradient norm."""
+        terms, _ = self._train_step(self._micro_batches())
+        self._divergence.check()
+        return {name: term.item() for name, term in terms.items()}
 
     def is_due(self, every: int) -> bool:
         """Whether what is done every so many steps, and after the last one, is to be done now."""

@@ -24,3 +24,15 @@ def test_a_run_says_what_it_is_before_its_first_step(tmp_path, monkeypatch, caps
     records = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     records.Reload()
     assert "max_videos: 8" in records.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+
+
+def test_a_dry_run_takes_a_step_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny_vae(num_frames=8, sample_size=32).save_pretrained("vae")
+    before = sorted(tmp_path.rglob("*"))
+    command = ["--dataset", "shapes", "--autoencoder", "vae", "--precision", "fp32", "--dry-run", *FLAGS, *MODEL]
+    train_command.main([*command, "--validate-every", "1"])
+    out = capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "the latents would lie in outputs/latents/shapes-" in out and "one step" in out and "loss_dynamics " in out
+    assert "weights" in out and "not measured on cpu" in out and "FLOP a step" in out

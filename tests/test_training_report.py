@@ -35,3 +35,15 @@ def test_a_run_says_what_it_is_before_its_first_step(tmp_path, monkeypatch, caps
 
     train_command.main(["--config", "tiny.yaml", "--output-dir", "run", "--resume", "--max-steps", "6"])
     assert "goes on after step 4" in capsys.readouterr().out
+
+
+def test_a_dry_run_takes_a_step_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("gan_start: 2", "gan_start: 0"))
+    train_command.main(["--config", "tiny.yaml", "--dry-run", "--ema-decay", "0.9", "--precision", "fp32"])
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert [path.name for path in tmp_path.rglob("*")] == ["tiny.yaml"]
+    assert lines["steps"].startswith("4 with 2 clips each") and "FLOP a step" in lines["cost"]
+    assert "l1 " in lines["one"] and "discriminator_loss " in lines["one"] and "gradient_norm " in lines["one"]
+    assert all(f"{part} " in lines["memory"] for part in ("weights", "gradients", "optimiser", "averages"))
+    assert "not measured on cpu" in lines["memory"]

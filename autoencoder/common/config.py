@@ -21,7 +21,7 @@ class RunConfig:
     """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"output_dir", "resume", "micro_batch_size", "attention_backend"}
+        {"output_dir", "resume", "dry_run", "micro_batch_size", "attention_backend"}
         | {"log_every", "checkpoint_every", "keep_checkpoints"}
     )
 
@@ -29,6 +29,8 @@ class RunConfig:
     """Folder of the run; a new one below outputs/ by default, with --resume the newest one there."""
     resume: bool = False
     """Go on from the newest checkpoint of the folder; its config is the default."""
+    dry_run: bool = False
+    """Print what the run would be and what a step costs, read one batch, take one step, and write nothing."""
     seed: int = 0
     """All randomness of the run is a function of it."""
     max_steps: int = 1000

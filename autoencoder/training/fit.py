@@ -1,6 +1,7 @@
 """Training the autoencoder: what `python -m autoencoder.train` does once it knows its config."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -16,7 +17,7 @@ from autoencoder.common.launchers import is_first_process
 from autoencoder.common.precision import resolve_precision, set_tf32
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
-from autoencoder.common.summary import log_config, summary
+from autoencoder.common.summary import log_config, step_memory, summary
 from autoencoder.metrics.lpips import lpips_network
 from autoencoder.training.checkpointing import AtomicCheckpointIO, OrderlyStop, StepCheckpoint
 from autoencoder.training.config import TrainConfig
@@ -92,6 +93,55 @@ def _train(
     signals: StopSignals,
 ) -> Trainer:
     checkpoint, step = newest_whole_checkpoint(folder.checkpoints)
+    data, module = _prepare(config, model, lpips)
+    checkpoints = StepCheckpoint(folder, config)
+    trainer = _make_trainer(
+        config,
+        folder,
+        max_steps=config.max_steps,
+        logger=TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=step + 1 if step else 0),
+        callbacks=[checkpoints, StepProgress(config.max_steps), *callbacks, OrderlyStop(checkpoints, signals)],
+    )
+    if is_first_process():
+        print(summary(describe_run(config, module, data, folder, step)), flush=True)
+        log_config(trainer.logger.experiment, folder, step)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        with atomic_folder(folder.model) as temporary, module.ema_weights():
+            model.save_pretrained(temporary)
+    return trainer
+
+
+def dry_run(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, lpips: nn.Module | None = None) -> None:
+    """Print what a run would be, read one batch, take one step, and print what it took; nothing is written.
+
+    Args:
+        config: of the run.
+        model: the autoencoder.
+        folder: of the run; it is not made. If it holds a run, the step is that after its newest checkpoint.
+        lpips: what `load_lpips` returns.
+    """
+    checkpoint, step = newest_whole_checkpoint(folder.checkpoints)
+    data, module = _prepare(replace(config, log_every=1), model, lpips)
+    trainer = _make_trainer(config, folder, max_steps=step + 1, logger=False, callbacks=[], limit_val_batches=0)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.is_global_zero:
+        trained = [model, *([module.discriminator] if module.discriminator else [])]
+        memory = step_memory(trained, trainer.optimizers, averages=int(module.ema is not None))
+        terms = ", ".join(
+            f"{tag.removeprefix('train/')} {value:.4g}"
+            for tag, value in module.scalars.items()
+            if tag.startswith("train/")
+        )
+        entries = describe_run(config, module, data, folder, step) | {"one step": terms, "memory": memory}
+        print(summary(entries))
+        print("dry run: nothing was written")
+
+
+def _prepare(
+    config: TrainConfig, model: AutoencoderVidTwin, lpips: nn.Module | None
+) -> tuple[ClipDataModule, VidTwinModule]:
+    """The clips of a run, and its module."""
     data = ClipDataModule(
         config,
         model.config.num_frames,
@@ -114,16 +164,18 @@ def _train(
     if compiles:
         # The last layer stays outside of compiled code: the adaptive weight takes gradients there alone.
         model.compile_repeated_blocks()
-    module = VidTwinModule(model, config, len(data.train), lpips)
-    checkpoints = StepCheckpoint(folder, config)
-    trainer = Trainer(
+    return data, VidTwinModule(model, config, len(data.train), lpips)
+
+
+def _make_trainer(config: TrainConfig, folder: RunFolder, **options) -> Trainer:
+    """Lightning's trainer for a config; `options` are further arguments of it."""
+    return Trainer(
         accelerator=config.accelerator,
         devices=config.num_devices,
         num_nodes=config.num_nodes,
         strategy="auto" if config.num_processes == 1 else SidesStrategy(),
         sync_batchnorm=config.accelerator != "cpu" and torch.cuda.is_available(),
         precision=PRECISIONS[resolve_precision(config.precision, config.device)],
-        max_steps=config.max_steps,
         max_epochs=-1,
         val_check_interval=config.validate_every,
         check_val_every_n_epoch=None,
@@ -133,21 +185,7 @@ def _train(
         enable_model_summary=False,
         enable_progress_bar=False,
         log_every_n_steps=config.log_every,
-        logger=TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=step + 1 if step else 0),
         plugins=[AtomicCheckpointIO(), make_environment()],
-        callbacks=[
-            checkpoints,
-            StepProgress(config.max_steps),
-            *callbacks,
-            OrderlyStop(checkpoints, signals),
-        ],
         default_root_dir=folder.path,
+        **options,
     )
-    if is_first_process():
-        print(summary(describe_run(config, module, data, folder, step)), flush=True)
-        log_config(trainer.logger.experiment, folder, step)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.is_global_zero:
-        with atomic_folder(folder.model) as temporary, module.ema_weights():
-            model.save_pretrained(temporary)
-    return trainer

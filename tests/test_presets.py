@@ -153,7 +153,7 @@ def test_unknown_keys_of_a_file_are_errors(tmp_path, capsys):
 def test_every_way_to_say_resume(flags, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text("max_steps: 7\n")
+    (folder / "config.yaml").write_text("max_steps: 7\nprecision: fp32\n")
     arguments = [f"--output-dir={folder}", *flags]
     if flags in ((), ("--resume", "false")):
         with pytest.raises(FileExistsError, match="--resume"), torch.device("meta"):
@@ -209,14 +209,14 @@ def test_the_readmes_command_means_ucf101(order, monkeypatch, tmp_path):
 def test_a_file_chooses_folder_and_resumes_as_flags_do(said, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/config.yaml").write_text("max_steps: 9\nmodel: {hidden_size: 48}\n")
-    settings = {"output_dir": "mine", "resume": True, "dataset": "ucf101", "batch_size": 4}
+    (tmp_path / "mine/config.yaml").write_text("max_steps: 9\nprecision: fp32\nmodel: {hidden_size: 48}\n")
+    settings = {"output_dir": "mine", "resume": True, "log_every": 3}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(settings))
     flags = [f"--{key}={str(value).lower()}" for key, value in settings.items()]
     with torch.device("meta"):
         config, model, folder, _ = parse(flags if said == "flags" else ["--config", "my.yaml"])
     assert str(folder.path) == "mine" and config.resume
-    assert (config.max_steps, config.batch_size, config.dataset) == (9, 4, "ucf101")
+    assert (config.max_steps, config.log_every) == (9, 3)
     assert model.config.hidden_size == 48
 
 

@@ -13,11 +13,13 @@ import torch
 from autoencoder.common.cost import format_bytes
 from benchmarks.cache import CacheBenchmarkConfig
 from benchmarks.report import environment, write_json
+from benchmarks.work.batches import measure_batches
 from generator.latent_cache import LatentCache, write_index, write_shard
 
 HEADER = f"{'clips':>9} {'shards':>7} {'on disk':>11} {'open':>11} {'reading':>11} {'samples/s':>10}"
 
 
+BATCHES_HEADER = f"\n{'workers':>7} {'samples/s':>10} {'own ms a batch':>16}"
 STATUS = Path("/proc/self/status")
 
 
@@ -117,6 +119,9 @@ def execute(config: CacheBenchmarkConfig) -> None:
         for name, clips in (("small", config.clips), ("large", config.factor * config.clips)):
             rows.append(measure(Path(temporary) / name, clips, config))
             print(rows[-1], flush=True)
+        print(BATCHES_HEADER, flush=True)
+        for workers in (0, 1, 2):
+            print(measure_batches(Path(temporary) / "small", config.batch_size, config.batches, workers), flush=True)
     write_json(config.output, "cache", environment(torch.device("cpu")), rows)
     print(
         "open, reading: anonymous memory taken by opening the cache, and by that and reading random clips of it; "

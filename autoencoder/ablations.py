@@ -1,7 +1,7 @@
-"""Encoders of a branch that the paper ablates with (the details are our reading).
+"""Alternative branch encoders of the ablation study of arXiv 2412.17726; details that it does not give are ours.
 
-The structure branch's stand-ins answer `read_places` as `QFormer` does; the dynamics branch's is called as
-`DynamicsEncoder` is.
+Those of the structure branch have `read_places`, as `QFormer` has; that of the dynamics branch has the forward of
+`DynamicsEncoder`.
 """
 
 import torch
@@ -10,11 +10,11 @@ from torch import nn
 
 from autoencoder.structure import QFormer
 
-PLACE_CHANNELS = 8  # per place, where space goes into the hidden dimension
+PLACE_CHANNELS = 8  # channels of a grid position in `SpaceInHidden`
 
 
 class TemporalConvolution(nn.Module):
-    """Ablation (c): a convolution over time, then a linear map from frames to queries, for every place by itself.
+    """Ablation (c): a convolution over time, then a linear map from frames to queries, for each grid position alone.
 
     Args:
         num_frames: frames F.
@@ -35,11 +35,11 @@ class TemporalConvolution(nn.Module):
 
 
 class SpaceInHidden(nn.Module):
-    """Ablation (d): all places of a frame in one token; the Q-Former reads the frames, a linear map gives places back.
+    """Ablation (d): one token per frame holds all its grid positions; a linear map recovers them after the Q-Former.
 
     Args:
         qformer: reads tokens of width N x `PLACE_CHANNELS`.
-        num_places: N.
+        num_places: grid positions N of a frame.
         context_dim: width of the features.
     """
 
@@ -57,10 +57,10 @@ class SpaceInHidden(nn.Module):
 
 
 class DynamicsQFormerEncoder(nn.Module):
-    """Ablation (b): in every frame a Q-Former reads all places, one query for each position along x, then along y.
+    """Ablation (b): in every frame a Q-Former reads all grid positions; its queries stand for columns, then rows.
 
     Args:
-        qformer: of w_D + h_D queries.
+        qformer: has w_D + h_D queries, those of the columns (positions along x) first.
         latent_channels: d_D.
     """
 

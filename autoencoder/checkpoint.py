@@ -1,4 +1,4 @@
-"""Reading a trained autoencoder, and a name for it by what it holds."""
+"""Loading a trained autoencoder, and the fingerprint of a model."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ from autoencoder.vidtwin import READERS, AutoencoderVidTwin
 
 
 def load_autoencoder(folder: str | Path, device: str = "auto") -> AutoencoderVidTwin:
-    """Read an autoencoder for inference.
+    """Load an autoencoder for inference, in eval mode.
 
     Args:
-        folder: as `save_pretrained` left it.
+        folder: written by `save_pretrained`.
         device: such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one.
 
     Raises:
-        FileNotFoundError: if the folder holds none.
-        ValueError: if there is no such device.
+        MissingFileError: if the folder holds no autoencoder.
+        UserError: if there is no such device.
     """
     if not (Path(folder) / "config.json").is_file():
         raise MissingFileError(
@@ -35,10 +35,10 @@ def load_autoencoder(folder: str | Path, device: str = "auto") -> AutoencoderVid
 def fingerprint(model: ModelMixin) -> str:
     """SHA-256, in hexadecimal, over the config and all weights of a model.
 
-    What was made with a model carries it, so that it is never taken for that of another one.
+    Encoded videos and latent caches store the fingerprint of their autoencoder, so that no other one decodes them.
     """
     config = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    for name, choices in READERS.items():  # younger than the first fingerprints, which stay valid
+    for name, choices in READERS.items():  # fields added later; left at their defaults, older fingerprints stay valid
         if config.get(name) == choices[0]:
             del config[name]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""Clips to latents and back, by the posterior's means, without gradients and a batch at a time."""
+"""Clips to latents (posterior means) and back, without gradients and batch by batch."""
 
 import torch
 
@@ -52,5 +52,5 @@ def decode_float_clips(
 def decode_clips(
     vae: AutoencoderVidTwin, latents: VidTwinLatents, part: str = "both", batch_size: int = BATCH_SIZE
 ) -> torch.Tensor:
-    """As `decode_float_clips`, but uint8 (B, T, H, W, 3) on the CPU, as files and pictures take it."""
+    """As `decode_float_clips`, but uint8 (B, T, H, W, 3) on the CPU, for files and pictures."""
     return to_uint8(decode_float_clips(vae, latents, part, batch_size)).cpu()

@@ -1,6 +1,6 @@
-"""Make a published checkpoint one of this project: python -m autoencoder.convert checkpoint.ckpt out_dir.
+"""Convert a checkpoint of the published reference: python -m autoencoder.convert checkpoint.ckpt out_dir.
 
-The folder is read by `AutoencoderVidTwin.from_pretrained`, and by the --checkpoint of every command.
+The new folder is read by `AutoencoderVidTwin.from_pretrained`, and by the --checkpoint of every command.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from autoencoder.common.files import atomic_folder
 
 @dataclass
 class ConvertConfig:
-    """What the tensors of the checkpoint do not tell."""
+    """Settings that cannot be read from the tensors of the checkpoint."""
 
     num_attention_heads: int | None = None
-    """Heads of the backbone; null is what the published model of that width has."""
+    """Heads of the backbone; null takes those of the published model of that width."""
     qformer_num_attention_heads: int | None = None
-    """Heads of the Q-Former; null is what the published models have."""
+    """Heads of the Q-Former; null takes those of the published models."""
 
     @property
     def overrides(self) -> dict[str, int]:
@@ -28,7 +28,7 @@ class ConvertConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Convert a checkpoint, from command-line arguments."""
     parser = commands.make_parser(ConvertConfig, __doc__, "autoencoder.convert")
     parser.add_argument("checkpoint", type=Path, help="the reference's .ckpt or .safetensors file")
     parser.add_argument("output", type=Path, help="new folder")

@@ -1,4 +1,4 @@
-"""Decode a video file: python -m autoencoder.decode in.safetensors out.mp4 --checkpoint DIR.
+"""Decode the latents of a video: python -m autoencoder.decode in.safetensors out.mp4 --checkpoint DIR.
 
 The input is a file that `python -m autoencoder.encode` wrote with the same autoencoder. The frames are those that
 `python -m autoencoder.reconstruct` makes, bit for bit before they are compressed.
@@ -27,7 +27,7 @@ class DecodeConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Decode a video, from command-line arguments."""
     parser = commands.make_parser(DecodeConfig, __doc__, "autoencoder.decode")
     parser.add_argument("input", type=Path, help="file that `python -m autoencoder.encode` wrote")
     parser.add_argument("output", type=Path, help="video file")

@@ -35,7 +35,7 @@ def relu_mlp(*dims: int) -> nn.Sequential:
 
 
 class DynamicsDecoder(nn.Module):
-    """u_D: the dynamics latent back to backbone features, each axis repeated along the other and the two added.
+    """u_D: the dynamics latent back to backbone features: each axis is repeated along the other, and both are added.
 
     Both axes share the weights, as the grid is square.
     """

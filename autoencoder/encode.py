@@ -1,6 +1,6 @@
 """Encode a video file: python -m autoencoder.encode in.mp4 out.safetensors --checkpoint DIR.
 
-The file holds the latents of the whole video and what `python -m autoencoder.decode` needs to make a video of them,
+The file holds the latents of the whole video and all else that `python -m autoencoder.decode` needs to restore it,
 except for the audio.
 """
 
@@ -18,9 +18,9 @@ class EncodeConfig:
     """How to encode."""
 
     checkpoint: Path
-    """Folder of the autoencoder, as `python -m autoencoder.train` leaves it in model/."""
+    """Folder of the autoencoder: model/ of a run of `python -m autoencoder.train`."""
     fit: Literal["pad", "crop"] = "pad"
-    """pad: the whole picture, its edges drawn out to a square; crop: the centre square."""
+    """pad: the whole picture, padded to a square by repeating its edges; crop: the centre square."""
     overlap: int | None = None
     """Frames that neighbouring clips share and that decoding cross-fades; null is three eighths of a clip."""
     device: str = "auto"
@@ -28,7 +28,7 @@ class EncodeConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Encode a video, from command-line arguments."""
     parser = commands.make_parser(EncodeConfig, __doc__, "autoencoder.encode")
     parser.add_argument("input", type=Path, help="video file")
     parser.add_argument("output", type=Path, help="file for the latents; its name ends in .safetensors")

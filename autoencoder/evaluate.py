@@ -15,14 +15,14 @@ from autoencoder.common.errors import UserError
 
 @dataclass
 class EvaluateConfig:
-    """What to measure, and how; the defaults are the published protocol."""
+    """What to measure, and how; the defaults are VidTok's published protocol."""
 
     checkpoint: Path
-    """Folder of the autoencoder, as `python -m autoencoder.train` leaves it in model/."""
+    """Folder of the autoencoder: model/ of a run of `python -m autoencoder.train`."""
     videos: Path
     """Folder of videos, or a .csv manifest with the header path[,label][,start][,end]."""
     output_dir: Path = Path("outputs/evaluation")
-    """Folder for evaluation.json, videos.csv and clips.png; what it holds of them is replaced."""
+    """Folder for evaluation.json, videos.csv and clips.png; files of these names are replaced."""
     part: Literal["both", "structure", "dynamics"] = "both"
     """Latent to decode from; the other one is left out."""
     sample_fps: float | None = 25.0
@@ -33,8 +33,8 @@ class EvaluateConfig:
     i3d: Path | None = None
     """Weights of I3D, i3d_torchscript.pt or i3d_pretrained_400.pt, for rFVD; without them it is not measured."""
     allow_unknown_i3d: bool = False
-    """Take a file of I3D that is neither of these; the distance is not called rFVD then. A TorchScript archive is a
-    program: allow only one that you trust."""
+    """Accept other weights of I3D; the distance is not called rFVD then. A TorchScript archive is a program: allow
+    only one that you trust."""
     batch_size: int = 1
     """Clips that go through the model at a time; peak memory and speed are those of such a batch."""
     device: str = "auto"
@@ -48,7 +48,7 @@ class EvaluateConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Evaluate an autoencoder, from command-line arguments."""
     parser = commands.make_parser(EvaluateConfig, __doc__, "autoencoder.evaluate")
     config = commands.build(EvaluateConfig, parser.read(argv))
 

@@ -1,4 +1,4 @@
-"""The one type that crosses between the stages: the pair of latents, and the distribution over it."""
+"""The pair of latents, which passes between the stages, and the distribution over it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class VidTwinLatents:
         dynamics: float (B, d_D, F, w_D + h_D), detail and fast motion; the positions along x (width) come first.
 
     Raises:
-        ValueError: if the ranks or the batch sizes do not fit.
+        UserError: if the ranks or the batch sizes do not fit.
     """
 
     structure: torch.Tensor
@@ -70,7 +70,7 @@ class VidTwinLatents:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: if the file does not hold exactly the two latents.
+            UserError: if the file does not hold exactly the two latents.
         """
         tensors = load_file(path)
         if tensors.keys() != {"structure", "dynamics"}:
@@ -101,7 +101,7 @@ class VidTwinPosterior:
 
         Args:
             generator: one generator, or a list with one per clip so that a clip's noise does not depend on its batch.
-            noise: standard normal noise that is drawn already, on the device of the posterior.
+            noise: standard normal noise drawn beforehand, on the device of the posterior; `generator` is not used then.
         """
 
         def draw(mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:

@@ -80,7 +80,7 @@ def load_original(model_class, path: str | Path, overrides: Mapping):
 
 
 def original_name(key: str) -> str:
-    """The reference's name of one of our parameters."""
+    """The reference's key for a key of our state dict."""
     for ours, theirs, stride in STRIDED_RENAMES:
         match = re.match(rf"{re.escape(ours)}\.(\d+)\.(\w+)$", key)
         if match:
@@ -91,11 +91,11 @@ def original_name(key: str) -> str:
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read a `.safetensors` or `.ckpt` file without running anything that it holds.
+    """Read a `.safetensors` or `.ckpt` file without running code that it may hold.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read, or holds objects other than tensors; the message names them.
+        MissingFileError: if there is no such file.
+        UserError: if it cannot be read, or holds objects other than tensors; the message names them.
     """
     path = Path(path)
     if not path.is_file():
@@ -131,10 +131,10 @@ def _foreign_objects_message(path: Path, error: pickle.UnpicklingError) -> str:
 
 
 def read_config(state: Mapping[str, torch.Tensor], overrides: Mapping) -> dict:
-    """Read the sizes off the tensors.
+    """Read the sizes of a model, by argument of `AutoencoderVidTwin`, from the shapes of its tensors.
 
     Raises:
-        ValueError: if a tensor that tells a size is missing or of another rank, or the heads cannot be known.
+        UserError: if a tensor needed for that is missing or of another rank, or the number of heads is not known.
     """
 
     def shape(key: str, rank: int) -> torch.Size:

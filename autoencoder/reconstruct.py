@@ -1,8 +1,8 @@
 """Reconstruct a video file: python -m autoencoder.reconstruct in.mp4 out.mp4 --checkpoint DIR.
 
 The output has the frames, time stamps (so a variable frame rate is kept), size and audio of the input; subtitles are
-left out. With `--structure a.mp4 --dynamics b.mp4 out.mp4` the structure of one video meets the dynamics of another:
-frames go together by their number, the shorter video ends it, and size, time stamps and audio are those of a.mp4.
+left out. `--structure a.mp4 --dynamics b.mp4 out.mp4` combines the structure of one video with the dynamics of another:
+frames are paired by their number up to the end of the shorter video; size, time stamps and audio are those of a.mp4.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class ReconstructConfig:
     """What to reconstruct, and how."""
 
     checkpoint: Path
-    """Folder of the autoencoder, as `python -m autoencoder.train` leaves it in model/."""
+    """Folder of the autoencoder: model/ of a run of `python -m autoencoder.train`."""
     structure: Path | None = None
     """Video whose structure latent is taken, instead of an input."""
     dynamics: Path | None = None
@@ -27,7 +27,7 @@ class ReconstructConfig:
     part: Literal["both", "structure", "dynamics"] = "both"
     """Latent to decode from; the other one is left out."""
     fit: Literal["pad", "crop"] = "pad"
-    """pad: the whole picture, its edges drawn out to a square and cut off again, back at the input's size; crop: the
+    """pad: the whole picture, padded to a square by repeating its edges, and cut back to the input's size; crop: the
     centre square, at the model's size."""
     overlap: int | None = None
     """Frames that neighbouring clips share and that are cross-faded; null is three eighths of a clip."""
@@ -46,7 +46,7 @@ class ReconstructConfig:
         """The video of the structure, that of the dynamics, and the output.
 
         Raises:
-            ValueError: if the number of paths does not fit.
+            UserError: if the number of paths does not fit.
         """
         expected = 2 if self.structure is None else 1
         if len(paths) != expected:
@@ -56,7 +56,7 @@ class ReconstructConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Reconstruct a video, from command-line arguments."""
     parser = commands.make_parser(ReconstructConfig, __doc__, "autoencoder.reconstruct")
     parser.add_argument("paths", nargs="+", type=Path, help="input and output; with --structure the output alone")
     settings = parser.read(argv)

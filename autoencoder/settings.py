@@ -1,4 +1,4 @@
-"""What an autoencoder is built from, for commands that are told it: the arguments of `AutoencoderVidTwin`."""
+"""The arguments of `AutoencoderVidTwin` as settings of commands."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -25,13 +25,13 @@ class AutoencoderSettings:
     structure_channels: int = 4
     """Channels d_S of the structure latent."""
     structure_downsamples: int = 1
-    """How often the structure latent halves the grid."""
+    """Times that the structure branch halves the grid."""
     structure_conv_channels: int = 128
     """Channels after the first convolution of the structure branch; a halving doubles them."""
     dynamics_channels: int = 8
     """Channels d_D of the dynamics latent; 0 leaves it out (the paper's ablation (a))."""
     dynamics_downsamples: int = 1
-    """How often the dynamics branch halves the grid before it averages."""
+    """Times that the dynamics branch halves the grid before it averages."""
     qformer_hidden_size: int = 64
     """Width of the Q-Former."""
     qformer_num_layers: int = 6
@@ -43,10 +43,10 @@ class AutoencoderSettings:
     qformer_dropout: float = 0.1
     """Dropout of the Q-Former in training, on its attention too."""
     qformer_initializer_range: float = 0.02
-    """Standard deviation that the Q-Former's linear layers start from; a narrow model needs more than the paper's
-    0.02 for its structure latent to see the clip at all."""
+    """Standard deviation of the initial weights of the Q-Former's linear layers. A narrow model needs more than the
+    paper's 0.02 for its structure latent to depend on the clip at all."""
     structure_reader: Literal["qformer", "convolution", "space_in_hidden"] = "qformer"
-    """What reads the structure out of the tokens: "qformer", or for the paper's ablations "convolution" (c) or
-    "space_in_hidden" (d)."""
+    """How the structure branch reads the backbone's tokens: "qformer", or for the paper's ablations "convolution" (c)
+    or "space_in_hidden" (d)."""
     dynamics_reader: Literal["average", "qformer"] = "average"
-    """What reads the dynamics out of the tokens: "average", or for the paper's ablation (b) "qformer"."""
+    """How the dynamics branch reads the backbone's tokens: "average", or for the paper's ablation (b) "qformer"."""

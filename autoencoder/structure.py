@@ -25,7 +25,7 @@ class QFormerAttention(nn.Module, AttentionModuleMixin):
 
     Args:
         dim: width of the queries.
-        context_dim: width of what is attended to.
+        context_dim: width of keys and values.
     """
 
     _default_processor_cls = AttentionProcessor
@@ -90,7 +90,7 @@ class QFormerLayer(nn.Module):
 
 
 class QFormer(nn.Module):
-    """Learned queries that read a sequence, as in BLIP-2; here the sequence is one place over time."""
+    """Learned queries that read a sequence, as in BLIP-2; here the sequence is one grid position over time."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class QFormer(nn.Module):
         return x
 
     def read_places(self, features: torch.Tensor) -> torch.Tensor:
-        """Read every place over time by itself: (B, F, N, c) -> (B N, n_q, d)."""
+        """Read every grid position over time by itself: (B, F, N, c) -> (B N, n_q, d)."""
         return self(rearrange(features, "b f n c -> (b n) f c"))
 
 
@@ -138,11 +138,11 @@ class StructureEncoder(nn.Module):
     """F_S: backbone features to the moments of the structure latent.
 
     Args:
-        qformer: what reads the frames of every place: a `QFormer`, or an ablation's stand-in.
-        qformer_dim: width of what it returns.
-        grid_size: places along a side.
+        qformer: a `QFormer`, or an ablation's module with the same `read_places`.
+        qformer_dim: width d of its output.
+        grid_size: grid positions along a side.
         latent_channels: d_S.
-        num_downsamples: how often the grid is halved.
+        num_downsamples: times that the grid is halved.
         conv_channels: channels after the first convolution.
     """
 
@@ -177,7 +177,7 @@ class StructureEncoder(nn.Module):
 
 
 class StructureDecoder(nn.Module):
-    """u_S: the structure latent back to backbone features, the same for every frame but for the map over queries."""
+    """u_S: the structure latent back to backbone features; a linear map over the queries turns them into frames."""
 
     def __init__(
         self,

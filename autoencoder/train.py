@@ -19,7 +19,7 @@ PRESET = "tiny"
 
 
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin", RunFolder, str]:
-    """Config, model, folder, and the whole config as YAML."""
+    """Read the command line: config, initialised model, run folder, and all settings as YAML."""
     parser = commands.make_parser(
         TrainConfig,
         __doc__,
@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Train the autoencoder, from command-line arguments."""
     join_launched()
     config, model, folder, text = parse(argv)
     check_number(config.num_devices, config.num_nodes)

@@ -12,7 +12,7 @@ from autoencoder.data.scan import scan_folder
 
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch):
-    monkeypatch.setattr(scan, "_said", set())
+    monkeypatch.setattr(scan, "_printed", set())
 
 
 def plant(root: Path, *names: str) -> Path:

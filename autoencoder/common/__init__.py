@@ -1,1 +1,1 @@
-"""What both stages and every command stand on: files, seeds, processes, devices, cost, run folders, optimisers."""
+"""Shared by both stages and all commands: files, seeds, processes, devices, cost, run folders, optimisers."""

@@ -1,4 +1,4 @@
-"""What libraries print that says nothing to whoever runs a command."""
+"""Hiding messages of libraries that are of no use to whoever runs a command."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ def silence_chatter() -> None:
 
 
 def silence_empty_casts() -> None:
-    """Hide what diffusers says whenever a model is cast, of the modules to be kept in float32, where there are none."""
+    """Hide diffusers' warning about modules to be kept in float32 when a model is cast and there are none."""
     logger = logging.getLogger("diffusers.models.modeling_utils")
     if not any(isinstance(one, _EmptyCasts) for one in logger.filters):
         logger.addFilter(_EmptyCasts())

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are whole."""
+"""Finding the checkpoints of a run, and checking that they are whole."""
 
 import pickle
 import re
@@ -27,7 +27,7 @@ def checkpoints_in(folder: str | Path) -> list[tuple[Path, int]]:
 def defect_of(path: str | Path) -> str | None:
     """What is wrong with the file of a checkpoint, in one line; None if it is whole.
 
-    Its checksums are read, and the containers of what it holds; the tensors themselves stay on disk.
+    All checksums are verified and the file is unpickled; its tensors are mapped, not loaded.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""How a command reads its config: presets, YAML files and flags.
+"""Parsing a command's config from presets, YAML files and flags, and running the command.
 
 A command's config is a dataclass with a docstring under each field. Every field is a flag and a key of the YAML file,
 and an unknown one is an error.
@@ -43,7 +43,7 @@ def make_parser(
         groups: further dataclasses, whose fields become nested keys, such as `{"model": AutoencoderSettings}`; they
             stay a namespace.
         repeated: fields that are lists, by the flag that adds one value to them, such as `{"class": "classes"}`.
-        passed_over: keys of presets and files that are another command's.
+        passed_over: keys of presets and files that belong to another command and are ignored.
     """
     program = f"python -m {command or config_class.__module__}"
     parser = CommandParser(
@@ -75,12 +75,16 @@ def build(config_class: type, namespace: Any) -> Any:
 
 
 def start_command(module: str, arguments: Sequence[str]) -> None:
-    """Run a command of the project in a process of its own, as a person would.
+    """Run a command of the project in a process of its own, as from a shell.
 
-    A signal that stops this process is handed on to the command, which is waited for.
+    A signal that stops this process is passed on to the command, whose end is awaited.
+
+    Args:
+        module: such as "autoencoder.train".
+        arguments: of the command line.
 
     Raises:
-        UserError: if it fails; it has said why.
+        UserError: if the command fails; it has printed why.
     """
     print(f"\n$ python -m {' '.join([module, *arguments])}", flush=True)
     process = subprocess.Popen([sys.executable, "-m", module, *arguments])
@@ -95,10 +99,10 @@ def start_command(module: str, arguments: Sequence[str]) -> None:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a command; what its user can mend ends it with one line, anything else with a traceback.
+    """Run a command; an error that its user can mend prints one line, any other a traceback.
 
-    One line is for `UserError`, for what the operating system refuses by the name of a file, such as a full disk, and
-    for a signal that asks to end, whose exit code is 128 + its number.
+    One line is printed for `UserError`, for an `OSError` that names a file or tells of a full disk (exit code 1), and
+    for a signal that asks to end (exit code 128 + its number).
     """
     silence_chatter()
     try:

@@ -1,4 +1,4 @@
-"""Whether the blocks of a model are compiled."""
+"""Deciding whether the blocks of a model are compiled."""
 
 import importlib.util
 import os
@@ -11,11 +11,14 @@ COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 def should_compile(setting: bool | Literal["auto"], device: torch.device) -> tuple[bool, str]:
-    """What `compile` of a config comes to on a device, and one line that says so.
+    """Resolve a config's `compile` for a device.
 
     Args:
-        setting: of the config; "auto" compiles on CUDA, where Triton and a C++ compiler are.
+        setting: of the config; "auto" compiles on CUDA if Triton and a C++ compiler are installed.
         device: of the run.
+
+    Returns:
+        Whether to compile, and one line for the log that says so and why.
     """
     if setting != "auto":
         return setting, f"compile: {'on' if setting else 'off'}"

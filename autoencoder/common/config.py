@@ -16,8 +16,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 class RunConfig:
     """Length, batches, precision and records of a run.
 
-    MAY_CHANGE lists the settings with which a run can be resumed that it did not begin with, because they leave what
-    it learns as it is. `max_steps` may grow, too.
+    MAY_CHANGE names the settings that may differ when a run is resumed, because they do not affect what it learns.
+    `max_steps` may grow, too.
     """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
@@ -38,13 +38,13 @@ class RunConfig:
     batch_size: int = 8
     """Samples of an optimiser step, over all processes and micro-batches."""
     micro_batch_size: int | None = None
-    """Samples that go through a device at a time, at most; null takes a device's whole share of the batch. It decides
-    on memory: gradients are those of the whole batch, whatever the devices."""
+    """Samples that go through a device at a time, at most; null takes a device's whole share of the batch. It only
+    bounds memory: gradients are those of the whole batch, however many devices there are."""
     precision: Precision = "auto"
     """Arithmetic of the matrix products: "bf16", which is autocast, while weights stay fp32; "fp32"; or "auto", which
     takes bf16 where the processor or GPU multiplies it natively. A run that is resumed keeps what it began with."""
     tf32: bool = True
-    """On CUDA, multiply what is fp32 in TF32, with 10 bits behind the point; metrics never do."""
+    """On CUDA, multiply fp32 matrices in TF32, whose mantissa has 10 bits; metrics never do."""
     compile: bool | Literal["auto"] = "auto"
     """Compile the blocks of the model with torch.compile; "auto" does so on CUDA where there is a C++ compiler."""
     attention_backend: str | None = None
@@ -65,10 +65,13 @@ class RunConfig:
                 raise UserError(f"{name} must be at least 1, got {value}")
 
     def micro_batches(self, num_processes: int) -> list[int]:
-        """Sizes of the micro-batches in which every process takes its share of a batch through, the largest first.
+        """Sizes of the micro-batches of one process, the largest first; they add up to its share of the batch.
 
         They are as few as `micro_batch_size` allows, and then as equal as can be. A mean over the batch weighs each by
         its size.
+
+        Args:
+            num_processes: training processes that share the batch equally.
 
         Raises:
             UserError: if the processes do not divide the batch.
@@ -131,7 +134,7 @@ class OptimizerConfig:
     def build(
         self, module: "torch.nn.Module", max_steps: int, precision: Precision = "auto"
     ) -> "tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]":
-        """What `autoencoder.common.optimization.make_optimizer` makes of it."""
+        """The optimiser and the schedule of a module's parameters, by `optimization.make_optimizer`."""
         from autoencoder.common.optimization import make_optimizer
 
         return make_optimizer(self, module, max_steps, precision)

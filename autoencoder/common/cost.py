@@ -1,4 +1,4 @@
-"""What a piece of work costs: FLOPs, peak memory, seconds."""
+"""Measuring the cost of a piece of work: FLOPs, peak memory, seconds."""
 
 import copy
 import time
@@ -86,10 +86,10 @@ def measure(device: torch.device | str) -> Iterator[Cost]:
 
 
 class PeakMemory:
-    """The most that torch's allocator held on a GPU, but for what was done `apart`, which may measure for itself.
+    """Peak of torch's allocator on a GPU since its last reset, leaving out the blocks run `apart`.
 
     Args:
-        device: where the work runs; there is no peak to be had but on CUDA.
+        device: where the work runs; only CUDA has a peak to measure.
     """
 
     def __init__(self, device: torch.device | str):
@@ -104,7 +104,7 @@ class PeakMemory:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """What the block holds does not count, though it may reset the allocator's record, as `measure` does."""
+        """Leave the memory of the block out; the block may reset the allocator's peak, as `measure` does."""
         self._former = self.bytes or 0
         try:
             yield

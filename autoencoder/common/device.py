@@ -1,4 +1,4 @@
-"""Where a command runs."""
+"""Devices by name, and copies to them."""
 
 import torch
 
@@ -12,7 +12,7 @@ def resolve_device(name: str) -> torch.device:
         name: such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one.
 
     Raises:
-        ValueError: if there is no such device.
+        UserError: if there is no such device; the message lists those there are.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,11 +28,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor to a device; to a GPU from pinned memory, so that the host need not wait for what it does.
+    """Copy a tensor to a device; to a GPU through pinned memory, so that the host does not wait for the copy.
 
     Args:
         tensor: on any device.
-        device: where the copy is to be; a tensor that is there already is given back.
+        device: the target; a tensor that is there already is returned as it is.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)

@@ -28,14 +28,15 @@ class WriteError(UserError, OSError):
 
 @contextmanager
 def naming_failed_writes(path: str | Path, written: Path | None = None) -> Iterator[None]:
-    """What a full disk raises inside the block becomes an error that names the file and the reason.
+    """Turn the errors of a full disk inside the block into one that names the file and the reason.
 
     Args:
-        path: file or folder that the user knows.
-        written: what is written in its place, by which torch is asked for its reason: it says only that it failed.
+        path: file or folder to name, as the user knows it.
+        written: the temporary file that is written in its place; writing to it once more finds out the reason where
+            a library only says that it failed, as torch does.
 
     Raises:
-        WriteError: for the errors of `DISK_ERRORS`, whichever library meets them; all others pass.
+        WriteError: for the errors of `DISK_ERRORS`, whichever library raises them; all others pass unchanged.
     """
     try:
         yield
@@ -66,7 +67,7 @@ def _reason(error: Exception, written: Path | None) -> str | None:
 
 @contextmanager
 def threads_silent_on_full_disks() -> Iterator[None]:
-    """Threads that write, as TensorBoard's, print no traceback of `DISK_ERRORS`: whoever they write for raises them."""
+    """Keep writer threads, as TensorBoard's, from printing tracebacks of `DISK_ERRORS`; their callers raise these."""
     former = threading.excepthook
 
     def hook(failure: threading.ExceptHookArgs) -> None:

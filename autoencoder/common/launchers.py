@@ -1,7 +1,7 @@
-"""Which of how many processes this one is, by what its launcher has put into the environment.
+"""The rank of this process and the number of processes, from the environment variables that its launcher sets.
 
-torchrun, `accelerate launch` and torch's own launchers tell it in RANK and WORLD_SIZE; Lightning tells the processes
-that it starts itself their LOCAL_RANK; srun, mpirun and jsrun have variables of their own, which torch does not read.
+torchrun, `accelerate launch` and torch's own launchers set RANK and WORLD_SIZE; Lightning sets LOCAL_RANK for the
+processes that it starts itself; srun, mpirun and jsrun have variables of their own, which torch does not read.
 """
 
 import os
@@ -80,7 +80,7 @@ def is_first_process() -> bool:
 
 
 def join_launched() -> Launch:
-    """Tell torch, accelerate and Lightning what the launcher has told, in torchrun's variables.
+    """Set torchrun's environment variables, which torch, accelerate and Lightning read, from any launcher's own.
 
     Returns:
         How this process was launched.
@@ -107,7 +107,11 @@ def join_launched() -> Launch:
 
 
 def check_number(num_devices: int, num_nodes: int) -> None:
-    """Hold what the config says of processes against what was launched.
+    """Check a config's number of processes against the number that was launched.
+
+    Args:
+        num_devices: per node.
+        num_nodes: machines.
 
     Raises:
         UserError: if a launcher started another number of processes; the message says which flags fit.

@@ -16,22 +16,22 @@ IS_FLAG = re.compile(r"-{1,2}[A-Za-z]")  # a negative number is a value
 
 
 class Setting(NamedTuple):
-    """A value as a flag would give it, and what it comes from: a flag, or a key of a file."""
+    """A value as the text of a flag, and its source for messages: the flag, or the file and its key."""
 
     text: str
     source: str
 
 
 class Names(NamedTuple):
-    """What a command's settings are called, with dots and underscores.
+    """Names of a command's settings, with dots and underscores.
 
     Attributes:
-        settings: flags and keys of files.
+        settings: names that are both flags and keys of files.
         switches: those of them that are true or false.
-        groups: what holds settings by further names, such as `optimizer`.
+        groups: keys that hold nested settings, such as `optimizer`.
         repeated: settings that are lists, by the flag that adds one value to them.
-        takes_positionals: whether the command has arguments that are no flags.
-        passed_over: keys of files that are another command's.
+        takes_positionals: whether the command has positional arguments.
+        passed_over: keys of files that belong to another command and are ignored.
     """
 
     settings: Collection[str]
@@ -43,7 +43,7 @@ class Names(NamedTuple):
 
 
 class CommandLine(NamedTuple):
-    """Arguments taken apart: the values of --config, the settings that flags make, and what is no flag."""
+    """A parsed command line: the values of --config, the settings given by flags, and the positional arguments."""
 
     configs: list[str]
     flags: dict[str, Setting]

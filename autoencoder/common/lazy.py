@@ -1,6 +1,6 @@
-"""Names that a package hands on without importing their modules before somebody asks for them.
+"""Lazy attributes of packages: their modules are imported when somebody first asks for them.
 
-A command's --help is to answer in a second, which PyTorch alone takes longer to import than.
+So a command's --help answers within a second, which importing PyTorch alone would exceed.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ def hand_on(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], A
 
     Args:
         package: its `__name__`.
-        modules: module of every name that it hands on.
+        modules: the module that defines each name.
     """
 
     def get(name: str) -> Any:
@@ -38,8 +38,8 @@ def offer(host: str, name: str, module: str) -> None:
 
     Args:
         host: the other package, such as "diffusers"; it has the attribute from its import on.
-        name: of the attribute, in `module` as well.
-        module: it is imported when somebody asks for the attribute.
+        name: of the attribute, in both packages.
+        module: of ours, which defines the attribute; it is imported when somebody asks for that.
     """
     if host in sys.modules:
         _extend(sys.modules[host], name, module)
@@ -67,7 +67,7 @@ class _Offer(MetaPathFinder):
         self._looking = False
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The spec that the other finders give, with our work behind its loader's."""
+        """The spec that the other finders give, whose loader then also extends the package."""
         if fullname != self.host or self._looking:
             return None
         self._looking = True

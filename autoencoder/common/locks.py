@@ -1,4 +1,4 @@
-"""Folders that one process works in at a time.
+"""Locks on folders, so that only one process works in a folder at a time.
 
 A lock is the operating system's, on a file in the folder: it ends with its process, however that ends, so none is ever
 left behind. The file may stay. Where it is removed, a process that was about to lock it sees that, and takes a new one.
@@ -39,16 +39,16 @@ _held: dict[Path, _Held] = {}
 def locked_folder(
     folder: str | Path, on_wait: Callable[[str], None] | None = None, keep_file: bool = True
 ) -> Iterator[None]:
-    """Hold a folder, which is made if need be, for as long as the block runs.
+    """Lock a folder, which is created if need be, for as long as the block runs.
 
-    Blocks of one process may hold the same folder. Processes that this one forks do not hold it, so the lock ends with
-    this process even where a worker of it lives on.
+    Several blocks of one process may hold the same lock. Processes that this one forks do not hold it, so it ends with
+    this process even if a worker of it lives on.
 
     Args:
-        folder: to hold.
-        on_wait: waits for another process that holds the folder, and is called first, with a line that says so; None
-            refuses the folder instead.
-        keep_file: whether the file of the lock stays in the folder.
+        folder: to lock.
+        on_wait: called with a line for the user before waiting until another process releases the folder; None raises
+            `FolderInUseError` instead of waiting.
+        keep_file: whether the lock's file stays in the folder.
 
     Raises:
         FolderInUseError: if another process holds the folder; the message says which one, where that is known.

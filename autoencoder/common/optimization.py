@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule, by config, for both stages."""
+"""Optimiser and learning-rate schedule of both stages, built from their config."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ MATRIX_LAYERS = (nn.Linear, nn.Conv2d)
 
 @contextmanager
 def _newton_schulz_in(dtype: torch.dtype) -> Iterator[None]:
-    """timm's Muon orthogonalises in this dtype while the block runs: it hands none to the function that does."""
-    sound = timm_muon.zeropower_via_newtonschulz
-    timm_muon.zeropower_via_newtonschulz = partial(sound, dtype=dtype)
+    """Make timm's Muon orthogonalise in `dtype` inside the block; its step has no argument for that."""
+    original = timm_muon.zeropower_via_newtonschulz
+    timm_muon.zeropower_via_newtonschulz = partial(original, dtype=dtype)
     try:
         yield
     finally:
-        timm_muon.zeropower_via_newtonschulz = sound
+        timm_muon.zeropower_via_newtonschulz = original
 
 
 class Muon(timm.optim.Muon):
@@ -44,10 +44,10 @@ class Muon(timm.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step of all parameters.
+        """Update all parameters.
 
-        Where the attribute `found_inf`, as fused optimisers know it, holds 1, the device takes all gradients for zero:
-        weights stay finite, and move by their momentum at most.
+        If the tensor in `found_inf`, an attribute that torch's fused optimisers also have, holds 1, all gradients count
+        as zero: weights stay finite, and move by their momentum at most. The host does not wait for the answer.
         """
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         if self.found_inf is not None:
@@ -63,7 +63,7 @@ class Muon(timm.optim.Muon):
 def make_optimizer(
     config: OptimizerConfig, module: nn.Module, max_steps: int, precision: Precision = "auto"
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """The optimiser of a module's parameters, and a schedule to be stepped once per optimiser step.
+    """Build the optimiser of a module's parameters, and a schedule to be stepped once per optimiser step.
 
     Args:
         config: of the optimiser and its schedule.

@@ -1,4 +1,4 @@
-"""The parser of a command: settings from presets, YAML files and flags, and a help that shows what would run."""
+"""The parser of a command: settings from presets, YAML files and flags, and a --help that shows the values in force."""
 
 import argparse
 import math
@@ -20,7 +20,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 HELP = ("-h", "--help")
 OUTPUT_FOLDERS = {"output_dir", "out", "latent_cache"}  # settings that are checked before any work
-UNSET = ("help", "config")  # flags that are no settings
+UNSET = ("help", "config")  # flags that are not settings
 PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "[true|false]"}
 WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false", NoneType: "null"}
 
@@ -64,7 +64,7 @@ def as_yaml(value: Any) -> str:
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Flags with hyphens and the defaults in force; lines that are indented stay as they are."""
+    """Shows flags with hyphens and the values in force; indented paragraphs keep their line breaks."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         kind = getattr(action, "_typehint", None)
@@ -92,20 +92,22 @@ class HelpFormatter(DefaultHelpFormatter):
 
 
 class CommandParser(ArgumentParser):
-    """Reads what a command is told; `commands.make_parser` makes one."""
+    """Parser of a command's settings; `commands.make_parser` builds one."""
 
     stage: str | None = None
     repeated: dict[str, str] = {}  # settings that are lists, by the flag that adds one value to them
-    passed_over: frozenset[str] = frozenset()  # keys of files that are another command's
+    passed_over: frozenset[str] = frozenset()  # keys of files that belong to another command and are ignored
 
     def read(
         self, argv: Sequence[str] | None = None, base: Callable[[Namespace], Path | None] | None = None
     ) -> Namespace:
-        """The settings of a command, all layers merged; with --help, print it and exit.
+        """The settings of a command, all layers merged; with --help, print that and exit.
+
+        A wrong flag, key or value prints one line and exits with status 2.
 
         Args:
             argv: the arguments; None takes those of the process.
-            base: chooses the file that lies under all other layers, by what those say without it.
+            base: takes the settings of the other layers and returns the YAML file to put below them, or None.
         """
         arguments = list(sys.argv[1:] if argv is None else argv)
         try:
@@ -124,7 +126,7 @@ class CommandParser(ArgumentParser):
 
     @cached_property
     def names(self) -> Names:
-        """What the settings are called."""
+        """Names of the settings, and which of them are switches or groups."""
         flags = {action.dest: action for action in self._actions if action.option_strings and action.dest not in UNSET}
         groups = {key for key in flags if any(other.startswith(f"{key}.") for other in flags)}
         settings = {key: getattr(action, "_typehint", None) for key, action in flags.items() if key not in groups}
@@ -160,7 +162,7 @@ class CommandParser(ArgumentParser):
         return self.merged[key].source if key in self.merged else flag(key)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say in one line what is wrong, and exit with status 2."""
+        """Print what is wrong in one line, and exit with status 2."""
         print(f"error: {self._in_a_line(message)}", file=sys.stderr)
         self.exit(2)
 

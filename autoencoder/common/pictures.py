@@ -25,10 +25,10 @@ BACKGROUND, INK = (255, 255, 255), (0, 0, 0)
 
 
 def to_uint8(video: torch.Tensor) -> torch.Tensor:
-    """Video of the models to frames of a file.
+    """Convert a video of the models to the frames of a file.
 
     Args:
-        video: float (..., 3, T, H, W); [-1, 1] becomes [0, 255], what lies outside is clamped.
+        video: float (..., 3, T, H, W); [-1, 1] becomes [0, 255], values outside are clamped.
 
     Returns:
         uint8 (..., T, H, W, 3) on the same device.
@@ -47,17 +47,20 @@ def to_uint8(video: torch.Tensor) -> torch.Tensor:
 def unit_to_uint8(values: torch.Tensor | np.ndarray) -> torch.Tensor:
     """Round values in [0, 1], of any layout, to the 256 levels of a file: uint8 of the same shape.
 
-    What a pipeline returns as `output_type="np"` becomes frames, and what metrics compare becomes what a file holds.
+    It turns a pipeline's `output_type="np"` into frames, and gives metrics the values that a file would hold.
     """
     return (255 * torch.as_tensor(values)).round().to(torch.uint8)
 
 
 def gif_bytes(frames: Frames, fps: float) -> bytes:
-    """Encode frames as an endless GIF; its clock ticks in hundredths of a second.
+    """Encode frames as a looping GIF, whose durations are whole hundredths of a second.
 
     Args:
         frames: uint8 (T, H, W, 3).
         fps: frames per second.
+
+    Raises:
+        UserError: if `fps` is not positive.
     """
     if fps <= 0:
         raise UserError(f"fps must be positive, got {fps}")
@@ -68,22 +71,22 @@ def gif_bytes(frames: Frames, fps: float) -> bytes:
 
 
 def printable(text: str) -> str:
-    """A text that any file and terminal takes, as a name that is not UTF-8 is not: what has no sign is escaped."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    """Escape what no file or terminal can show, such as the bytes of a file name that is not UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Previews:
-    """Pictures that a training can do without: one that fails is a warning, once for every kind of failure."""
+    """Guards the making of preview pictures: a failure is a warning, once per type of exception; the run goes on."""
 
     def __init__(self):
         self._seen: set[type[Exception]] = set()
 
     @contextmanager
     def attempted(self, name: str, step: int) -> Iterator[None]:
-        """Whatever fails in the block is said in one line, and does not leave it.
+        """Turn any exception of the block into a one-line warning.
 
         Args:
-            name: of what the block makes.
+            name: what the block makes, such as "preview".
             step: of the run.
         """
         try:

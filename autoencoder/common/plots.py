@@ -1,4 +1,4 @@
-"""Reading the records of a run, and writing figures without a display."""
+"""Reading the TensorBoard records of a run, and writing figures without a display."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ __all__ = ["pyplot", "read_scalars", "save_figure"]
 
 
 def read_scalars(folder: str | Path, *tags: str) -> dict[str, list[ScalarEvent]]:
-    """All records of a run's folder by TensorBoard tag, each with its `step` and `value`."""
+    """The scalars of a run folder's tensorboard/ by tag, each with its `step` and `value`."""
     events = EventAccumulator(str(Path(folder) / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: events.Scalars(tag) for tag in tags}

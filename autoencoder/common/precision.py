@@ -1,4 +1,4 @@
-"""Which arithmetic the matrix products of a run have, where its config leaves that to the processor."""
+"""Choosing the arithmetic of a run's matrix products: fp32, TF32 or bf16."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ ISAS_WITHOUT_BF16 = {"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512
 
 
 def has_bf16_products(device: torch.device | str) -> bool:
-    """True if a device multiplies bf16 matrices by instructions of its own; without, bf16 is slower than fp32.
+    """True if a device has instructions to multiply bf16 matrices; without them bf16 is slower than fp32.
 
     That is AVX512-BF16 or AMX on x86 and the bf16 extension on 64-bit ARM, unless ATEN_CPU_CAPABILITY or
     ONEDNN_MAX_CPU_ISA keeps PyTorch from using them, and compute capability 8.0 (Ampere) on a CUDA GPU.
@@ -37,32 +37,32 @@ def has_bf16_products(device: torch.device | str) -> bool:
 
 
 def resolve_precision(precision: Precision, device: torch.device | str) -> Literal["fp32", "bf16"]:
-    """What "auto" comes to on a device: bf16 where it multiplies bf16, else fp32; other values stay."""
+    """Resolve "auto" for a device: bf16 if `has_bf16_products`, else fp32; other values stay."""
     if precision != "auto":
         return precision
     return "bf16" if has_bf16_products(device) else "fp32"
 
 
 def settle_precision(precision: Precision, device: torch.device | str, saved_config: Path) -> Literal["fp32", "bf16"]:
-    """The arithmetic of a run, on whatever machine it goes on: "auto" is what its saved config says, if there is one.
+    """Resolve "auto" for a run: to the precision in its saved config, on whatever machine it goes on, else by device.
 
     Args:
         precision: of the config.
         device: of the run.
-        saved_config: the config.yaml that a run to be resumed has left.
+        saved_config: config.yaml of the run; for a new run it does not exist.
     """
     saved = yaml.safe_load(saved_config.read_text()) if saved_config.exists() else None
     return resolve_precision((saved or {}).get("precision", "auto") if precision == "auto" else precision, device)
 
 
 def set_tf32(allowed: bool) -> None:
-    """Let CUDA multiply fp32 matrices, and convolve, in TF32, for the whole process; or not."""
+    """Allow or forbid TF32 in CUDA's fp32 matrix products and convolutions, for the whole process."""
     for setting in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
         setting.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def describe_precision(precision: Literal["fp32", "bf16"], device: torch.device | str) -> str:
-    """One line that says what a run multiplies in, and what the device is made for."""
+    """One line for the log: the precision of a run, and whether its device has bf16 products."""
     kind = "GPU" if torch.device(device).type == "cuda" else torch.device(device).type.upper()
     if has_bf16_products(device):
         return f"precision: {precision} (this {kind} has bf16 products)"

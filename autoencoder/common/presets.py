@@ -1,4 +1,4 @@
-"""The presets: settings by name, which a command takes with --config NAME."""
+"""The presets: named YAML files of settings, chosen with --config NAME."""
 
 import re
 from difflib import get_close_matches
@@ -29,7 +29,7 @@ def preset_path(stage: str, name: str) -> Path:
 
 
 def preset_summary(stage: str, name: str) -> str:
-    """What a preset is, in a sentence: that of the comment at the head of its file."""
+    """The first sentence of the comment at the head of a preset's file."""
     lines = preset_path(stage, name).read_text().splitlines()
     comment = " ".join(
         line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")]
@@ -38,6 +38,12 @@ def preset_summary(stage: str, name: str) -> str:
 
 
 def nearest(name: str, names: list[str], form: str = "{}") -> str:
-    """Words that name the nearest of `names`, to follow a message; nothing where none is near."""
-    found = get_close_matches(name, names, n=1, cutoff=0.5)
-    return f": did you mean {form.format(found[0])}?" if found else ""
+    """The end of an error message that suggests the most similar of `names`; empty if none is similar.
+
+    Args:
+        name: that was given and does not exist.
+        names: that exist.
+        form: format string of the suggestion.
+    """
+    matches = get_close_matches(name, names, n=1, cutoff=0.5)
+    return f": did you mean {form.format(matches[0])}?" if matches else ""

@@ -1,4 +1,4 @@
-"""Processes that were launched together, and what they tell each other."""
+"""Processes that were launched together, and what they exchange."""
 
 import os
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ LONGEST_WAIT = timedelta(days=7)  # of a process that is done for the others
 
 @contextmanager
 def process_group() -> Iterator[tuple[int, int]]:
-    """Join the processes that were launched together, if there are several; gives this one's rank and their number.
+    """Join the processes that were launched together, if there are several; yields this one's rank and their number.
 
-    All that they exchange is a few numbers in the end, so gloo serves on every device.
+    They use gloo on every device, which is fast enough for the few numbers that they exchange at the end.
     """
     if join_launched().world_size == 1:
         yield 0, 1
@@ -35,16 +35,16 @@ def process_group() -> Iterator[tuple[int, int]]:
 
 
 def from_all(mine: T) -> list[T]:
-    """What every process gave, in the order of their ranks; all of them must call it."""
+    """Gather one value from every process, in the order of their ranks; all of them must call it."""
     if not distributed.is_initialized():
         return [mine]
-    found: list[T | None] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, mine)
-    return found
+    gathered: list[T | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, mine)
+    return gathered
 
 
 def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over all processes; all of them must call it, and the device waits for none but its kin."""
+    """The mean of a tensor over all processes, detached; all of them must call it. On a GPU the host does not wait."""
     if not distributed.is_initialized():
         return tensor
     tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -53,11 +53,11 @@ def mean_over_processes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class CommonStop:
-    """Lets all processes stop after the same step, wherever a signal came first.
+    """Lets all processes stop after the same step, whichever of them receives a signal first.
 
-    All of them begin to exchange, over gloo on the CPU, what they were asked at the end of every step, and read the
-    answer one step later, when it is long there: no step waits for another process, nor for a GPU. All must make one
-    and ask it after every step.
+    After every step they start to exchange the signals received, over gloo on the CPU, and read the result one step
+    later, so that no step waits for another process or for a GPU. Every process must create one and call `after_step`
+    after every step.
     """
 
     def __init__(self):
@@ -75,7 +75,7 @@ class CommonStop:
         """The signal to stop for after this step, the same for all processes, or 0.
 
         Args:
-            signum: what came to this process, or 0.
+            signum: the signal that this process received, or 0.
         """
         if self._group is None:
             return signum

@@ -11,7 +11,7 @@ SECONDS_BETWEEN_LINES = 30.0  # of a bar whose output goes into a file
 
 
 class LineBar(plain_bar):
-    """A bar that writes a whole line now and then, for output that nobody watches as it comes."""
+    """A bar that writes a whole line every half minute, for output that goes into a file."""
 
     def __init__(self, *args: Any, **options: Any):
         seconds = {"mininterval": SECONDS_BETWEEN_LINES, "maxinterval": 2 * SECONDS_BETWEEN_LINES}
@@ -48,11 +48,11 @@ def progress_bar(
 
     Args:
         total: units in all; None takes the length of `over`.
-        description: of what goes on.
+        description: text before the bar.
         unit: of the work, such as "step".
         initial: units that were done before.
         show: whether to show it at all; False for all processes but the first.
-        over: what the bar goes over, where it is iterated; None leaves `update` to the caller.
+        over: iterable that the bar wraps; None leaves calling `update` to the caller.
     """
     is_watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     bar = terminal_bar if is_watched else LineBar

@@ -1,4 +1,4 @@
-"""Whether a run may go on with the settings of today."""
+"""Checking the settings with which a run is resumed against those that it began with."""
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from autoencoder.common.launchers import is_first_process
 from autoencoder.common.parser import CommandParser
 from autoencoder.common.run_folder import RunFolder
 
-# Keys of configs that earlier versions wrote, which decided nothing that a resumed run depends on.
+# Keys in config.yaml of earlier versions that nothing reads any more; they are ignored.
 RETIRED = frozenset({"accumulate"})
 PATHS = ("data_root", "held_out_root", "autoencoder")
 
@@ -23,7 +23,7 @@ def announce_resumed(
     may_change: Collection[str],
     same: Mapping[str, Callable[[Any, Any], bool]] | None = None,
 ) -> None:
-    """As `check_resumed`, with the defaults of a command's parser; the first process prints the line."""
+    """Run `check_resumed` with the defaults of a command's parser; the first process prints its line."""
     defaults = parser.dump(parser.get_defaults(), skip_unset=False, skip_validation=True)
     line = check_resumed(folder, settings, defaults, may_change, same)
     if is_first_process():
@@ -37,14 +37,14 @@ def check_resumed(
     may_change: Collection[str],
     same: Mapping[str, Callable[[Any, Any], bool]] | None = None,
 ) -> str:
-    """Compare the settings of a run that is resumed with those that it has, before anything is written.
+    """Compare the new settings of a resumed run with those in its config.yaml, before anything is written.
 
     Args:
         folder: of the run.
-        settings: with which it is to go on, as YAML.
-        defaults: of all settings, as YAML; they stand for what an older config.yaml does not mention.
-        may_change: settings, or groups of them, that leave what is learnt as it is; `max_steps` is judged here.
-        same: for settings that may be written in several ways, whether two values mean the same.
+        settings: the new ones, as YAML.
+        defaults: of all settings, as YAML, for settings that an older config.yaml does not hold.
+        may_change: settings, or groups of them, that do not affect what the run learns. `max_steps` may grow, too.
+        same: by setting, a function that tells whether two different values mean the same.
 
     Returns:
         One line that says where the run goes on, and with which changes.
@@ -60,7 +60,7 @@ def check_resumed(
         if name == "resume" or value == before or _is_same(name, before, value, same or {}):
             continue
         if name == "max_steps" and value >= step:
-            noted.append(f"max_steps={value} (was {before}){_about_schedules(now, value)}")
+            noted.append(f"max_steps={value} (was {before}){_schedule_note(now, value)}")
         elif name == "max_steps":
             changed.append(f"max_steps={value}, but {step} steps are done")
         elif name in may_change or name.split(".")[0] in may_change:
@@ -92,8 +92,8 @@ def _is_same(name: str, before: Any, now: Any, same: Mapping[str, Callable[[Any,
     return name in same and same[name](before, now)
 
 
-def _about_schedules(settings: Mapping[str, Any], max_steps: int) -> str:
-    """What another number of steps means for learning rates."""
+def _schedule_note(settings: Mapping[str, Any], max_steps: int) -> str:
+    """How a new number of steps changes the learning rate; empty if it does not."""
     if "cosine" not in [value for name, value in settings.items() if name.endswith("optimizer.schedule")]:
         return ""
     return f": from here on the learning rate follows the cosine that ends at step {max_steps}"

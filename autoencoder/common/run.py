@@ -1,4 +1,4 @@
-"""What every training run has, whatever its stage: common settings, a folder, and the pointer to the last model."""
+"""Starting and ending a training run of either stage, and the pointer to the newest model."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +20,18 @@ LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage on
 def prepare(
     parser: CommandParser, argv: Sequence[str] | None, parent: str | Path, preset: Callable[[Namespace], str]
 ) -> tuple[RunFolder, Namespace]:
-    """The folder of a training command, which is not made yet, and its settings.
+    """Choose the run folder of a training command, without creating it, and read the command's settings.
 
-    Under what is asked for lies the config of the run that is resumed, else a preset.
+    Flags and files override the config of the run that is resumed, or else a default preset.
 
     Args:
-        parser: of `commands.make_parser`, for a config derived from `RunConfig`.
+        parser: made by `commands.make_parser` for a config derived from `RunConfig`.
         argv: command-line arguments; None takes those of the process.
-        parent: where runs without `output_dir` lie.
-        preset: name of the default preset, by what is asked for.
+        parent: folder of runs without `output_dir`.
+        preset: returns the name of the default preset, given the settings asked for.
+
+    Raises:
+        UserError: if there is no such run, or the folder cannot be used.
     """
     chosen = []
 
@@ -43,7 +46,7 @@ def prepare(
 
 @contextmanager
 def ending_in_order(folder: RunFolder, module: str) -> Iterator[StopSignals]:
-    """Whatever ends the block from outside is one line: a signal, with the command that goes on, or a full disk.
+    """Report in one line what ends the block from outside: a signal, with the command to resume, or a full disk.
 
     Args:
         folder: of the run.
@@ -64,11 +67,11 @@ def ending_in_order(folder: RunFolder, module: str) -> Iterator[StopSignals]:
 
 
 def write_pointer(pointer: str | Path, target: str | Path) -> None:
-    """Note in a small file which folder was left last."""
+    """Write the absolute path of the newest result folder into a small file."""
     with atomic_path(pointer) as temporary:
         temporary.write_text(f"{Path(target).resolve()}\n")
 
 
 def read_pointer(pointer: str | Path) -> Path | None:
-    """The folder that was left last, or None."""
+    """The folder that `write_pointer` wrote; None if there is no pointer."""
     return Path(Path(pointer).read_text().strip()) if Path(pointer).is_file() else None

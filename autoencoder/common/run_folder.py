@@ -1,4 +1,4 @@
-"""The folder of a run: which one it is, who holds it, and what lies in it."""
+"""The folder of a run: choosing it, locking it, and the paths inside it."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from autoencoder.common.files import atomic_path
 from autoencoder.common.launchers import is_first_process, launch
 from autoencoder.common.locks import locked_folder
 
-CHOSEN_FOLDER = "VIDTWIN_RUN_FOLDER"  # environment variable: process that has chosen, and its folder
+CHOSEN_FOLDER = "VIDTWIN_RUN_FOLDER"  # environment variable that passes "PID:folder" on to child processes
 NUM_NAMED = 5  # runs that a message lists at most
 
 
@@ -83,9 +83,9 @@ class RunFolder:
         return self.path / "pipeline"
 
     def claim(self) -> None:
-        """Make a numbered folder, under the next number that no other start has taken.
+        """Create a numbered folder, under the next number that no other process has taken.
 
-        Processes that this one starts later, as Lightning does, take the same folder.
+        Child processes, such as those that Lightning starts, take the same folder.
         """
         while self._is_numbered:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,15 +98,15 @@ class RunFolder:
 
     @contextmanager
     def held(self, settings: str, resume: bool) -> Iterator[None]:
-        """The run of the block has the folder to itself; the first process notes the settings in config.yaml.
+        """Lock the folder for the block; the first process writes the settings to config.yaml.
 
         Args:
             settings: of the run, as YAML.
-            resume: whether the run was there before.
+            resume: whether the folder may hold a run already.
 
         Raises:
-            FolderInUseError: if another run has the folder now.
-            ExistingFileError: if it holds a run that has come there since, and `resume` is not set.
+            FolderInUseError: if another process has the folder.
+            ExistingFileError: if another run was begun there meanwhile, and `resume` is not set.
         """
         if not is_first_process():
             yield
@@ -148,7 +148,7 @@ class RunFolder:
 
 
 def _inherited_folder() -> str | None:
-    """What the process that launched this one has chosen, where Lightning starts the processes of a node."""
+    """The folder that the parent process chose, where Lightning starts the processes of a node."""
     chooser, _, path = os.environ.get(CHOSEN_FOLDER, "").partition(":")
     return path if chooser == str(os.getppid()) else None
 

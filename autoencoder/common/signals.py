@@ -1,4 +1,4 @@
-"""Ending in order when a signal asks for it: Ctrl-C, a cluster's SIGTERM or warning, a terminal that closes."""
+"""Stopping cleanly on a signal: Ctrl-C, a cluster's SIGTERM or warning, a terminal that closes."""
 
 import os
 import shlex
@@ -27,7 +27,7 @@ class Stopped(SystemExit):
         self.is_told = False
 
     def tell(self, then: str = "") -> None:
-        """Print what happened and what to do then, once and if there is still somewhere to print to."""
+        """Print once which signal came, followed by `then`; a closed terminal is no error."""
         if not self.is_told:
             self.is_told = True
             with suppress(OSError):  # of a terminal that was closed
@@ -35,7 +35,7 @@ class Stopped(SystemExit):
 
 
 class StopSignals:
-    """What signals have asked for since `catch_signals` began.
+    """The signals received inside `catch_signals`.
 
     Attributes:
         signum: the first signal that came, or 0.
@@ -47,7 +47,7 @@ class StopSignals:
 
     @contextmanager
     def delayed(self) -> Iterator[None]:
-        """Within the block a signal is only noted, so that whoever runs it ends where nothing is lost."""
+        """Inside the block a signal is only recorded; the caller reads `signum` and stops where nothing is lost."""
         self._delays += 1
         try:
             yield
@@ -55,10 +55,13 @@ class StopSignals:
             self._delays -= 1
 
     def stop(self, signum: int | None = None) -> None:
-        """End now.
+        """Stop now.
+
+        Args:
+            signum: a signal that another process received; None takes this process's.
 
         Raises:
-            Stopped: for the signal that came, or that another process got.
+            Stopped: always.
         """
         raise Stopped(signum or self.signum)
 
@@ -81,8 +84,8 @@ _current: StopSignals | None = None
 def catch_signals() -> Iterator[StopSignals]:
     """Turn the signals of `SIGNALS` into `Stopped` while the block runs; a second one ends the process at once.
 
-    Inside of another such block it is that one's. A signal that the process was started to ignore, as by nohup, stays
-    ignored; so do all of them outside of the main thread, which alone gets any.
+    Nested in another such block, it yields that block's object. A signal that the process was started to ignore, as by
+    nohup, stays ignored. Outside of the main thread nothing is caught, for Python handles signals only there.
     """
     global _current
     if _current is not None or threading.current_thread() is not threading.main_thread():
@@ -102,7 +105,7 @@ def catch_signals() -> Iterator[StopSignals]:
 
 
 def take_signals_back(stop: StopSignals) -> None:
-    """Put the handlers of `catch_signals` in place of those that a library has installed inside of the block."""
+    """Restore the handlers of `catch_signals` after a library has installed its own inside the block."""
     if _current is stop:
         for signum in SIGNALS:
             if signal.getsignal(signum) not in (signal.SIG_IGN, None):
@@ -110,10 +113,13 @@ def take_signals_back(stop: StopSignals) -> None:
 
 
 def leave_signals_to_the_parent(worker: int = 0) -> None:
-    """In a worker process: end when the process that forked it says so, and by no other signal of `SIGNALS`.
+    """In a worker process: end only on a SIGTERM of the parent process, and ignore all other `SIGNALS`.
 
     Ctrl-C and clusters signal all processes of a group. A worker that ended then would raise an error in the middle of
-    the last step of the process that it works for.
+    its parent's last step.
+
+    Args:
+        worker: ignored; torch passes the worker's number to a `worker_init_fn`.
     """
     for signum in SIGNALS:
         if signum != signal.SIGTERM:

@@ -1,4 +1,4 @@
-"""What a run says of itself: what it is before its first step, when it will be done, and what one step takes."""
+"""Lines that a run prints: its settings before the first step, when it will be done, and what a step takes."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -18,13 +18,13 @@ SKIPPED_STEPS = 3  # at the start, which compile, load and warm up
 
 
 def summary(entries: Mapping[str, str]) -> str:
-    """Aligned lines of a name and what is to be said of it."""
+    """Format texts by name as aligned lines."""
     width = max(map(len, entries)) + 2
     return "\n".join(f"{name:{width}}{text}" for name, text in entries.items())
 
 
 def format_duration(seconds: float) -> str:
-    """Such as "40 s", "12 min" or "3 h 20 min"."""
+    """Seconds as text, such as "40 s", "12 min" or "3 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -32,20 +32,20 @@ def format_duration(seconds: float) -> str:
 
 
 def describe_clips(clips: ClipDataset) -> str:
-    """How many clips a data set has, and of how many classes."""
+    """One line: how many clips a data set has, and of how many classes."""
     count = len(clips.class_names)
     return f"{len(clips):,} clips" + (f" of {count} class{'es' * (count > 1)}" if count else ", no classes")
 
 
 def describe_batches(config: RunConfig, num_processes: int) -> str:
-    """Steps, and how a batch goes through."""
+    """One line: steps, batch size and micro-batches."""
     sizes = config.micro_batches(num_processes)
     parts = f", {len(sizes)} micro-batches of {sizes[0]} on each device" if len(sizes) > 1 else ""
     return f"{config.max_steps:,} with {config.batch_size} clips each{parts}"
 
 
 class ExpectedEnd:
-    """Tells once, when it can, how long a run still takes.
+    """Estimates once, as soon as it can, how long a run still takes.
 
     Args:
         max_steps: of the run.
@@ -56,10 +56,10 @@ class ExpectedEnd:
         self._calls, self._start, self._first, self._is_told = 0, 0.0, 0, False
 
     def after_step(self, step: int) -> str | None:
-        """To be called after every step.
+        """Must be called after every step.
 
         Returns:
-            One line, after the first `MEASURED_SECONDS` that were not spent on warming up; else None.
+            The estimate in one line, once `MEASURED_SECONDS` have passed since the warm-up steps; else None.
         """
         self._calls += 1
         now = time.perf_counter()
@@ -80,17 +80,17 @@ class ExpectedEnd:
 
 
 def log_config(writer: SummaryWriter, folder: RunFolder, step: int) -> None:
-    """Put the config.yaml of a run among its TensorBoard records."""
+    """Write the config.yaml of a run to its TensorBoard records as text."""
     if folder.config.is_file():
         writer.add_text("config", f"```yaml\n{folder.config.read_text()}```", step)
 
 
 def step_memory(modules: Iterable[nn.Module], optimizers: Iterable[torch.optim.Optimizer], averages: int) -> str:
-    """What is held between steps, counted, and the most that was held within one, measured where it can be.
+    """One line: bytes of weights, gradients, optimiser states and averages, counted, and on CUDA the measured peak.
 
     Args:
-        modules: that were trained; their gradients are there.
-        optimizers: which have made a step.
+        modules: that were trained and still have their gradients; at least one.
+        optimizers: that have made a step.
         averages: moving averages of the weights of the first module.
     """
     modules = list(modules)

@@ -1,4 +1,4 @@
-"""What every data set of clips offers, and the float form of a clip."""
+"""The interface of all data sets of clips, and the conversion of clips to float."""
 
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class ClipDataset(Protocol):
         """Class id of a video, -1 where it has none."""
 
     def source(self, index: int) -> str:
-        """What to call the video in a message."""
+        """Name of the video for messages, such as its path."""
 
     def clip(self, index: int, rng: np.random.Generator | None) -> torch.Tensor:
         """A clip of the video.

@@ -1,4 +1,4 @@
-"""Where the clips of a run come from, as settings."""
+"""Settings of a run's data: which clips, and how they are read."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ HELD_OUT_SHARE = 0.05  # of the videos of one folder
 
 @dataclass
 class DataConfig:
-    """Where clips come from; MAY_CHANGE as in `RunConfig`."""
+    """Which clips to read, and how; MAY_CHANGE as in `RunConfig`."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_bad_share"})
 
@@ -36,8 +36,8 @@ class DataConfig:
     crop: Literal["center", "random"] = "random"
     """Crop of training clips; held-out clips are cropped in the centre."""
     decoder: Literal["auto", "decord", "pyav"] = "auto"
-    """Reader of video files; auto is PyAV, which reads all that FFmpeg does and flags damage. decord refuses by name
-    what it would not read as PyAV does."""
+    """Reader of video files; auto is PyAV, which reads all that FFmpeg reads and flags damage. decord refuses files
+    whose frames it would not give as PyAV does, with the reason."""
     flip: bool = False
     """Mirror half of the training clips; only for data sets whose labels allow it."""
     ucf101_fold: int = 1
@@ -59,21 +59,21 @@ class DataConfig:
 
     @property
     def root(self) -> Path:
-        """The folder that is read."""
+        """`data_root`, or its default."""
         return Path(self.data_root or f"data/{self.dataset}")
 
     def build(self, split: Literal["train", "val"], num_frames: int, size: int) -> "ClipDataset":
         """The training or held-out part of the data set.
 
-        Both are listed and compared where `held_out_root` is given, whichever is wanted.
+        With `held_out_root` both parts are listed and compared, whichever is wanted.
 
         Args:
-            split: "train" or "val".
+            split: "train", or "val" for the held-out part.
             num_frames: frames of a clip.
             size: height and width of a clip, in pixels.
 
         Raises:
-            FileNotFoundError: if the data are not there; the message says what is to be put where.
+            MissingFileError: if the data are not there; the message says what to put where.
             UserError: if a held-out video is of a class that no training video has, or a training video itself.
         """
         # Reading videos needs libraries that a command's --help is not to wait for.

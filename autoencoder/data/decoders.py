@@ -1,10 +1,9 @@
 """Chosen frames of a video file, by PyAV or by decord.
 
-PyAV reads: it returns every frame with its stamp and flag, in all formats that FFmpeg knows, and on one thread it takes
-no more time than decord. decord is a choice for comparisons. It gives pixels without time stamp or damage flag, it
-counts frames from a key frame on, and it looks through the whole file whenever it opens one. It is given only files
-whose format it turns into the very pixels of PyAV, and whose packets show nothing that it gets wrong:
-`FrameIndex.decord_obstacle`.
+PyAV is the default reader. It gives every frame with its time stamp and damage flag, reads all formats of FFmpeg, and
+on one thread takes no more time than decord. decord is there to compare with. It gives no time stamps and no damage
+flags, counts frames from a key frame on, and scans the whole file whenever it opens one. So it only gets files from
+which it is known to decode the very frames and pixels of PyAV: see `FrameIndex.decord_obstacle`.
 """
 
 import importlib

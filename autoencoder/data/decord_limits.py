@@ -1,4 +1,4 @@
-"""What decord 0.6 would not read as PyAV reads it, as far as header, packets and first frame show."""
+"""Why decord 0.6 would not read a file as PyAV does, judged by header, packets and first frame."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ import av
 
 from autoencoder.data.orientation import AS_STORED, Orientation
 
-# Where decord was found to give the pixels of PyAV to the bit; whatever else FFmpeg knows goes to PyAV. decord fails in
-# MPEG streams, GIF and AV1, and gives other colours for more than 8 bits, palettes, odd sides and interlaced pictures.
+# Formats for which decord was found to give the pixels of PyAV to the bit. It fails on MPEG streams, GIF and AV1, and
+# gives other colours for more than 8 bits, palettes, odd sides and interlaced pictures.
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "mjpeg")
 PIXEL_FORMATS = ("yuv420p", "yuv422p", "yuv444p", "yuvj420p", "yuvj422p", "yuvj444p")
@@ -20,12 +20,12 @@ ROW_PIXELS = 64
 
 
 class IndexedPacket(NamedTuple):
-    """A packet that is shown; packets sort by the time of display.
+    """A packet of a frame that is displayed; packets sort by display time.
 
     Attributes:
         pts, dts, duration: in units of the stream's time base.
         is_key: whether decoding can start at it.
-        place: among the shown packets, in the order of the file, which is that of decoding.
+        place: index among these packets in the order of the file, which is that of decoding.
     """
 
     pts: int
@@ -71,11 +71,13 @@ def _may_look_wide(width: int) -> bool:
 
 
 def order_obstacles(shown: Sequence[IndexedPacket], is_avi: bool) -> Mapping[str, bool]:
-    """decord seeks to a key frame by its time of display, then counts frames. Where does that lead elsewhere?
+    """Reasons that lie in the order of the packets, and whether they hold.
+
+    decord seeks to a key frame by its display time and then counts frames; these are the cases where that gives others.
 
     Args:
         shown: packets in the order of display; at least one.
-        is_avi: whether the container keeps, and seeks by, the time of decoding only.
+        is_avi: whether the container stores decoding times only, and seeks by them.
     """
     return {
         "its first frame is no key frame": not shown[0].is_key,
@@ -87,7 +89,7 @@ def order_obstacles(shown: Sequence[IndexedPacket], is_avi: bool) -> Mapping[str
 
 
 def is_utf8(path: str | Path) -> bool:
-    """Whether the name of a file can be given to decord."""
+    """Whether the name of a file is valid UTF-8, which decord needs."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

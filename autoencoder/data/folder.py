@@ -18,10 +18,10 @@ from autoencoder.data.video_io import ClipReader, UnreadableVideo
 
 
 class VideoFiles:
-    """Clips of listed video files, as `autoencoder.data.ClipDataset` says.
+    """Clips of listed video files, a `ClipDataset`.
 
-    The list is kept in arrays, not in Python objects: a million videos stay cheap, and forked workers share them. No
-    file is looked for before it is read.
+    The list is kept in arrays, not in Python objects: a million videos stay cheap, and forked workers share them. A
+    file's existence is not checked before it is read.
 
     Args:
         root: folder that the paths are relative to.
@@ -83,7 +83,7 @@ class VideoFiles:
         return self.reader.read(self.source(index), rng, start=start, end=end)
 
     def too_short(self) -> list[str]:
-        """Paths of the videos too short for one clip, by their headers alone; unreadable headers are not counted."""
+        """Paths of the videos too short for one clip, judged by their headers; unreadable files are not among them."""
         return [self.source(index) for index in range(len(self)) if self._is_too_short(index)]
 
     def _is_too_short(self, index: int) -> bool:
@@ -112,12 +112,12 @@ class VideoFolder(VideoFiles):
         flip_invariant: whether a clip may be mirrored without changing its label.
         split: "train" or "val".
         val_share: share of the videos to hold out, in [0, 1]; strictly between, both splits get at least one video.
-        classes: names of the classes that there are, in order, as those of the training videos are for a folder of
-            held-out videos; labels are matched with them by name. None takes the classes of this folder.
+        classes: class names in order, to which labels are matched by name; for held-out videos, those of the training
+            videos. None takes the classes of this folder.
 
     Raises:
-        FileNotFoundError: if there is no such folder or manifest, or no video in it.
-        ValueError: if an argument or a line of the manifest does not fit, or the split is empty.
+        MissingFileError: if there is no such folder or manifest, or no video in it.
+        UserError: if an argument or a line of the manifest does not fit, or the split is empty.
     """
 
     def __init__(
@@ -179,10 +179,10 @@ def _nothing_there(root: Path, problem: str) -> str:
 
 
 def _with_classes(root: Path, listing: Listing, classes: Sequence[str]) -> Listing:
-    """The listing with labels that count `classes`, which hold all of its own.
+    """The listing with labels as indices into `classes`.
 
     Raises:
-        UserError: if they do not; it names those that are unknown.
+        UserError: if a class of the listing is not among them; the message names it.
     """
     unknown = [name for name in listing.class_names if name not in set(classes)]
     known = "the training videos have " + (f"the classes {format_names(classes)}" if classes else "no labels")

@@ -1,4 +1,4 @@
-"""What the packets of a video file say about its frames; they are not decoded for it."""
+"""Indexing the frames of a video file by its packets, without decoding them."""
 
 import os
 import stat
@@ -32,18 +32,18 @@ class UnreadableVideo(UserError):
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """What the packets of a video stream say about its frames, in the order of display.
+    """The frames of a video stream, in the order of display, as its packets describe them.
 
     Attributes:
-        stamps: int64 (N,) time stamps of display in units of the stream's time base, strictly increasing.
-        decode_stamps: int64 (N,) those of decoding, never later than `stamps`.
+        stamps: int64 (N,) display time stamps in units of the stream's time base, strictly increasing.
+        decode_stamps: int64 (N,) decoding time stamps, never later than `stamps`.
         is_key: bool (N,) whether decoding can start at the frame.
         time_base: seconds per unit of the stamps.
         end: second at which the last frame stops being shown.
         fps: average frame rate; None for a single frame where the file states none.
-        by_dts: whether decoded frames are told apart by the clock of decoding, see `stamp_of`.
-        orientation: how the stored picture is shown.
-        decord_obstacle: why decord would not give the frames of this index as PyAV does; None where it would.
+        by_dts: whether a decoded frame is identified by its decoding time stamp, see `stamp_of`.
+        orientation: how the stored picture is displayed.
+        decord_obstacle: why decord would not decode these frames as PyAV does; None where it would.
     """
 
     stamps: np.ndarray
@@ -93,9 +93,9 @@ def _obstacle_to_decoding(container: av.container.InputContainer) -> str | None:
 
 
 def index_frames(path: str | Path) -> FrameIndex:
-    """Read the time stamps of all frames from their packets, or recall them.
+    """Read the time stamps of all frames from their packets.
 
-    A process keeps the indices of the files that it read last, as long as their size and time of change stay the same.
+    A process caches the indices of the last `KEPT_INDICES` files, by path, size and modification time.
 
     Raises:
         UnreadableVideo: if the file cannot be opened, or holds no frames with distinct and plausible time stamps.
@@ -176,16 +176,16 @@ def _read_packets(
 
 
 def counts_by_decoding(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Whether the time of display of a frame is to be told by the clock of decoding, see `stamp_of`.
+    """Whether the display time of a frame has to be taken from its decoding time stamp, see `stamp_of`.
 
-    AVI keeps no time of display. For MPEG-4 with frames stored out of order, above all where two are packed into one
-    packet as DivX and Xvid do it, the demuxer's guess is wrong, while frames come out of the decoder when they are due.
+    AVI stores no display time. For MPEG-4 with frames stored out of order, above all where DivX and Xvid pack two into
+    one packet, the demuxer's guess is wrong, while the decoder returns frames in the order and time of display.
     """
     return "avi" in container.format.name and stream.codec_context.name == "mpeg4"
 
 
 def stamp_of(frame: av.VideoFrame, by_dts: bool) -> int | None:
-    """Time of display of a frame decoded on one thread, in units of the stream's time base; None where unknown."""
+    """Display time stamp of a frame decoded on one thread, in units of the stream's time base; None where unknown."""
     return frame.dts if by_dts and frame.dts is not None else frame.pts
 
 
@@ -223,7 +223,7 @@ def _index(
 
 @dataclass(frozen=True)
 class _PackedIndex:
-    """A `FrameIndex` in little memory: of an hour of video, some kilobytes."""
+    """A compressed `FrameIndex`, of some kilobytes for an hour of video."""
 
     first: int
     steps: bytes
@@ -249,7 +249,7 @@ def _average_rate(stream: av.VideoStream) -> float | None:
 
 
 def video_length(path: str | Path) -> tuple[float, float | None]:
-    """Seconds and frames per second as the header states them; where it does not, as the packets have them.
+    """Length in seconds and frames per second, from the header if it states them, else from the packets.
 
     Raises:
         UnreadableVideo: if the file cannot be opened or holds no video.

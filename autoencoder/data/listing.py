@@ -91,7 +91,15 @@ class Listing:
 
 
 def sorted_classes(labels: array, known: dict[str, int]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels that count the classes in order of appearance, turned into those that count them in sorted order."""
+    """Renumber labels from the classes' order of appearance to their sorted order.
+
+    Args:
+        labels: one per video, in order of appearance.
+        known: number of every class name in order of appearance.
+
+    Returns:
+        int32 (N,) labels, and the sorted class names.
+    """
     class_names = sorted(known)
     rank = np.empty(len(known), dtype=np.int32)
     rank[[known[name] for name in class_names]] = np.arange(len(known))
@@ -99,10 +107,10 @@ def sorted_classes(labels: array, known: dict[str, int]) -> tuple[np.ndarray, tu
 
 
 def read_manifest(manifest: Path) -> Listing:
-    """Videos of a CSV file; none of them is looked for.
+    """Videos listed in a CSV file; whether they exist is not checked.
 
     Raises:
-        ValueError: naming the first line that does not fit.
+        UserError: naming the first line that does not fit.
     """
     # Bytes that are no UTF-8 are kept, as they are in names of files.
     with open(manifest, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:

@@ -35,7 +35,7 @@ class Orientation(NamedTuple):
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether turning alone does not do it."""
+        """Whether it includes a reflection, not just a rotation."""
         return sum(self) % 2 == 1
 
     def apply(self, picture: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The videos of a folder tree, each real file once, and what was left out of it."""
+"""Scanning a folder tree for videos: each real file once, with a report of what is left out."""
 
 import os
 import sys
@@ -11,12 +11,12 @@ from autoencoder.common.launchers import launch
 from autoencoder.data.listing import VIDEO_ENDINGS, Listing, PathTable, sorted_classes
 
 EXAMPLES = 3  # of what is left out, named in a message
-_said: set[str] = set()
+_printed: set[str] = set()
 
 
 @dataclass
 class Scan:
-    """What is found below a folder.
+    """The contents of a folder tree.
 
     Attributes:
         videos: paths relative to the folder, in the order of the walk: by name, folder by folder.
@@ -37,13 +37,13 @@ def scan_folder(root: Path) -> Listing:
     """Videos below `root`, sorted; their first-level folders are the classes if every video lies in one.
 
     Links are followed, and every real file is listed once, by the path that comes first when folders are walked by
-    name; that path gives the label. Hard links are the same file. What is left out is said once, in the first process.
-    An empty folder with the name of a video is listed too: it may be what is left of one, and reading will say so.
+    name; that path gives the label. Hard links are the same file. The first process prints once what is left out. An
+    empty folder named like a video is listed too, so that reading it reports the missing file.
     """
     scan = Scan()
     known = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
     _walk(root, "", scan, known)
-    _tell(root, scan)
+    _print_remarks(root, scan)
     paths = sorted(scan.videos)
     if not all("/" in path for path in paths):
         return Listing(PathTable(paths), None, (), None)
@@ -92,13 +92,13 @@ def _is_known(entry: os.DirEntry, known: set[tuple[int, int]]) -> bool:
     return is_known
 
 
-def _tell(root: Path, scan: Scan) -> None:
-    """Say, once and in the first process, what of a folder is not taken as might be expected."""
+def _print_remarks(root: Path, scan: Scan) -> None:
+    """Print, once and in the first process, which contents of a folder are left out or ambiguous."""
     if launch().rank == 0:
         for remark in _remarks(scan):
             text = f"{root}: {remark}"
-            if text not in _said:
-                _said.add(text)
+            if text not in _printed:
+                _printed.add(text)
                 print(text, file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
 """Moving shapes, made on the fly: the data set that needs no download.
 
-A clip shows one shape of one colour on a plain background, swinging along one axis. The classes are the full product of
-shape and motion, so that either half can be exchanged for another.
+A clip shows one shape of one colour on a plain background, swinging along one axis. The classes are all pairs of a
+shape and a motion, so that either can be exchanged between clips.
 """
 
 from collections.abc import Callable
@@ -83,9 +83,9 @@ def _extent(shape: str) -> np.ndarray:
 
 
 class Shapes:
-    """The data set, as `autoencoder.data.ClipDataset` says.
+    """The data set of moving shapes, a `ClipDataset`.
 
-    Clip i is a function of i and the split alone. Its class is i modulo 10.
+    Clip i depends on i and the split alone. Its class is i modulo 10.
 
     Args:
         num_frames: frames of a clip, at least 8 so that a motion can be seen.
@@ -93,7 +93,7 @@ class Shapes:
         split: "train" or "val", which share no clip.
 
     Raises:
-        ValueError: if the clip is too small or the split unknown.
+        UserError: if the clip is too small or the split unknown.
     """
 
     class_names = CLASS_NAMES
@@ -119,7 +119,7 @@ class Shapes:
         return f"shapes[{self.first + index}]"
 
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:
-        """Clip `index`, uint8 (T, H, W, 3); `rng` changes nothing."""
+        """Clip `index`, uint8 (T, H, W, 3); `rng` is ignored."""
         shape, motion = CLASS_NAMES[self.label(index)].split("_")
         draw = np.random.default_rng(derive_seed("shapes", self.first + index))
         area = draw.uniform(*AREA_SHARE) * self.size**2

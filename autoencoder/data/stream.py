@@ -1,4 +1,4 @@
-"""Which clip comes when, as a function of the seed, and what happens to files that cannot be read."""
+"""The order of clips in a run, as a function of its seed, and the handling of files that cannot be read."""
 
 from collections.abc import Iterator
 
@@ -29,7 +29,7 @@ class PositionSampler(Sampler[list[tuple[int, int]]]):
         rank, world_size: this process takes the rank-th of `world_size` equal parts of every batch.
 
     Raises:
-        ValueError: if the data set is empty or the processes do not divide the batch.
+        UserError: if the data set is empty or the processes do not divide the batch.
     """
 
     def __init__(
@@ -59,7 +59,16 @@ class PositionSampler(Sampler[list[tuple[int, int]]]):
 class TrainingClips(Dataset):
     """Clips for the batches of a `PositionSampler`: start, crop and flip are functions of the seed and the position.
 
-    A file that cannot be read is replaced by a stand-in, a function of the seed and the file's index.
+    A file that cannot be read is replaced by another, chosen by the seed and the file's index.
+
+    Args:
+        clips: the data set.
+        seed: of the run.
+        flip: mirror half of the clips.
+
+    Raises:
+        UserError: if `flip` is set and the data set's labels do not allow it.
+        UnreadableVideo: from an item, if `MAX_STAND_INS` replacements cannot be read either.
     """
 
     def __init__(self, clips: ClipDataset, seed: int, flip: bool = False):
@@ -110,7 +119,7 @@ class HeldOutClips(Dataset):
 
 
 def collate(items: list[dict]) -> dict:
-    """Join items: `sample` batched (None if there is none), `tried` and `unreadable` joined."""
+    """Join items: batch the samples (None if there are none), and join `tried` and `unreadable`."""
     samples = [item["sample"] for item in items if item["sample"] is not None]
     unreadable = {index: reason for item in items for index, reason in item["unreadable"].items()}
     tried = [index for item in items for index in item["tried"]]
@@ -123,7 +132,7 @@ class FileReport:
     Args:
         num_files: size of the data set.
         max_bad_share: more bad files than this share of the files tried so far stop the run.
-        min_tried: before that many files were tried (or all of them), no share is judged.
+        min_tried: the share is checked only after this many files were tried, or all of them.
     """
 
     def __init__(self, num_files: int, max_bad_share: float, min_tried: int = 20):
@@ -132,10 +141,10 @@ class FileReport:
         self.reasons: dict[int, str] = {}
 
     def update(self, batch: dict) -> list[str]:
-        """Take note of a batch of `collate`.
+        """Count the files of a batch of `collate`.
 
         Returns:
-            The reasons of files seen to be bad for the first time.
+            Reasons of the files that are bad for the first time.
         """
         self.tried[batch["tried"]] = True
         new = {index: reason for index, reason in batch["unreadable"].items() if index not in self.reasons}

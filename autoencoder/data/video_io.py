@@ -32,7 +32,11 @@ STAMP_ROUNDING_S = 1.1e-3
 
 @dataclass(frozen=True)
 class ClipReader:
-    """How clips are taken from video files."""
+    """Reads clips from video files, by the settings below.
+
+    Raises:
+        UserError: if a setting does not fit.
+    """
 
     num_frames: int
     """Frames of a clip."""
@@ -50,8 +54,8 @@ class ClipReader:
     """ "center", or "random": drawn once per clip."""
 
     decoder: str = "auto"
-    """ "auto" and "pyav": PyAV, which reads every file that FFmpeg does and flags damage; "decord": decord, which reads
-    the common formats, and refuses by name the files that it would not read as PyAV does."""
+    """ "auto" and "pyav": PyAV, which reads all that FFmpeg reads and flags damage; "decord": decord, which reads the
+    common formats, and refuses files that it would not read as PyAV does, with the reason."""
 
     unseeded: str = "middle"
     """Clip that is taken without `rng`, of those that fit: the "middle" or the "first" one."""
@@ -153,7 +157,7 @@ class ClipReader:
 
     @property
     def decoder_name(self) -> str:
-        """Which of `DECODERS` reads."""
+        """The key in `DECODERS` of the reader in use."""
         return "pyav" if self.decoder == "auto" else self.decoder
 
     @property
@@ -189,7 +193,7 @@ def resize_and_crop(
         uint8 (T, size, size, 3), contiguous.
 
     Raises:
-        ValueError: if `crop` is neither.
+        UserError: if `crop` is neither.
     """
     if crop not in CROPS:
         raise UserError(f"crop={crop!r} is none of {', '.join(CROPS)}")
@@ -203,7 +207,7 @@ def resize_and_crop(
 
 
 def as_frames(frames: Frames) -> np.ndarray:
-    """Bring a video into the form of a file's frames.
+    """Convert a video to the uint8 frames of a file.
 
     Args:
         frames: uint8 (T, H, W, 3), or float in [0, 1], (T, H, W, 3) or (T, 3, H, W), as an array or a tensor on any
@@ -238,7 +242,7 @@ def as_frames(frames: Frames) -> np.ndarray:
 
 
 def write_video(path: str | Path, frames: Frames, fps: float) -> None:
-    """Write a video by the ending of its name, atomically: .mp4 (H.264, 4:2:0, near lossless) or .gif.
+    """Write a video atomically, in the format of its ending: .mp4 (H.264, 4:2:0, near lossless) or .gif.
 
     Args:
         path: ends in .mp4 or .gif; missing folders are made.

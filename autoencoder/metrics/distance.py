@@ -1,4 +1,4 @@
-"""What distances between two sets of videos share: the extractor of features, and how it is kept out of the way."""
+"""The base class of distances between two sets of videos, which holds the feature extractor."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
@@ -15,10 +15,10 @@ REAL, FAKE = "real", "fake"  # first words of the names of the states
 
 
 class VideoFeatureExtractor(Protocol):
-    """Anything that gives a video a row of numbers.
+    """Maps videos to feature vectors.
 
-    It may have an `identity`, a dict in the terms of JSON with at least "name", by which its features are told from
-    those of others.
+    It may have an `identity`, a dict that JSON can hold with at least "name", which tells its features from those of
+    other extractors.
     """
 
     num_features: int
@@ -30,8 +30,8 @@ class VideoFeatureExtractor(Protocol):
 class FeatureDistance(Metric):
     """A distance between the features of real and of fake videos.
 
-    The extractor is no part of this module: it follows it from device to device, but is in no state dict and among no
-    parameters, and neither the module's mode nor its dtype nor autocast reach it. The states are float64 and stay so.
+    The extractor is not a submodule: it moves with the metric from device to device, but is in no state dict and in no
+    list of parameters, and neither the metric's mode nor its dtype nor autocast affect it. The states stay float64.
     Subclasses keep states whose names begin with "real" or "fake" and define `_add` and `compute`.
 
     Args:
@@ -57,20 +57,20 @@ class FeatureDistance(Metric):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What to note about the extractor in a protocol."""
+        """Name and origin of the extractor, for reports."""
         extractor = self._extractor[0]
         nameless = {"name": getattr(extractor, "__name__", type(extractor).__name__), "num_features": self.num_features}
         return dict(getattr(extractor, "identity", nameless))
 
     @property
     def title(self) -> str:
-        """What the distance may be called: by its published name only with an I3D of known weights."""
+        """Name of the distance: its published one only with an I3D of known weights."""
         is_published = isinstance(self._extractor[0], I3D) and self.identity["known"]
         return self.short_name if is_published else f"{self.long_name} ({self.identity['name']})"
 
     @torch.no_grad()
     def extract(self, video: torch.Tensor) -> torch.Tensor:
-        """The features of videos, which are added to nothing.
+        """The features of videos, without adding them to the states.
 
         Args:
             video: (B, 3, T, H, W), uint8 or float in [0, 1].
@@ -79,8 +79,8 @@ class FeatureDistance(Metric):
             float32 (B, D), on the device of the metric.
 
         Raises:
-            ValueError: if the video is none of these, or the extractor gives something else than (B, D), which on the
-                CPU must be finite; those of another device are looked at in `compute`.
+            ValueError: if the video does not fit, or the extractor does not return (B, D). On the CPU features must be
+                finite (UserError); on other devices `compute` checks that.
         """
         extractor = self._extractor[0]
         video = to_device(video, self.device)
@@ -102,7 +102,7 @@ class FeatureDistance(Metric):
 
         Args:
             video: (B, 3, T, H, W), uint8 or float in [0, 1].
-            real: to which side.
+            real: whether they are real or fake.
 
         Raises:
             ValueError: as `extract`.
@@ -114,10 +114,11 @@ class FeatureDistance(Metric):
 
         Args:
             features: float (B, D); B may be 0.
-            real: to which side.
+            real: whether they are those of real or fake videos.
 
         Raises:
-            ValueError: if the shape is another, or something is not finite.
+            ValueError: if the shape does not fit.
+            UserError: if a value is not finite.
         """
         self._check(features)
         self._computed = None
@@ -164,17 +165,17 @@ def check_finite(features: torch.Tensor) -> None:
     """Refuse features, or sums of features, that are not finite.
 
     Raises:
-        ValueError: if there are such.
+        UserError: if a value is not finite.
     """
     if not features.isfinite().all():
         raise UserError("the features hold values that are not finite")
 
 
 def require_two(**counts: int) -> None:
-    """Refuse sets of which no distance can be told.
+    """Refuse sets of fewer than two videos, given their sizes by name.
 
     Raises:
-        ValueError: if either holds fewer than two videos.
+        UserError: if a set is too small.
     """
     if min(counts.values()) < 2:
         found = " and ".join(f"{count} {side}" for side, count in counts.items())

@@ -23,7 +23,7 @@ STATISTICS = ("sum", "outer", "count")
 
 
 def matrix_root(covariance: torch.Tensor) -> torch.Tensor:
-    """Symmetric root of a covariance, float64 (D, D); what is zero but for rounding counts as zero."""
+    """Symmetric square root of a covariance, float64 (D, D); eigenvalues below rounding error count as zero."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     rounding = values.max() * len(values) * torch.finfo(values.dtype).eps
     roots = torch.where(values > rounding, values, 0).sqrt()
@@ -51,7 +51,7 @@ def frechet_distance(
 
 
 def of_first_process(states: torch.Tensor) -> torch.Tensor:
-    """Reduction of a state that every process has whole: (processes, ...) -> (...)."""
+    """Reduction of a state that is the same in every process: (processes, ...) -> (...)."""
     return states[0]
 
 
@@ -91,7 +91,7 @@ class FrechetVideoDistance(FeatureDistance):
         """The distance between all real and all fake videos, float64.
 
         Raises:
-            ValueError: if there are fewer than two of either, or features are not finite.
+            UserError: if there are fewer than two of either, or features are not finite.
         """
         real, fake = self._statistics(REAL, LOADED), self._statistics(FAKE)
         for statistics in (real, fake):
@@ -106,14 +106,14 @@ class FrechetVideoDistance(FeatureDistance):
         return frechet_distance(*self._gaussian(**real), *self._gaussian(**fake)).to(self.device)
 
     def save_real(self, path: str | Path, protocol: dict[str, Any]) -> None:
-        """Write what is known of the real videos, for `load_real`; where the metric is synchronised, by all processes.
+        """Write the statistics of the real videos for `load_real`; with several processes, all of them must call it.
 
         Args:
             path: of an .npz file.
-            protocol: what the numbers depend on, in the terms of JSON.
+            protocol: what the numbers depend on, as a dict that JSON can hold.
 
         Raises:
-            ValueError: if there are fewer than two real videos.
+            UserError: if there are fewer than two real videos.
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute):
             statistics, is_first = self._statistics(REAL, LOADED), not self._is_synced or distributed.get_rank() == 0
@@ -125,14 +125,14 @@ class FrechetVideoDistance(FeatureDistance):
                 np.savez(file, **arrays, **notes)
 
     def load_real(self, path: str | Path) -> dict[str, Any]:
-        """Take the real videos from a file of `save_real`, in place of all that were added; by all processes.
+        """Replace all real videos by the statistics of a file of `save_real`; all processes must call it.
 
         Returns:
             The protocol that the file was written with.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is no such file, or was written with another extractor.
+            MissingFileError: if there is no such file.
+            UserError: if it is not a file of `save_real`, or was written with another extractor.
         """
         stored = _read(path)
         extractor, expected = json.loads(str(stored["extractor"])), json.loads(json.dumps(self.identity))

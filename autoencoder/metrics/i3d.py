@@ -4,7 +4,7 @@ The weights are read from a local file; nothing is downloaded, and nothing ever 
 distances use those of TF-Hub's i3d-kinetics-400, and only with them is a distance called FVD. They come in two forms:
 
 - `i3d_torchscript.pt`, the TorchScript archive of StyleGAN-V's evaluation, known by the SHA-256 of the file. It is a
-  program, so what is not known is not even read;
+  program, so an unknown one is not even loaded;
 - a state dict, known by the SHA-256 of its tensors, whatever file they are in. Of `i3d_pretrained_400.pt`, which
   VideoGPT and TATS load, only the first digits of another hash are published: it is known if it holds these tensors.
 """
@@ -41,7 +41,7 @@ KNOWN_FILES = (
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """float32 products in float32 on a device: no autocast, no TF32, no bf16, whatever the caller has set."""
+    """Compute float32 products in float32 on a device: no autocast, no TF32, no bf16, whatever the caller has set."""
     backends = torch.backends
     settings = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
     former = [setting.fp32_precision for setting in settings]
@@ -56,17 +56,17 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def only_moving(fn: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What `Module.to` and its kind do to a tensor, reduced to the device: the dtype stays."""
+    """A version of the function that `Module.to` or `Module.half` applies which moves tensors but keeps their dtype."""
     return lambda tensor: tensor.to(fn(torch.empty(0, device=tensor.device)).device)
 
 
 def check_video(video: torch.Tensor, low: float, high: float, check_range: bool = True) -> None:
-    """Refuse what is no float (B, 3, T, H, W) within a range.
+    """Refuse a tensor that is not a float video (B, 3, T, H, W) within a range.
 
     Args:
         video: any tensor.
         low, high: the range.
-        check_range: whether to look at the values, for which the host waits for a GPU.
+        check_range: whether to check the values, which makes the host wait for a GPU.
 
     Raises:
         ValueError: naming what was given.
@@ -83,11 +83,11 @@ def check_video(video: torch.Tensor, low: float, high: float, check_range: bool 
 
 
 class I3D(nn.Module):
-    """Logits of I3D for videos: frozen, always in eval mode and float32; made by `I3D.from_file`.
+    """I3D as an extractor of logits: frozen, always in eval mode and float32; `I3D.from_file` loads one.
 
     Args:
         network: maps a float32 video (B, 3, T, 224, 224) in [-1, 1] to (B, 400).
-        identity: what to note in a protocol, with at least "name", "sha256" and "known"; a copy is kept.
+        identity: of the weights, for reports, with at least "name", "sha256" and "known"; a copy is kept.
     """
 
     num_features = NUM_CLASSES
@@ -112,8 +112,8 @@ class I3D(nn.Module):
                 the numbers of VideoGPT and TATS.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is not known and `allow_unknown` is not set, or it holds something else.
+            MissingFileError: if there is no such file.
+            UserError: if the file is not known and `allow_unknown` is not set, or it holds something else.
         """
         path = Path(path)
         if not path.is_file():
@@ -136,14 +136,14 @@ class I3D(nn.Module):
         Args:
             video: float (B, 3, T, S, S) in [0, 1], T at least 9; resized to 224 x 224 (bilinear, half-pixel centres,
                 no antialiasing) where S is another.
-            check_range: whether to look at the values; without, the host does not wait for a GPU.
+            check_range: whether to check the values, which makes the host wait for a GPU.
 
         Returns:
             float32 (B, 400): before the softmax, mean over time.
 
         Raises:
-            ValueError: if the shape, dtype or range does not fit. What is not square must be cropped first: published
-                protocols differ in how they would make it square.
+            ValueError: if the shape, dtype or range does not fit. Videos must be cropped to squares beforehand,
+                because published protocols differ in how.
         """
         check_video(video, 0, 1, check_range)
         if video.shape[3] != video.shape[4]:
@@ -176,7 +176,7 @@ class I3D(nn.Module):
 
 
 class ScriptedI3D(nn.Module):
-    """A TorchScript archive, called as the published one is; can be copied and pickled, which archives cannot."""
+    """Wraps a TorchScript archive with the arguments of the published one, and can be copied and pickled."""
 
     def __init__(self, archive: torch.jit.ScriptModule):
         super().__init__()
@@ -199,14 +199,14 @@ class ScriptedI3D(nn.Module):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings that TorchScript is deprecated: the published file is in no other form."""
+    """Hide the warnings that TorchScript is deprecated: the published file has no other format."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
 
 def tensor_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of tensors, in hexadecimal: of their names, in order, each with a NUL and its numbers in float32."""
+    """SHA-256 of tensors, in hexadecimal: over each name in sorted order, a NUL, and its values as float32."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode() + b"\0")
@@ -215,10 +215,10 @@ def tensor_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def _identity(path: Path, sha256: str, form: str, is_known: bool, allow_unknown: bool) -> dict[str, Any]:
-    """What to note about a file of weights.
+    """The identity of a file of weights.
 
     Raises:
-        ValueError: if they are not known and that is not allowed.
+        UserError: if they are not known and that is not allowed.
     """
     if not is_known and not allow_unknown:
         raise UserError(

@@ -31,9 +31,9 @@ BRANCHES = {  # channels of b0, b1a, b1b, b2a, b2b, b3b
 
 
 def pad_same(x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-    """Zeros around the last three axes, so that a window of `kernel` gives ceil(size / stride) places.
+    """Zero-pad the last three axes so that windows of `kernel` give ceil(size / stride) outputs (TensorFlow's "SAME").
 
-    Of an odd number of zeros the larger half lies at the end, as TensorFlow's "SAME" has it.
+    Of an odd number of zeros the larger half lies at the end.
     """
     pads = []
     for size, window, step in reversed(list(zip(x.shape[2:], kernel, stride, strict=True))):
@@ -43,12 +43,12 @@ def pad_same(x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> t
 
 
 def max_pool(x: torch.Tensor, kernel: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-    """Maximum over windows of `kernel`; what is pooled follows a ReLU, so that zeros around it never win."""
+    """Maximum over windows of `kernel`, with zero padding, which never wins because the inputs come from a ReLU."""
     return F.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch normalisation by fixed statistics, whatever the mode; without BatchNorm3d's count, which no file holds."""
+    """Batch normalisation by fixed statistics in every mode, without BatchNorm3d's counter, which no file holds."""
 
     def __init__(self, channels: int, eps: float):
         super().__init__()
@@ -74,7 +74,7 @@ class Unit(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Four branches side by side: 1; 1 then 3; 1 then 3; pooling then 1, by the sides of their filters."""
+    """Inception block of four concatenated branches: conv 1; conv 1, 3; conv 1, 3; max pooling and conv 1."""
 
     def __init__(self, in_channels: int, channels: Sequence[int], eps: float):
         super().__init__()
@@ -94,10 +94,10 @@ class Mixed(nn.Module):
 
 
 class I3DNetwork(nn.Module):
-    """The network: video (B, 3, T, 224, 224) in [-1, 1], T at least 9 -> logits (B, 400), their mean over time.
+    """Video (B, 3, T, 224, 224) in [-1, 1] with T >= 9 -> logits (B, 400), averaged over time.
 
     Args:
-        bn_eps: of the batch normalisation, which no file of weights tells.
+        bn_eps: of the batch normalisation; files of weights do not hold it.
     """
 
     def __init__(self, bn_eps: float = BATCH_NORM_EPS):

@@ -13,7 +13,7 @@ ROWS_AT_A_TIME = 1024  # of the kernel matrix: 10,000 x 10,000 of them at once t
 
 
 class KernelVideoDistance(FeatureDistance):
-    """Squared maximum mean discrepancy of the features of real and of fake videos, by a polynomial kernel.
+    """Squared maximum mean discrepancy of the features of real and of fake videos, with a polynomial kernel.
 
     k(x, y) = (gamma x y + coef)^degree. The defaults are those of the published KVD; the unbiased estimate is 0 on
     average for equal distributions and may be negative, and unlike the Frechet distance it does not depend on the
@@ -29,7 +29,7 @@ class KernelVideoDistance(FeatureDistance):
             with degree=2 and coef=0.
 
     Raises:
-        ValueError: for a kernel that is none.
+        UserError: if the kernel's parameters do not fit.
     """
 
     short_name = "KVD"
@@ -58,7 +58,7 @@ class KernelVideoDistance(FeatureDistance):
 
     @property
     def title(self) -> str:
-        """What the distance may be called: by its published name only with the published kernel, too."""
+        """Name of the distance: its published one only with the published kernel and an I3D of known weights."""
         kernel = self.degree, self.gamma, self.coef, self.unbiased
         if kernel == (3, 1 / self.num_features, 1, True):
             return super().title
@@ -68,7 +68,7 @@ class KernelVideoDistance(FeatureDistance):
         """The distance between all real and all fake videos, float64.
 
         Raises:
-            ValueError: if there are fewer than two of either, or features are not finite.
+            UserError: if there are fewer than two of either, or features are not finite.
         """
         real, fake = self._joined(REAL), self._joined(FAKE)
         require_two(real=len(real), fake=len(fake))

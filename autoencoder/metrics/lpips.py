@@ -1,7 +1,8 @@
 """LPIPS: a perceptual distance of frames, from the features of a VGG-16 that was trained on ImageNet.
 
-torchmetrics has the network and the weights of its five linear layers; the VGG's own weights are a file of torchvision.
-None of them is ever left at random.
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018). torchmetrics has the
+network and the weights of its five linear layers; the VGG's own weights are a file of torchvision. Nothing ever runs
+with random weights.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ FRAMES_AT_A_TIME = 16  # 16 frames of 224 x 224 take about 1 GB in the VGG
 
 
 class Lpips(torchmetrics_lpips._NoTrainLpips):
-    """LPIPS with VGG-16, frozen and always in eval mode, one number per image; made by `lpips_network`."""
+    """LPIPS with VGG-16, frozen and always in eval mode, one number per image; `lpips_network` loads one."""
 
     def __init__(self):
         super().__init__(pretrained=False, net="vgg", pnet_rand=True)
@@ -43,7 +44,7 @@ class Lpips(torchmetrics_lpips._NoTrainLpips):
             (N,), 0 for equal images.
 
         Raises:
-            ValueError: if the shapes do not fit.
+            UserError: if the shapes do not fit.
         """
         if images.shape != others.shape or images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIDE:
             raise UserError(
@@ -55,13 +56,13 @@ class Lpips(torchmetrics_lpips._NoTrainLpips):
 
 
 def lpips_network(vgg: nn.Module | str | Path | None = None) -> Lpips:
-    """The LPIPS network, frozen: it has no gradients of its own but passes those of the images on.
+    """Load the LPIPS network, frozen: its weights get no gradients, its inputs do.
 
     Args:
-        vgg: a VGG-16 as torchvision makes it, of which `features` are taken; or what `load_vgg16` takes.
+        vgg: torchvision's VGG-16, whose `features` are used; or the argument of `load_vgg16`.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_vgg16`.
+        UserError: as `load_vgg16`.
     """
     features = (vgg if isinstance(vgg, nn.Module) else load_vgg16(vgg)).features.state_dict()
     linear = torch.load(_linear_file(), map_location="cpu", weights_only=True)
@@ -75,15 +76,15 @@ def lpips_network(vgg: nn.Module | str | Path | None = None) -> Lpips:
 
 
 def load_vgg16(path: str | Path | None = None) -> nn.Module:
-    """torchvision's VGG-16 with the weights of a file; the classifier, which nothing here needs, is left out.
+    """Load torchvision's VGG-16 from a file of weights, without its classifier.
 
     Args:
         path: file of a state dict like torchvision's vgg16-397923af.pth; None takes the one in torch's cache, which
             torchvision fills by downloading it.
 
     Raises:
-        FileNotFoundError: if there is no such file, or it cannot be downloaded; the message says what to do.
-        ValueError: if the file holds something else.
+        MissingFileError: if there is no such file, or it cannot be downloaded; the message says what to do.
+        UserError: if the file holds something else.
     """
     path = vgg16_file(path)
     try:
@@ -100,10 +101,10 @@ def load_vgg16(path: str | Path | None = None) -> nn.Module:
 
 
 def vgg16_file(path: str | Path | None = None) -> Path:
-    """The file that `load_vgg16` reads.
+    """The file that `load_vgg16` reads, downloaded if need be.
 
     Raises:
-        FileNotFoundError: as there.
+        MissingFileError: if there is no such file, or it cannot be downloaded.
     """
     if path is not None:
         if not Path(path).is_file():
@@ -122,7 +123,7 @@ def vgg16_file(path: str | Path | None = None) -> Path:
 
 
 def vgg16_identity(path: Path) -> str:
-    """What to note in a protocol: the SHA-256 of a file of weights, and whether it is torchvision's."""
+    """The SHA-256 of a file of weights, for reports, and a remark if it is not torchvision's file."""
     sha256 = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -151,7 +152,7 @@ class VideoLPIPS(FrameMetric):
     The network follows the videos from device to device and is not part of the metric's state.
 
     Args:
-        vgg: as `lpips_network` takes it.
+        vgg: as for `lpips_network`.
     """
 
     higher_is_better = False

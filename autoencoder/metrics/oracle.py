@@ -11,7 +11,7 @@ from autoencoder.data.shapes import AREA_SHARE, SHAPES, coverage
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the oracle sees in a clip.
+    """What the oracle recognises in a clip.
 
     Attributes:
         shape: one of `SHAPES`, or "none".
@@ -104,7 +104,12 @@ def _motion(centre_x: np.ndarray, centre_y: np.ndarray, size: int) -> str:
 
 
 def confirmed(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> dict[str, float]:
-    """Share of verdicts that name the shape, the motion and both of their class."""
+    """Shares of verdicts, in [0, 1], that name the right shape, the right motion, and both.
+
+    Args:
+        verdicts: one per clip.
+        class_names: the class of each clip, such as "circle_vertical".
+    """
     pairs = [name.split("_") for name in class_names]
     shape = [verdict.shape == pair[0] for verdict, pair in zip(verdicts, pairs, strict=True)]
     motion = [verdict.motion == pair[1] for verdict, pair in zip(verdicts, pairs, strict=True)]

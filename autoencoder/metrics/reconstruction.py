@@ -9,16 +9,16 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from autoencoder.common.errors import UserError
 
 PSNR_EPS = 1e-8  # identical frames score 80 dB, not infinity
-SSIM_BORDER = 5  # of the 11 x 11 window: only places where it lies inside the frame count
+SSIM_BORDER = 5  # half of the 11 x 11 window: only positions where it lies inside the frame count
 SSIM_REFERENCE_SIDE = 256
 AT_ONCE = ("cpu",)  # devices whose values the host sees without waiting
 
 
 class FrameMetric(Metric):
-    """Mean over frames of a value per frame, in fp32 whatever the autocast; exact when summed over unequal shares.
+    """Mean of a value per frame over all frames of all processes, computed in fp32 whatever the autocast.
 
-    On a GPU no update waits for the device: there `compute` refuses values that lie outside [0, 1]. Subclasses define
-    `per_frame`.
+    On a GPU `update` does not wait for the device, so values outside [0, 1] are refused only by `compute`. Subclasses
+    define `per_frame`.
     """
 
     full_state_update = False
@@ -39,12 +39,13 @@ class FrameMetric(Metric):
             prediction, target: float (B, 3, T, H, W) in [0, 1].
 
         Raises:
-            ValueError: if the shapes differ or are not of that form, or, on the CPU, values lie outside [0, 1].
+            UserError: if the shapes differ or are not of that form.
+            ValueError: on the CPU, if values lie outside [0, 1].
         """
         self._add(self.frame_values(prediction, target))
 
     def frame_values(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The values (B T,) of the frames of clips, which are added to nothing; arguments and errors as of `update`."""
+        """The values (B T,) of the frames of clips, without adding them; arguments and errors as of `update`."""
         if prediction.shape != target.shape or prediction.ndim != 5 or prediction.shape[1] != 3:
             raise UserError(
                 "prediction and target must both be (B, 3, T, H, W), got "
@@ -75,7 +76,7 @@ class FrameMetric(Metric):
         """The mean over all frames, float64.
 
         Raises:
-            ValueError: if there were none, or values lie outside [0, 1].
+            ValueError: if there were no frames, or values lie outside [0, 1].
         """
         if int(self.num_frames) == 0:
             raise ValueError(f"{type(self).__name__} has seen no frames")
@@ -83,12 +84,12 @@ class FrameMetric(Metric):
         return self.total / self.num_frames
 
     def per_frame(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Frames float32 (N, 3, H, W) in [0, 1] -> (N,)."""
+        """The value of each frame: twice float32 (N, 3, H, W) in [0, 1] -> (N,)."""
         raise NotImplementedError
 
 
 def _check_range(lowest: torch.Tensor, highest: torch.Tensor) -> None:
-    """Both (2,), of prediction and target."""
+    """Refuse values outside [0, 1]; both arguments are (2,), of prediction and target."""
     ranges = torch.stack([lowest, highest], dim=1).tolist()
     for name, (low, high) in zip(("prediction", "target"), ranges, strict=True):
         if not (low >= 0 and high <= 1):  # also where there is a NaN

@@ -1,4 +1,4 @@
-"""When stage one's checkpoints are written, and how it ends when a signal asks it to."""
+"""Callbacks of stage one that write checkpoints and stop the run on a signal."""
 
 from contextlib import ExitStack
 
@@ -14,7 +14,7 @@ from autoencoder.training.config import TrainConfig
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear under their name only when they are whole and on disk; they load without unpickling code."""
+    """Writes checkpoints atomically, and loads them without running pickled code."""
 
     def save_checkpoint(self, checkpoint, path, storage_options=None):
         """Write, then rename."""
@@ -27,7 +27,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class StepCheckpoint(Callback):
-    """Saves every few steps and at the end, after the validation where a step has one, so that no record is lost."""
+    """Saves every `checkpoint_every` steps and at the end; if a step is validated, after that, so no record is lost."""
 
     def __init__(self, folder: RunFolder, config: TrainConfig):
         self.folder, self.config = folder, config
@@ -61,13 +61,13 @@ class StepCheckpoint(Callback):
 
 
 class OrderlyStop(Callback):
-    """Ends the run where a signal asks to: after the step in hand and its validation, saved.
+    """Stops the run on a signal, after the current step, its validation and a checkpoint.
 
-    In the list of callbacks this one comes last, so that it sees the signals that come while the others work.
+    It must be the last in the list of callbacks, so that it sees signals that come while the others work.
 
     Args:
-        checkpoint: with which to save.
-        signals: of the block in which the trainer runs.
+        checkpoint: saves the step.
+        signals: yielded by `catch_signals` around the trainer.
     """
 
     def __init__(self, checkpoint: StepCheckpoint, signals: StopSignals):
@@ -75,10 +75,10 @@ class OrderlyStop(Callback):
         self._delay = ExitStack()
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """From here on signals wait for the end of a step, and Lightning's own handling of them is off.
+        """Delay signals to the end of a step, and turn Lightning's own handling of them off.
 
-        Its handlers save in the middle of a step, let processes wait for each other inside of a handler, and have every
-        step of several processes wait for the device to hear of it.
+        Lightning's handlers save in the middle of a step and let processes wait for each other inside a handler, and
+        with several processes its check for signals makes every step wait for the device.
         """
         take_signals_back(self.signals)
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
@@ -86,11 +86,11 @@ class OrderlyStop(Callback):
         self._delay.enter_context(self.signals.delayed())
 
     def on_train_end(self, trainer, pl_module) -> None:
-        """From here on they do not."""
+        """Stop delaying signals."""
         self._delay.close()
 
     def on_exception(self, trainer, pl_module, exception) -> None:
-        """As at the end."""
+        """Stop delaying signals."""
         self._delay.close()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:

@@ -18,7 +18,7 @@ def _discriminator_optimizer() -> OptimizerConfig:
 
 @dataclass
 class TrainConfig(RunConfig, DataConfig):
-    """Everything a stage-one run is a function of, but the model; MAY_CHANGE as in `RunConfig`."""
+    """All settings of a stage-one run except the model's; MAY_CHANGE as in `RunConfig`."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         RunConfig.MAY_CHANGE
@@ -36,7 +36,7 @@ class TrainConfig(RunConfig, DataConfig):
     lpips_weights: str | None = None
     """File of torchvision's VGG-16 weights (vgg16-397923af.pth) for LPIPS, or "download" to let torchvision get it."""
     gan: bool = False
-    """Train against a discriminator as well, from `gan_start` on."""
+    """Train against a discriminator as well, after `gan_start` steps."""
     gan_start: int = 10_000
     """Steps of the autoencoder before the GAN is switched on."""
     gan_warmup_steps: int = 0
@@ -46,7 +46,8 @@ class TrainConfig(RunConfig, DataConfig):
     discriminator_optimizer: OptimizerConfig = field(default_factory=_discriminator_optimizer)
     """Optimiser of the discriminator; its schedule begins at `gan_start`."""
     latent_noise: float = 0.0
-    """In training both latents, whose scale is about 1, get noise of a level drawn per clip, uniform from 0 to this."""
+    """In training, Gaussian noise is added to both latents, whose scale is about 1; its standard deviation is drawn per
+    clip, uniformly from 0 to this."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, which is validated and exported; step n takes at most
     (1 + n) / (10 + n). 0 does without."""
@@ -57,10 +58,10 @@ class TrainConfig(RunConfig, DataConfig):
     accelerator: str = "auto"
     """Lightning accelerator: auto, cpu, gpu."""
     devices: int | Literal["auto"] = "auto"
-    """Devices per node, a process each, which train with DDP; "auto" takes all visible GPUs, or the processes that a
-    launcher has started, or one CPU. The batch is shared out to them."""
+    """Devices per node, one process each, which train with DDP and share the batch; "auto" takes all visible GPUs, or
+    the processes that a launcher has started, or one CPU."""
     num_nodes: int = 1
-    """Nodes."""
+    """Machines that train together."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, which saves memory."""
 
@@ -82,7 +83,7 @@ class TrainConfig(RunConfig, DataConfig):
 
     @property
     def device(self) -> "torch.device":
-        """The kind of device that `accelerator` comes to."""
+        """The device that `accelerator` stands for on this machine."""
         import torch
 
         from autoencoder.common.device import resolve_device
@@ -91,7 +92,7 @@ class TrainConfig(RunConfig, DataConfig):
 
     @property
     def num_devices(self) -> int:
-        """What `devices` comes to on this machine."""
+        """Devices per node, with "auto" resolved on this machine."""
         if self.devices != "auto":
             return self.devices
         import torch
@@ -101,5 +102,5 @@ class TrainConfig(RunConfig, DataConfig):
 
     @property
     def num_processes(self) -> int:
-        """Of the whole run."""
+        """Processes of the whole run."""
         return self.num_devices * self.num_nodes

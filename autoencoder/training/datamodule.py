@@ -1,4 +1,4 @@
-"""The clips of stage one, as Lightning takes them."""
+"""The Lightning data module of stage one."""
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -10,9 +10,9 @@ from autoencoder.training.noise import LatentNoise
 
 
 class NoisyCollate:
-    """`collate`, with the noise of the clips as `noise` beside them and without their positions.
+    """`collate`, then replaces the clips' positions by their noise.
 
-    It runs where the batch is made: no device waits for noise, and it goes there with the clips, from pinned memory.
+    It runs in the loader's workers, so that no device waits for noise, which is copied along with the clips.
     """
 
     def __init__(self, noise: LatentNoise):
@@ -33,8 +33,8 @@ class ClipDataModule(LightningDataModule):
         batch_size: over all processes.
         num_held_out: clips to validate on, spread evenly over the held-out part.
         seed: of the run.
-        noise: draws what a training batch gets beside its clips.
-        validation_batch_size: clips of a process that are validated at a time; its share of `batch_size` by default.
+        noise: draws the noise of a training batch.
+        validation_batch_size: clips that a process validates at a time; its share of `batch_size` by default.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class PatchDiscriminator(nn.Module):
         num_layers: convolutions of stride 2; the channels double up to 8 x width.
 
     Raises:
-        ValueError: if a size is not positive.
+        UserError: if a size is not positive.
     """
 
     def __init__(self, width: int = 64, num_layers: int = 3):
@@ -63,7 +63,7 @@ class PatchDiscriminator(nn.Module):
             (B F, 1, h, w).
 
         Raises:
-            ValueError: if the frames are too small to leave a patch.
+            UserError: if the frames are too small to leave a patch.
         """
         if min(video.shape[-2:]) < self.min_size:
             height, width = video.shape[-2:]

@@ -1,4 +1,4 @@
-"""Training the autoencoder: what `python -m autoencoder.train` does once it knows its config."""
+"""Training the autoencoder by a config, for `python -m autoencoder.train`."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,10 +33,10 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def load_lpips(config: TrainConfig) -> nn.Module | None:
-    """The LPIPS network that the config asks for.
+    """The LPIPS network that the config asks for; None if it does not.
 
     Raises:
-        ValueError: if it asks for LPIPS and does not say where the weights are.
+        UserError: if it asks for LPIPS and does not say where the weights are, or they cannot be read.
     """
     if not config.lpips_weight:
         return None
@@ -50,10 +50,10 @@ def load_lpips(config: TrainConfig) -> nn.Module | None:
 
 
 def make_environment() -> ClusterEnvironment:
-    """Where Lightning learns of other processes: from torchrun, or from what `join_launched` has put in its place.
+    """Lightning's cluster environment: torchrun's variables, which `join_launched` sets for other launchers, or none.
 
-    Lightning's own environment of SLURM also takes a single process of an allocation for one of many, and requeues
-    jobs by itself.
+    Lightning's own SLURM environment is not used: it takes a single process of an allocation for one of many, and
+    requeues jobs by itself.
     """
     return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
 
@@ -113,12 +113,12 @@ def _train(
 
 
 def dry_run(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, lpips: nn.Module | None = None) -> None:
-    """Print what a run would be, read one batch, take one step, and print what it took; nothing is written.
+    """Take one step on one batch, and print the settings, the loss and the memory of a run; nothing is written.
 
     Args:
         config: of the run.
         model: the autoencoder.
-        folder: of the run; it is not made. If it holds a run, the step is that after its newest checkpoint.
+        folder: of the run; it is not created. If it holds a run, the step is that after its newest checkpoint.
         lpips: what `load_lpips` returns.
     """
     checkpoint, step = newest_whole_checkpoint(folder.checkpoints)

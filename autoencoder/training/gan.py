@@ -1,4 +1,4 @@
-"""The adversarial half of a step of stage one (arXiv 2412.17726)."""
+"""The adversarial terms of a stage-one step (arXiv 2412.17726)."""
 
 import torch
 
@@ -27,7 +27,7 @@ def build_discriminator(seed: int, sample_size: int) -> PatchDiscriminator:
 
 
 def gan_share(config: TrainConfig, step: int) -> float:
-    """How much of the GAN's weight counts in a step, numbered from 1: 0 before its start, 1 after its warm-up."""
+    """Factor of the GAN's weight at a step, numbered from 1: 0 before its start, 1 after its warm-up."""
     steps = step - config.gan_start
     if not config.gan or steps < 1:
         return 0.0
@@ -37,13 +37,14 @@ def gan_share(config: TrainConfig, step: int) -> float:
 def generator_term(
     discriminator: PatchDiscriminator, reconstruction: torch.Tensor, loss: torch.Tensor, last_layer: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the autoencoder gets from the discriminator, and its adaptive weight, both ().
+    """The autoencoder's adversarial loss and its adaptive weight, both ().
 
     Args:
-        discriminator: judges; its weights get no gradient.
+        discriminator: its weights get no gradient.
         reconstruction: (B, 3, F, H, W).
         loss: the rest of the loss, ().
-        last_layer: the decoder's last weight, at which both gradients are compared, over all processes.
+        last_layer: the decoder's last weight, at which the gradients of both losses, averaged over all processes, are
+            compared.
     """
     discriminator.requires_grad_(False)
     gan = generator_hinge(discriminator(reconstruction).float())

@@ -1,4 +1,4 @@
-"""Steps whose gradient is not finite: they reach no weight, and the run stops before anything is written."""
+"""Guarding against gradients that are not finite: the step is skipped, and the run stops before anything is written."""
 
 import torch
 from torch import nn
@@ -8,12 +8,16 @@ from autoencoder.common.optimization import Muon
 
 
 def skip_if(optimizer: torch.optim.Optimizer, is_bad: torch.Tensor) -> bool:
-    """Let the next step of an optimiser come to nothing if `is_bad` is 1, which the device decides.
+    """Make an optimiser skip its next step on the device if `is_bad` is 1, through its attribute `found_inf`.
 
-    Fused optimisers have this for gradient scaling, and `Muon` has it, too.
+    torch's fused optimisers read it for gradient scaling, and `Muon` reads it, too.
+
+    Args:
+        optimizer: whose step follows.
+        is_bad: float32 (), 0 or 1.
 
     Returns:
-        Whether the optimiser can do that and has been told to; on a CPU nobody need decide for the host.
+        Whether the optimiser does that; if not, or on a CPU, the caller must decide.
     """
     can_skip = isinstance(optimizer, Muon) or bool(optimizer.param_groups[0].get("fused"))
     can_skip = can_skip and is_bad.device.type != "cpu"
@@ -22,12 +26,12 @@ def skip_if(optimizer: torch.optim.Optimizer, is_bad: torch.Tensor) -> bool:
 
 
 class FiniteGuard:
-    """Finds steps that are not finite on the device, without a wait of the host.
+    """Detects steps that are not finite on the device, without making the host wait.
 
     Reading whether a step is finite would make the host wait for the device in every step. So the device keeps a record
-    of the first bad step and tells the optimisers to skip it; the host reads the record where it waits anyway, that is
-    where scalars are logged and before anything is saved or validated, and stops the run there. On a CPU, where
-    reading costs nothing, it is read in every step.
+    of the first bad step, which the optimisers skip; the host reads the record where it waits anyway, that is when
+    scalars are logged and before anything is saved or validated, and stops the run there. On a CPU, where reading costs
+    nothing, it is read in every step.
     """
 
     VALUES = ("gradient_norm", "discriminator_gradient_norm")
@@ -36,12 +40,13 @@ class FiniteGuard:
         self._record: torch.Tensor | None = None
 
     def watch(self, step: int, loss: torch.Tensor, norms: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Take note of a step.
+        """Record a step on the device.
 
         Args:
             step: its number, from 1.
             loss: (), for the message; it may be that of this process alone.
-            norms: () by name of `VALUES`; they are the same in all processes, which so skip the same steps.
+            norms: gradient norms, () each, by the names in `VALUES`; the same in all processes, so all skip the same
+                steps.
 
         Returns:
             float32 (), 1 if the step must be skipped and else 0.

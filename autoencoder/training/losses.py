@@ -23,7 +23,8 @@ class VidTwinLoss(nn.Module):
             is not registered in it: no checkpoint, optimiser or DDP sees its weights.
 
     Raises:
-        ValueError: if there is a weight but no network, or a network that would train.
+        UserError: if there is a weight but no network.
+        ValueError: if the network is not frozen.
     """
 
     def __init__(self, kl_weight: float = 1e-3, lpips_weight: float = 0.0, lpips: nn.Module | None = None):
@@ -37,7 +38,7 @@ class VidTwinLoss(nn.Module):
         self._lpips = (lpips,)  # nn.Module registers no module that is inside a tuple
 
     def _apply(self, function, recurse=True):
-        """What `to`, `cuda` and `double` go through."""
+        """Move the LPIPS network along with the module."""
         if self._lpips[0] is not None:
             self._lpips[0]._apply(function, recurse)
         return super()._apply(function, recurse)
@@ -80,12 +81,12 @@ class VidTwinLoss(nn.Module):
 
 
 def generator_hinge(logits_fake: torch.Tensor) -> torch.Tensor:
-    """What the autoencoder minimises: -mean D(x_hat)."""
+    """The autoencoder's adversarial loss: -mean D(x_hat)."""
     return -logits_fake.mean()
 
 
 def discriminator_hinge(logits_real: torch.Tensor, logits_fake: torch.Tensor) -> torch.Tensor:
-    """What the discriminator minimises: (mean relu(1 - D(x)) + mean relu(1 + D(x_hat))) / 2."""
+    """The discriminator's loss: (mean relu(1 - D(x)) + mean relu(1 + D(x_hat))) / 2."""
     return 0.5 * (F.relu(1 - logits_real).mean() + F.relu(1 + logits_fake).mean())
 
 
@@ -95,7 +96,7 @@ def adaptive_weight(
     last_layer: torch.Tensor,
     average: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient,
 ) -> torch.Tensor:
-    """The factor that gives the GAN as much gradient at the decoder's last layer as the rest of the loss has there.
+    """The factor that scales the GAN's gradient at the decoder's last layer to that of the rest of the loss.
 
     Args:
         loss: the reconstruction loss, () (the KL divergence may be in it: it does not depend on the last layer).

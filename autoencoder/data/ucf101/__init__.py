@@ -1,4 +1,4 @@
-"""UCF-101 as it is unpacked, with its official split lists."""
+"""The data set UCF-101, as unpacked from its archives, with its official split lists."""
 
 from typing import TYPE_CHECKING
 

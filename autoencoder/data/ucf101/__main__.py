@@ -1,7 +1,7 @@
 """Check an unpacked UCF-101: python -m autoencoder.data.ucf101 --root DIR.
 
-Counts videos and classes, compares them with the official lists and opens every file. Ends with status 1 where anything
-is missing or damaged, and says what and where it comes from.
+Counts videos and classes, compares them with the official lists and opens every file. If anything is missing or
+damaged, it prints what, and where to get it, and ends with status 1.
 """
 
 import sys
@@ -24,7 +24,7 @@ class CheckConfig:
     root: Path
     """Folder that holds UCF-101/ and ucfTrainTestlist/."""
     quick: bool = False
-    """Look at names only, open no video."""
+    """Check names only, open no video."""
     num_workers: int = 2
     """Processes that open videos; 0 opens them in the process itself."""
 
@@ -34,7 +34,12 @@ class CheckConfig:
 
 
 def main(argv: Sequence[str] | None = None, counts: "Counts | None" = None) -> None:
-    """The command; `counts` are those to be found, None those of the complete data set."""
+    """Check the data set, from command-line arguments.
+
+    Args:
+        argv: None takes the arguments of the process.
+        counts: expected numbers of videos and classes; None takes those of the complete data set.
+    """
     parser = commands.make_parser(CheckConfig, __doc__, "autoencoder.data.ucf101")
     config = commands.build(CheckConfig, parser.read(argv))
 

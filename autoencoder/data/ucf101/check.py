@@ -1,4 +1,4 @@
-"""Whether an unpacked UCF-101 is complete: every class, every video, the official lists, files that open."""
+"""Checking that an unpacked UCF-101 is complete: all classes, videos and lists, and files that open."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -20,7 +20,7 @@ EXAMPLES = 3  # of what is missing, named in a message
 
 @dataclass(frozen=True)
 class Counts:
-    """What is to be found.
+    """Expected numbers of videos and classes.
 
     Attributes:
         videos, classes: of the archive.
@@ -42,7 +42,7 @@ def check(root: str | Path, counts: Counts = COMPLETE, *, quick: bool = False, n
     Args:
         root: as for `UCF101`.
         counts: of the complete data set.
-        quick: look at names only, open no video.
+        quick: check names only, open no video.
         num_workers: processes that open videos; 0 opens them in this one.
 
     Returns:
@@ -58,7 +58,7 @@ def check(root: str | Path, counts: Counts = COMPLETE, *, quick: bool = False, n
 
 
 def unreadable(paths: list[Path], num_workers: int = 0) -> list[str]:
-    """Why files cannot be read, by their packets and their first and middle frame; nothing for those that can."""
+    """Reasons of the files that cannot be read, judged by their packets and their first and middle frame."""
     loader = DataLoader(
         _Reasons(paths), batch_size=None, num_workers=num_workers, worker_init_fn=leave_signals_to_the_parent
     )
@@ -66,7 +66,7 @@ def unreadable(paths: list[Path], num_workers: int = 0) -> list[str]:
 
 
 class _Reasons(Dataset):
-    """Why a file cannot be read; "" where it can."""
+    """The reason why a file cannot be read, by index; "" if it can."""
 
     def __init__(self, paths: list[Path]):
         self.paths = paths

@@ -1,4 +1,4 @@
-"""UCF-101 as it is unpacked, with its official split lists."""
+"""UCF-101 as unpacked from its archives, with its official split lists (Soomro et al., arXiv 1212.0402)."""
 
 import difflib
 from collections import Counter
@@ -32,8 +32,8 @@ class UCF101(VideoFiles):
         sample_fps, sampling, crop, decoder: as in `ClipReader`.
 
     Raises:
-        FileNotFoundError: if the lists, or listed videos, are not there.
-        ValueError: if an argument or a line of a list does not fit.
+        MissingFileError: if the lists, or listed videos, are not there.
+        UserError: if an argument or a line of a list does not fit.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class UCF101(VideoFiles):
         """0-based id of a class name, in any case of letters.
 
         Raises:
-            ValueError: if there is no such class; it lists the nearest names.
+            UserError: if there is no such class; the message lists the nearest names.
         """
         ids = {known.lower(): index for index, known in enumerate(self.class_names)}
         if name.lower() not in ids:
@@ -107,7 +107,7 @@ def find_lists(root: Path, videos: Path, names: list[str]) -> Path:
     """The folder that holds all of the named lists.
 
     Raises:
-        FileNotFoundError: if there is none.
+        MissingFileError: if there is none.
     """
     folders = [root / "ucfTrainTestlist", root]
     if videos == root:

@@ -13,13 +13,13 @@ NORM_EPS = 1e-6
 
 
 class AttentionProcessor:
-    """Hands queries, keys and values to diffusers' dispatcher, which owns the choice of kernel."""
+    """Passes queries, keys and values to diffusers' dispatcher, which chooses the kernel."""
 
     _attention_backend = None
     _parallel_config = None
 
     def __call__(self, query, key, value, *, is_causal: bool = False, dropout_p: float = 0.0) -> torch.Tensor:
-        """Attend; all of (B, L, H, D), scaled by D^-1/2."""
+        """Attention with the scale D^-1/2; arguments and result are (B, L, H, D)."""
         return dispatch_attention_fn(
             query,
             key,
@@ -40,7 +40,7 @@ class Attention(nn.Module, AttentionModuleMixin):
         causal: whether a token sees only itself and those before it.
 
     Raises:
-        ValueError: if the heads do not divide the width.
+        UserError: if the heads do not divide the width.
     """
 
     _default_processor_cls = AttentionProcessor
@@ -92,7 +92,8 @@ def modulated_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) ->
 class SpatialTemporalBlock(nn.Module):
     """Attention over the patches of a frame, causal attention over the frames of a patch, then the feed-forward.
 
-    The temporal branch reads the stream itself, neither normed nor modulated; both attentions share one gate.
+    As in the reference, the temporal branch reads the stream itself, neither normed nor modulated, and both attentions
+    share one gate.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0):
@@ -130,6 +131,9 @@ def sincos_embedding(dim: int, positions: torch.Tensor) -> torch.Tensor:
 
     Returns:
         float32 (N, dim), computed in float64.
+
+    Raises:
+        UserError: if the width is odd.
     """
     if dim % 2:
         raise UserError(f"a sin-cos embedding needs an even width, got {dim}")
@@ -143,6 +147,9 @@ def spatial_embedding(dim: int, grid_size: int) -> torch.Tensor:
 
     Returns:
         float32 (grid_size^2, dim).
+
+    Raises:
+        UserError: if 4 does not divide the width.
     """
     if dim % 4:
         raise UserError(f"a 2-D sin-cos embedding needs a width divisible by 4, got {dim}")
@@ -152,7 +159,7 @@ def spatial_embedding(dim: int, grid_size: int) -> torch.Tensor:
 
 
 class SpatialTemporalTransformer(nn.Module):
-    """The stack of blocks that encoder and decoder have in common, with their fixed positions."""
+    """The stack of blocks of the encoder, or of the decoder, with fixed position embeddings."""
 
     def __init__(self, num_frames: int, grid_size: int, dim: int, num_layers: int, num_heads: int):
         super().__init__()
@@ -239,13 +246,13 @@ def initialize_backbone(module: nn.Module) -> None:
 
 
 def initialize_branch(branch: nn.Module, but: type[nn.Module]) -> None:
-    """Kaiming-normal convolutions and linears, averages over queries and positions, zero biases.
+    """Kaiming-normal convolutions and linears, positive weights over queries and positions, zero biases.
 
-    With torch's default each of the chained layers passes on a third of the variance that it gets, and the structure
-    latent starts, and stays for long, with one direction.
+    With torch's default each of the chained layers passes on a third of the variance of its input, and the structure
+    latent varies along a single direction at first, and for long.
 
     Args:
-        branch: the branch.
+        branch: encoder or decoder of a branch.
         but: a class whose modules within the branch are left as they are.
     """
     kept = {id(part) for module in branch.modules() if isinstance(module, but) for part in module.modules()}

@@ -45,7 +45,7 @@ class DecoderOutput(BaseOutput):
 
 
 class AutoencoderOutput(NamedTuple):
-    """What the autoencoder makes of clips.
+    """Output of `AutoencoderVidTwin.forward`.
 
     Attributes:
         sample: the reconstruction (B, 3, F, H, W), about [-1, 1], not clamped.
@@ -59,8 +59,7 @@ class AutoencoderOutput(NamedTuple):
 class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMixin):
     """Video autoencoder that splits a clip into a structure and a dynamics latent.
 
-    After `enable_slicing()` the clips of a batch go through one by one, which takes the memory of one; `encode` and
-    `decode` return what they return without it.
+    After `enable_slicing()` the clips of a batch go through one by one, in the memory of one, with the same results.
 
     Args:
         num_frames: frames F of a clip.
@@ -71,22 +70,22 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
         num_attention_heads: heads of the backbone.
         structure_queries: queries n_q of the Q-Former, the time length of the structure latent.
         structure_channels: channels d_S of the structure latent.
-        structure_downsamples: how often the structure latent halves the grid.
+        structure_downsamples: times that the structure branch halves the grid.
         structure_conv_channels: channels after the first convolution of the structure branch; a halving doubles them.
         dynamics_channels: channels d_D of the dynamics latent; 0 leaves it out (the paper's ablation (a)).
-        dynamics_downsamples: how often the dynamics branch halves the grid before it averages.
+        dynamics_downsamples: times that the dynamics branch halves the grid before it averages.
         qformer_hidden_size: width of the Q-Former.
         qformer_num_layers: layers of the Q-Former.
         qformer_num_attention_heads: heads of the Q-Former.
         qformer_intermediate_size: hidden width of the Q-Former's feed-forward.
         qformer_dropout: dropout of the Q-Former in training, on its attention too.
-        qformer_initializer_range: standard deviation that the Q-Former's linear layers start from; a narrow model needs
-            more than the paper's 0.02 for its structure latent to see the clip at all.
+        qformer_initializer_range: standard deviation of the initial weights of the Q-Former's linear layers. A narrow
+            model needs more than the paper's 0.02 for its structure latent to depend on the clip at all.
         structure_reader: "qformer", or for the paper's ablations "convolution" (c) or "space_in_hidden" (d).
         dynamics_reader: "average", or for the paper's ablation (b) "qformer".
 
     Raises:
-        ValueError: if a size is not positive or sizes do not divide as they must.
+        UserError: if a size is not positive or sizes do not divide as they must.
     """
 
     _supports_gradient_checkpointing = True
@@ -205,7 +204,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What `decode` can be asked for, of `PARTS`."""
+        """The values of `part` that `decode` takes; without a dynamics latent, not "dynamics"."""
         return PARTS if self.config.dynamics_channels else PARTS[:2]
 
     @property
@@ -281,7 +280,8 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
             `.sample`, video (B, 3, F, H, W), about [-1, 1].
 
         Raises:
-            ValueError: if a latent has another shape than the model's, or `part` is unknown.
+            ValueError: if a latent has another shape than the model's.
+            UserError: if `part` is unknown, or the model has no such latent.
         """
         if part not in PARTS:
             raise UserError(f"part={part!r} is none of {', '.join(PARTS)}")
@@ -305,7 +305,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
         return self.decoder(features)
 
     def enable_tiling(self) -> None:
-        """Refused: there is nothing to tile.
+        """Not supported: the latents describe a whole frame.
 
         Raises:
             NotImplementedError: always.
@@ -344,11 +344,11 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
 
         Args:
             path: its `.ckpt` or `.safetensors` file.
-            overrides: config values that the tensors do not tell, such as `num_attention_heads`.
+            overrides: config values that cannot be read from the tensors, such as `num_attention_heads`.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file or a tensor in it does not fit; the message names them.
+            MissingFileError: if there is no such file.
+            UserError: if the file or a tensor in it does not fit; the message names them.
         """
         from autoencoder.original import load_original
 

@@ -1,1 +1,1 @@
-"""What things cost, side by side: python -m benchmarks.X."""
+"""Benchmarks of speed, memory and quality: python -m benchmarks.X."""

@@ -1,6 +1,6 @@
 """The paper's ablations of the autoencoder, trained for equal steps on the same data: `python -m benchmarks.ablations`.
 
-Every variant is trained with each of the seeds by `python -m autoencoder.train`; what counts is the last validation.
+Every variant is trained with each of the seeds by `python -m autoencoder.train`; the last validations are compared.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from benchmarks.settings import (
 )
 
 FULL, ONE_LATENT = "full", "one_latent"
-# What the paper states: PSNR in dB and SSIM "at one early step" of the paper's own training.
+# The paper's PSNR in dB and SSIM, taken at one early step of its own training.
 PAPER = {
     FULL: (26.116, 0.731),
     ONE_LATENT: (23.512, 0.654),
@@ -26,7 +26,7 @@ PAPER = {
 
 @dataclass
 class AblationConfig:
-    """The comparison."""
+    """What to train and compare."""
 
     preset: str = "tiny"
     """Preset of the full model and its training."""
@@ -49,7 +49,7 @@ class AblationConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Train and compare the variants, from command-line arguments."""
     parser = commands.make_parser(AblationConfig, __doc__, "benchmarks.ablations")
     config = commands.build(AblationConfig, parser.read(argv))
 

@@ -7,7 +7,7 @@ from benchmarks.settings import BenchmarkConfig
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the benchmark, from command-line arguments."""
     parser = commands.make_parser(BenchmarkConfig, __doc__, "benchmarks.autoencoder")
     config = commands.build(BenchmarkConfig, parser.read(argv))
 

@@ -1,10 +1,10 @@
 """Does memory grow with the latent cache, and how fast are random clips? python -m benchmarks.cache --help.
 
-Writes a small and a large cache of noise, latents of the paper's headline setting, into a temporary folder, and reads
-random clips of each in a process of its own.
+Writes a small and a large cache of noise, in the shape of the paper's headline setting, into a temporary folder, and
+reads random clips of each in a process of its own.
 
-Then batches of stage two are made from the small one, by no, one and two workers: how many samples arrive per second,
-and how much of the training process's own time a batch takes.
+Then batches of stage two are made from the small one by 0, 1 and 2 workers, and samples per second and the training
+process's own time per batch are printed.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from benchmarks.settings import check_counts
 
 @dataclass
 class CacheBenchmarkConfig:
-    """What is written and read. The defaults take 0.5 GB of disk for the time of the run."""
+    """What is written and read. The defaults take 0.5 GB of disk while it runs."""
 
     clips: int = 256
     """Clips of the small cache."""
     factor: int = 100
-    """The large cache has so many times as many clips."""
+    """Clips of the large cache, as a multiple of `clips`."""
     shard_size: int = 256
     """Clips of a shard."""
     batch_size: int = 64
@@ -40,7 +40,7 @@ class CacheBenchmarkConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the benchmark, from command-line arguments."""
     parser = commands.make_parser(CacheBenchmarkConfig, __doc__, "benchmarks.cache")
     config = commands.build(CacheBenchmarkConfig, parser.read(argv))
 

@@ -1,7 +1,7 @@
 """The choices of stage two, trained for equal steps on moving shapes: `python -m benchmarks.choices`.
 
 Every variant changes one value of the first one's config. It is trained with each of the seeds by `python -m
-generator.train` on the same latents; what counts is the share of its samples whose class the oracle confirms.
+generator.train` on the same latents; the shares of samples whose class the oracle confirms are compared.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class ChoicesConfig:
-    """The comparison."""
+    """What to train, sample and compare."""
 
     autoencoder: str | None = None
     """Folder of the autoencoder; by default the one that `python -m autoencoder.train` left last."""
@@ -65,7 +65,7 @@ class ChoicesConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Train and compare the variants, from command-line arguments."""
     parser = commands.make_parser(ChoicesConfig, __doc__, "benchmarks.choices")
     config = commands.build(ChoicesConfig, parser.read(argv))
 

@@ -1,4 +1,4 @@
-"""Variants trained for equal steps with several seeds, and which of their differences are more than noise."""
+"""Comparing variants that were trained for equal steps with several seeds: means, spreads and verdicts."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ Runs = Mapping[str, Sequence[Mapping[str, float]]]  # by variant, the scores of 
 
 
 def train(module: str, arguments: Sequence[str], folder: Path) -> None:
-    """Run a training command into a folder, in place of what was there."""
+    """Run a training command into a folder, whose former contents are removed."""
     shutil.rmtree(folder, ignore_errors=True)
     start_command(module, [*arguments, "--output-dir", str(folder)])
 
@@ -29,7 +29,7 @@ def summarize(runs: Runs, decisive: str) -> list[dict]:
     """Mean and standard deviation over the seeds, and how each variant compares with the first.
 
     Args:
-        runs: what was measured.
+        runs: scores of every run, by variant.
         decisive: the score that variants are compared by, the higher the better. A difference that is not larger than
             the two standard deviations together is a tie.
 

@@ -16,7 +16,7 @@ from benchmarks.turns import Contender
 from generator import VidTwinDiT
 
 TIME = 500.0
-F8 = 8  # pixels of a frame to a place of an image autoencoder's latent, along each side
+F8 = 8  # downsampling factor of the image autoencoder, along each side
 # (query, row, column) of the structure and (frame, position) of the dynamics. The paper says "3-D patchify" and no
 # size; patch 2 on every axis is what its resource comparison takes.
 PATCHES = (((1, 1, 1), (1, 1)), ((2, 1, 1), (1, 1)), ((2, 2, 2), (2, 2)))
@@ -48,7 +48,7 @@ class Scale:
     dit_shapes: dict[str, tuple[int, ...]]
 
 
-# What the published text-to-video model adds to the sizes; the model returns mean and variance, 8 channels.
+# Other arguments of the published text-to-video model, which returns mean and variance, 8 channels.
 LATTE = {
     "in_channels": 4,
     "out_channels": 8,
@@ -72,13 +72,13 @@ def paper_scale() -> Scale:
         image_vae={"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
         latent_size=28,
         num_frames=16,
-        square=32,  # 16 x 7 x 7 + 16 x 15 tokens: one place more than VidTwin's 1008, which are no square
+        square=32,  # 16 x 7 x 7 + 16 x 15 = 1024 tokens; VidTwin's 1008 (with 16 x 14) are no square
         dit_shapes={"structure_shape": (8, 16, 7, 7), "dynamics_shape": (8, 16, 15), "dynamics_axes": (8, 7)},
     )
 
 
 def quick_scale() -> Scale:
-    """Very small ones, to see that everything runs."""
+    """Very small models, to check that everything runs."""
     size = {"hidden_size": 48, "num_layers": 2, "num_attention_heads": 4}
     latte = {"num_layers": 1, "num_attention_heads": 4, "attention_head_dim": 12, "sample_size": 8}
     return Scale(
@@ -101,7 +101,7 @@ def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def inference(
     name: str, model: nn.Module, forward: Callable[..., object], device: torch.device, inputs: tuple
 ) -> Contender:
-    """A call of `forward`, the model or a method of it, without gradients."""
+    """A contender that calls `forward`, which is the model or a method of it, without gradients."""
     flops = count_flops(forward, *inputs)
     inputs = tuple(value.to(device) for value in inputs)
     return Contender(name, model, torch.inference_mode()(lambda: forward(*inputs)), flops)
@@ -141,7 +141,7 @@ def latte_denoisers(scale: Scale, dtype: torch.dtype, device: torch.device) -> l
 
 
 def vidtwin_decoder(scale: Scale, dtype: torch.dtype, device: torch.device) -> Contender:
-    """Our autoencoder, latents to clip."""
+    """Our autoencoder's decoder, from latents to a clip, batch 1."""
     model = in_dtype(AutoencoderVidTwin(**scale.autoencoder), dtype)
     latents = VidTwinLatents(
         torch.randn(1, *model.structure_shape, dtype=dtype), torch.randn(1, *model.dynamics_shape, dtype=dtype)
@@ -164,7 +164,7 @@ def image_decoder(scale: Scale, dtype: torch.dtype, device: torch.device) -> Con
 
 
 def equal_models(scale: Scale, num_layers: int) -> list[tuple[str, nn.Module, tuple[torch.Tensor, ...]]]:
-    """Ours and diffusers' DiT of one width and depth, and their arguments for as many tokens, in fp32 on the CPU.
+    """Ours and diffusers' DiT of equal width and depth, and inputs of equally many tokens, in fp32 on the CPU.
 
     Ours is in the form of the original DiT: adaLN-zero, layer norm without weights, GELU.
     """

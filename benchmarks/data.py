@@ -25,7 +25,7 @@ class DataBenchmarkConfig:
     sampling: str = ",".join(SAMPLINGS)
     """Ways to choose frames, separated by commas: time, stride."""
     rounds: int = 15
-    """Clips per file and sampling, after a warm-up, each of a start and crop of its own; medians are reported."""
+    """Clips per file and sampling, after a warm-up, each with its own start and crop; medians are reported."""
     output: str = "outputs/benchmarks/data.json"
     """JSON file to write."""
 
@@ -39,12 +39,12 @@ class DataBenchmarkConfig:
 
     @property
     def samplings(self) -> list[str]:
-        """The ways to choose frames, one by one."""
+        """The ways to choose frames, as a list."""
         return self.sampling.split(",")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the benchmark, from command-line arguments."""
     parser = commands.make_parser(DataBenchmarkConfig, __doc__, "benchmarks.data")
     config = commands.build(DataBenchmarkConfig, parser.read(argv))
 

@@ -1,9 +1,9 @@
-"""What only a GPU can tell, in under ten minutes: python -m benchmarks.gpu.
+"""Tests and speed on a GPU, in under ten minutes: python -m benchmarks.gpu.
 
 It runs the tests that need a GPU, then times training steps of both stages, encoding, decoding and sampling at the
-paper's size, eager and compiled, with random weights. Peak memory stands beside what `benchmarks.memory` counts, FLOPs
-beside the card's peak. A part that fails or takes too long is recorded with its error, and the next one begins.
-`--quick` takes the tiny models, which also a CPU can run.
+paper's size, eager and compiled, with random weights. Peak memory is shown beside what `benchmarks.memory` counts, the
+FLOP rate as a share of the card's peak (MFU). A part that fails or takes too long is recorded with its error, and the
+next one begins. `--quick` takes the tiny models, which a CPU can run, too.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ class GpuConfig:
     quick: bool = False
     """Take the tiny models and one round, to try the command itself; a CPU runs nothing else."""
     minutes: float = 10.0
-    """Time for everything; a part that would begin later is left out."""
+    """Time for everything, in minutes; a part that would begin later is left out."""
     part_seconds: float = 75.0
-    """Time for each part, compilation included."""
+    """Time for each part in seconds, compilation included."""
     tests: bool = True
     """Run the tests that need a GPU, too."""
     output_dir: Path = Path("benchmarks/results")
@@ -37,7 +37,7 @@ class GpuConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the benchmark, from command-line arguments."""
     parser = commands.make_parser(GpuConfig, __doc__, "benchmarks.gpu")
     config = commands.build(GpuConfig, parser.read(argv))
 

@@ -1,9 +1,9 @@
 """Is there a jump where clips are joined? python -m benchmarks.joins video.mp4 ... --checkpoint DIR
 
-For every overlap: how much neighbouring frames of the reconstruction differ where two clips meet, over how much they
-differ inside clips; 1 is no jump. The transitions at a border are those from the last frame of one clip alone to the
-first of the next alone, so an overlap of n frames has n + 1. The same ratio of the original, at the same places, says
-what is due to the video itself.
+For every overlap: the mean difference of neighbouring frames of the reconstruction where two clips meet, divided by
+that inside clips; 1 is no jump. An overlap of n frames has n + 1 transitions at each border: from the last frame that
+only one clip holds to the first that only the next one holds. The same ratio of the original shows what is due to the
+video itself.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ class JoinsConfig:
     checkpoint: Path
     """Folder of the autoencoder."""
     overlaps: list[int] | None = None
-    """Overlaps in frames; null is 0 and the default of reconstruction."""
+    """Overlaps in frames; null takes 0 and the default of reconstruction."""
     json: Path = Path("outputs/benchmarks/joins.json")
-    """Where to write the table."""
+    """JSON file to write."""
     device: str = "auto"
     """Where to run; "auto" takes CUDA where there is one."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Measure the joins of videos, from command-line arguments."""
     parser = commands.make_parser(JoinsConfig, __doc__, "benchmarks.joins")
     parser.add_argument("videos", nargs="+", type=Path, help="video files longer than a clip")
     settings = parser.read(argv)

@@ -1,4 +1,4 @@
-"""Time of a model beside the time of its own matrix products alone, in turns, so that both see the same machine."""
+"""Timing a model in turns with its own matrix products alone, so that both run on an equally fast machine."""
 
 import re
 import statistics
@@ -143,7 +143,7 @@ def measure_in_turns(
 
 
 def time_by_kind(work: Callable[[], object], device: torch.device) -> dict[str, float]:
-    """Share of the time that each kind of operator takes, largest first; they add up to 1.
+    """Share of the time by kind of operator, largest first; the shares add up to 1.
 
     Args:
         work: run once, under torch's profiler.

@@ -1,4 +1,4 @@
-"""What a training step of every preset holds on a GPU, counted without one: python -m benchmarks.memory.
+"""Memory of a training step of every preset on a GPU, counted without one: python -m benchmarks.memory.
 
 Each preset is taken as it stands, with its micro-batch, its precision and its checkpointing, on one GPU. Counted is
 what autograd keeps for the backward pass when it begins, each storage once, with attention kernels that keep no
@@ -17,14 +17,14 @@ from autoencoder.common import commands
 
 @dataclass
 class MemoryConfig:
-    """The table."""
+    """Where to write."""
 
     output_dir: Path = Path("outputs/benchmarks")
     """Folder of memory.json and memory.md."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Count and write the table, from command-line arguments."""
     parser = commands.make_parser(MemoryConfig, __doc__, "benchmarks.memory")
     config = commands.build(MemoryConfig, parser.read(argv))
 

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: one row per measurement on the screen, and a JSON file."""
+"""Output of a benchmark: one row per measurement on the screen, and a JSON file."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class Result(Measurement):
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """What the numbers depend on besides the code."""
+    """The machine, library version and date of a measurement."""
     on_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_cuda else "CPU",

@@ -1,6 +1,7 @@
-"""What a diffusion model on the latents of each tokenizer costs, as in the paper: python -m benchmarks.resources.
+"""Cost of a diffusion model on the latents of each tokenizer, as in the paper: python -m benchmarks.resources.
 
-The same small DiT is trained on the latents of VidTwin and of five other tokenizers (arXiv 2412.17726).
+A training step of the same small DiT is counted on the latents of VidTwin and of five other tokenizers (arXiv
+2412.17726, figure 5).
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ KERNEL_NAMES = ("fused", "math")
 
 @dataclass
 class ResourcesConfig:
-    """The comparison."""
+    """How to count, and where to write."""
 
     attention: str = "fused"
     """Kernel whose memory is counted and measured: fused (flash or memory-efficient) keeps queries, keys, values and
@@ -29,7 +30,7 @@ class ResourcesConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the comparison, from command-line arguments."""
     parser = commands.make_parser(ResourcesConfig, __doc__, "benchmarks.resources")
     config = commands.build(ResourcesConfig, parser.read(argv))
 

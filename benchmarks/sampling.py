@@ -1,7 +1,7 @@
 """Sampling a clip beside other models, all with random weights: python -m benchmarks.sampling --help.
 
 One clip at batch 1, without guidance: the paper's DiT beside Latte (the denoisers alone), the decoders of both, and our
-DiT beside diffusers' at equal width, depth and tokens. Whatever is compared runs in turns.
+DiT beside diffusers' at equal width, depth and tokens. The models compared run in turns.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class SamplingConfig:
     compile: bool = False
     """Compile both DiTs of equal depth."""
     quick: bool = False
-    """Very small models instead, to see that everything runs; their numbers mean nothing."""
+    """Very small models instead, to check that everything runs; their numbers mean nothing."""
     output: str = "outputs/benchmarks/sampling.json"
     """JSON file to write."""
 
@@ -47,12 +47,12 @@ class SamplingConfig:
 
     @property
     def part_list(self) -> list[str]:
-        """The comparisons, one by one."""
+        """The comparisons, as a list."""
         return self.parts.split(",")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the benchmark, from command-line arguments."""
     parser = commands.make_parser(SamplingConfig, __doc__, "benchmarks.sampling")
     config = commands.build(SamplingConfig, parser.read(argv))
 

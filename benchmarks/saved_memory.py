@@ -1,4 +1,4 @@
-"""Memory of a training step, counted without running it: for machines whose allocator cannot be asked."""
+"""Counting the memory of a training step without running it, for machines without a GPU."""
 
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -68,17 +68,18 @@ def count_saved(work: Callable[[], object], model: nn.Module) -> int:
 def count_saved_in_blocks(
     work: Callable[[], object], model: nn.Module, others: Sequence[nn.Module] = ()
 ) -> tuple[int, int]:
-    """As `count_saved`, and how much it is where the model's blocks are computed again in the backward pass.
+    """As `count_saved`, without and with gradient checkpointing of the model's blocks.
 
-    Then their inputs are kept and, while a block is computed again, what it keeps; the largest one counts.
+    With checkpointing the blocks' inputs are kept and, while a block is computed again, what autograd saves inside it;
+    the largest block counts.
 
     Args:
         work: the forward pass.
-        model: one of diffusers, which knows its blocks.
+        model: a diffusers model that supports gradient checkpointing.
         others: further modules whose parameters and buffers are left out.
 
     Returns:
-        Bytes without and with blocks that are computed again.
+        Bytes without and with gradient checkpointing.
     """
     modules = (model, *others)
     known = {_storage(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())}
@@ -94,7 +95,7 @@ def count_saved_in_blocks(
 
     model.enable_gradient_checkpointing(block_of)
     with saved_tensors_hooks(outside.add, lambda tensor: tensor):
-        result = work()  # held, so that the storages of what it keeps stay
+        result = work()  # kept alive, so that the saved storages are not freed
     model.disable_gradient_checkpointing()
     kept = outside | inputs
     largest = max(((block - kept).nbytes for block in blocks), default=0)
@@ -106,7 +107,7 @@ def count_saved_in_blocks(
 
 
 class _Storages:
-    """A set of storages, which are held, so that no later one gets the address of an earlier one."""
+    """A set of storages, which it keeps alive, so that no later one gets the address of an earlier one."""
 
     def __init__(self, known: Set[int], found: dict[int, torch.UntypedStorage] | None = None):
         self.known, self.found = known, found or {}

@@ -1,4 +1,4 @@
-"""Settings that several benchmarks have, and their checks."""
+"""Settings shared by several benchmarks, and their checks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,21 @@ DTYPE_NAMES = ("fp32", "bf16")
 
 
 def check_counts(**counts: int) -> None:
-    """Raise a ValueError unless all are at least 1."""
+    """Check numbers, given by name.
+
+    Raises:
+        UserError: if one is below 1.
+    """
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} must be at least 1, got {count}")
 
 
 def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
-    """Names separated by commas.
+    """Split names separated by commas.
 
     Raises:
-        ValueError: for one that is not known.
+        UserError: for a name that is not known.
     """
     names = text.split(",")
     if unknown := [name for name in names if name not in known]:
@@ -58,15 +62,15 @@ class BenchmarkConfig:
 
     @property
     def size_list(self) -> list[str]:
-        """The sizes, one by one."""
+        """The sizes, as a list."""
         return self.sizes.split(",")
 
     @property
     def batch_sizes(self) -> list[int]:
-        """The batch sizes, one by one."""
+        """The batch sizes, as a list."""
         return [int(entry) for entry in self.batch_size.split(",")]
 
     @property
     def dtype_list(self) -> list[str]:
-        """The names of the dtypes, one by one."""
+        """The names of the dtypes, as a list."""
         return self.dtype.split(",")

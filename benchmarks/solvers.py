@@ -1,7 +1,7 @@
 """Samples confirmed by the oracle against solver steps: `python -m benchmarks.solvers --pipelines DIR[,DIR]`.
 
-For each pipeline of moving shapes the schedulers that fit its prediction, all from the same noise. Solvers of second
-order call the network twice a step.
+Each pipeline of moving shapes is sampled with the schedulers that fit its prediction type, all from the same noise.
+Solvers of second order call the network twice a step.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from benchmarks.settings import check_counts
 
 @dataclass
 class SolversConfig:
-    """What is sampled."""
+    """What to sample."""
 
     pipelines: str
-    """Pipeline folders of moving shapes, separated by commas, as `python -m generator.train` leaves them."""
+    """Pipeline folders of moving shapes, separated by commas: pipeline/ of runs of `python -m generator.train`."""
     steps: str = "5,8,10,20,25,50"
     """Numbers of scheduler steps, separated by commas."""
     videos_per_class: int = 10
@@ -35,12 +35,12 @@ class SolversConfig:
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of steps."""
+        """The numbers of steps, as a list."""
         return [int(number) for number in self.steps.split(",")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the benchmark, from command-line arguments."""
     parser = commands.make_parser(SolversConfig, __doc__, "benchmarks.solvers")
     config = commands.build(SolversConfig, parser.read(argv))
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of both stages share: the flags, and the loop over sizes, batches, dtypes and work."""
+"""The speed benchmark of either stage: its loop over sizes, batch sizes, dtypes and kinds of work."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -23,11 +23,11 @@ TRAINING_FLOPS = 3  # of a forward; by convention a backward pass counts as two
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as its benchmark sees it.
+    """The parts of a stage that its benchmark needs.
 
     Attributes:
         name: of the stage.
-        models: what builds the model of a size.
+        models: a function that builds the model, by size.
         inputs: (model, batch size) -> arguments of a forward, fp32 on the CPU.
         loss: (model, arguments) -> loss of a training step; it calls the model once.
     """
@@ -40,12 +40,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Work:
-    """Something to time.
+    """A piece of work to time.
 
     Attributes:
-        call: does it once, and calls the model once.
-        model: what it is done with.
-        flops: what it costs.
+        call: does the work once, and calls the model once.
+        model: which it calls.
+        flops: of the work.
     """
 
     call: Callable[[], None]
@@ -54,7 +54,7 @@ class Work:
 
 
 def preset_model(stage: str, name: str) -> dict[str, Any]:
-    """The model's part of a preset."""
+    """The settings of the model in a preset."""
     return yaml.safe_load(commands.preset_path(stage, name).read_text())["model"]
 
 
@@ -97,7 +97,7 @@ WORKS = {"forward": forward, "training step": training_step}
 def result(
     stage: Stage, name: str, size: str, batch_size: int, dtype: str, device: torch.device, rounds: int
 ) -> Result:
-    """Measure one kind of work; the model is gone when this returns."""
+    """Measure one kind of work; the model is freed when this returns."""
     work = WORKS[name](stage, size, batch_size, dtype, device)
     measurement = measure_in_turns(work.call, work.model, work.flops, DTYPES[dtype], device, rounds)
     return Result(

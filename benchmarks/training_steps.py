@@ -1,4 +1,4 @@
-"""A training step of either stage by its preset, to be counted without a GPU and to be timed on one."""
+"""Training steps of both stages built from presets, to count without a GPU (`memory`) or time on one (`gpu`)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ STAGES = {
 
 
 def read_presets(stage: str, *presets: str) -> tuple[Any, dict[str, Any]]:
-    """The config of presets as a training reads it, and what they say of the model."""
+    """The training config that presets give, and their settings of the model by name."""
     config_class, model_settings = STAGES[stage]
     parser = commands.make_parser(config_class, "", stage=stage, groups={"model": model_settings})
     settings = parser.read([argument for name in presets for argument in ("--config", name)])
@@ -36,11 +36,11 @@ def read_presets(stage: str, *presets: str) -> tuple[Any, dict[str, Any]]:
 class AutoencoderStep:
     """Stage one: L1 and the KL divergence, LPIPS (with random weights) and the GAN where the config has them.
 
-    Everything is made on the default device.
+    Everything is created on the default device.
 
     Attributes:
         model: the autoencoder.
-        trained: what trains beside it, with its optimiser.
+        trained: the model and the discriminator, each with the config of its optimiser.
         frozen: networks of the loss that do not train.
         num_averages: moving averages of the weights.
     """
@@ -58,7 +58,7 @@ class AutoencoderStep:
         self.num_averages = int(config.ema_decay > 0)
 
     def losses(self, batch_size: int) -> list[torch.Tensor]:
-        """Of the autoencoder, on noise for clips."""
+        """Losses of the autoencoder, () each, with noise as clips."""
         video = torch.rand(batch_size, *self.model.video_shape) * 2 - 1
         reconstruction, posterior = self.model(video, sample_posterior=True)
         losses = [self.loss(reconstruction, video, posterior)[0]]
@@ -73,7 +73,7 @@ class AutoencoderStep:
 
 
 class DenoiserStep:
-    """Stage two: the squared error, on the latents of the autoencoder that the presets are meant for."""
+    """Stage two: the squared error on latents in the shape of the autoencoder that the presets are meant for."""
 
     def __init__(self, config: stage_two.TrainConfig, settings: dict[str, Any]):
         self.config = config
@@ -95,7 +95,7 @@ class DenoiserStep:
         self.num_averages = sum(decay is not None for decay in (config.ema_decay, config.second_ema_decay))
 
     def losses(self, batch_size: int) -> list[torch.Tensor]:
-        """On noise for latents."""
+        """The loss, (), with noise as latents, in a list."""
         tokens = torch.randn(batch_size, self.model.layout.num_tokens, self.model.layout.token_dim)
         shape = (batch_size, 2) if self.config.objective.independent_times else (batch_size,)
         labels = torch.zeros(batch_size, dtype=torch.long)
@@ -107,7 +107,7 @@ Step = AutoencoderStep | DenoiserStep
 
 
 def make_step(stage: str, config: Any, settings: dict[str, Any]) -> Step:
-    """The step of a stage."""
+    """The training step of a stage."""
     return (AutoencoderStep if stage == "autoencoder" else DenoiserStep)(config, settings)
 
 

@@ -1,4 +1,4 @@
-"""Several models timed in turns, so that all of them see the same machine."""
+"""Timing several models in turns, so that all of them run on an equally fast machine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from autoencoder.common.cost import measure
 
 @dataclass(frozen=True)
 class Contender:
-    """A model and what it is timed at.
+    """A model and the work to time.
 
     Attributes:
         name: of the model.
-        model: the module, with its weights on the CPU or where it is timed.
+        model: the module, with its weights on the CPU or on the device of the timing.
         call: the work.
         flops: of the work.
-        warm_up: what runs before the clock does; None stands for the work itself.
+        warm_up: runs once before the timing; None runs the work itself.
     """
 
     name: str
@@ -48,7 +48,7 @@ def warm_up_alone(contenders: Sequence[Contender], device: torch.device) -> list
 
 
 def time_in_turns(contenders: Sequence[Contender], device: torch.device, rounds: int) -> list[list[float]]:
-    """Seconds of every round of every contender; the order turns round from one round to the next."""
+    """Seconds of every round, by contender; the order of the contenders is reversed in every other round."""
     seconds = [[] for _ in contenders]
     turns = list(zip(contenders, seconds, strict=True))
     for round_ in range(rounds):

@@ -1,4 +1,4 @@
-"""The small uniform transformer with which the paper compares tokenizers (arXiv 2412.17726)."""
+"""The small uniform transformer with which the paper compares tokenizers (arXiv 2412.17726, figure 5)."""
 
 import math
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ class UniformDiT(nn.Module):
         self.patch_out = nn.ModuleList(nn.Linear(hidden_size, dim) for dim in token_dims)
 
     def forward(self, parts: Sequence[torch.Tensor], timestep: torch.Tensor) -> list[torch.Tensor]:
-        """Predict a number for every number.
+        """Denoise the tokens of all grids.
 
         Args:
             parts: (B, N_i, 8 d_i) for every grid, as `patchify` gives them.
@@ -100,5 +100,5 @@ class UniformDiT(nn.Module):
         return [linear(output) for linear, output in zip(self.patch_out, outputs, strict=True)]  # (B, N_i, 8 d_i)
 
     def attention_flops(self) -> int:
-        """Of one forward at batch 1: scores and weighted sums, without the linear layers around them."""
+        """FLOPs of attention scores and weighted sums in one forward at batch 1, without the linear layers."""
         return 4 * sum(self.lengths) ** 2 * self.norm_out.normalized_shape[0] * len(self.blocks)

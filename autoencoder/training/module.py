@@ -1,4 +1,4 @@
-"""Stage one as a LightningModule: optimisation, validation and what TensorBoard shows."""
+"""Stage one as a LightningModule: optimisation, validation and TensorBoard records."""
 
 import time
 from collections.abc import Iterator
@@ -42,21 +42,21 @@ class VidTwinModule(LightningModule):
     """Trains an `AutoencoderVidTwin`.
 
     One `training_step` is one optimiser step of the autoencoder and, once the GAN has started, one of the
-    discriminator: the process's share of the batch goes through in micro-batches. The batch brings all noise with it,
-    drawn per sample from generators seeded by its position in the run; dropout is seeded by (seed, rank, step). No step
-    waits for the device, but those whose scalars are logged.
+    discriminator; the process's share of the batch goes through in micro-batches. The batch contains all noise, drawn
+    per sample from generators seeded by its position in the run; dropout is seeded by (seed, rank, step). Only steps
+    whose scalars are logged wait for the device.
 
-    The adaptive weight of the GAN and the batch statistics of the discriminator are those of a micro-batch; the weight
-    is that of the micro-batches of all processes together.
+    The adaptive weight of the GAN is that of one micro-batch of all processes together; the batch statistics of the
+    discriminator are those of a micro-batch, too.
 
     Args:
         model: the autoencoder.
         config: of the run.
         num_files: size of the training set, for the count of unreadable files.
-        lpips: frozen LPIPS network as `VidTwinLoss` takes it, for a config with `lpips_weight`.
+        lpips: frozen LPIPS network as for `VidTwinLoss`; needed if the config has an `lpips_weight`.
 
     Raises:
-        ValueError: if the GAN is on and the clips are too small for its discriminator.
+        UserError: if the GAN is on and the clips are too small for its discriminator.
     """
 
     def __init__(self, model: AutoencoderVidTwin, config: TrainConfig, num_files: int, lpips: nn.Module | None = None):
@@ -88,17 +88,16 @@ class VidTwinModule(LightningModule):
         return list(optimizers), list(schedules)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the moving average; what a bad step may have left is not saved."""
+        """Add the moving average; a run with a step that was not finite stops here, before it is saved."""
         self.guard.check()
         if self.ema:
             checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the moving average.
+        """Load the moving average.
 
         Raises:
-            ValueError: if the checkpoint was written with the GAN or the average and this run is without, or the
-                other way round.
+            UserError: if only one of the checkpoint and this run has the GAN, or the moving average.
         """
         has_gan = any(key.startswith("discriminator.") for key in checkpoint["state_dict"])
         for name, wanted, found in (("gan", self.discriminator, has_gan), ("ema_decay", self.ema, "ema" in checkpoint)):
@@ -113,7 +112,7 @@ class VidTwinModule(LightningModule):
 
     @contextmanager
     def ema_weights(self) -> Iterator[AutoencoderVidTwin]:
-        """The model with the moving average for weights, if there is one, for as long as the block runs."""
+        """Inside the block the model has the moving average as its weights, if there is one; yields the model."""
         self._take_average()
         try:
             yield self.model
@@ -130,7 +129,7 @@ class VidTwinModule(LightningModule):
             self.ema.restore(self.model.parameters())
 
     def on_train_start(self) -> None:
-        """Put the sides of the GAN under DDP."""
+        """Wrap the autoencoder and the discriminator in DDP, each by itself, and start the clock."""
         sides = [(self.model, self.loss), *([(self.discriminator,)] if self.discriminator else [])]
         self.sides = tuple(Side(*parts, device=self.device) for parts in sides)
         if self.ema:
@@ -144,7 +143,7 @@ class VidTwinModule(LightningModule):
 
         Raises:
             UnreadableVideo: if too many files are bad.
-            NumericalError: if a gradient is not finite; all weights are left as they were (`FiniteGuard`).
+            NumericalError: if a gradient was not finite; on a GPU, at the next step that is logged (`FiniteGuard`).
         """
         self._report(self.files.update(batch))
         torch.manual_seed(derive_seed(self.config.seed, "dropout", self.global_rank, self.global_step))
@@ -210,7 +209,7 @@ class VidTwinModule(LightningModule):
         return loss, terms, reconstruction
 
     def _clip_gradients(self, loss: torch.Tensor, with_discriminator: bool) -> dict[str, torch.Tensor]:
-        """Clip, see to it that a step that is not finite is skipped, and return the norms from before."""
+        """Clip the gradients, make the optimisers skip a step that is not finite, and return the norms before."""
         weights = [*self.model.parameters(), *self.loss.parameters()]
         norms = {"gradient_norm": nn.utils.clip_grad_norm_(weights, self.config.optimizer.max_grad_norm)}
         if with_discriminator:
@@ -288,7 +287,7 @@ class VidTwinModule(LightningModule):
                 self._show(video, decoded)
 
     def _show(self, video: torch.Tensor, decoded: dict[str, torch.Tensor]) -> None:
-        """Moving pictures of the first clips beside what became of them."""
+        """Log moving pictures of the first clips beside their reconstructions."""
         for clip in range(min(NUM_PICTURES, len(video))):
             views = [view[clip] for view in (video, *decoded.values())]
             picture = to_uint8(torch.cat(views, dim=-1))

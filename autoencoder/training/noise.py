@@ -14,7 +14,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]  # of the structure and of the dynamics
 
 @dataclass(frozen=True)
 class LatentNoise:
-    """Draws the noise of clips as a function of the seed and of their positions in the run.
+    """Draws the noise of clips by the seed and by their positions in the run.
 
     Args:
         seed: of the run.
@@ -28,11 +28,11 @@ class LatentNoise:
     max_level: float = 0.0
 
     def __call__(self, positions: Sequence[int]) -> dict[str, Pair]:
-        """The noise of a batch by name, float32 (B, ...) for both latents.
+        """The noise of a batch of clips at these positions.
 
         Returns:
-            "posterior": standard normal, for the draw from the posterior. "latents", if there is a level: s * eps, with
-            one level s per clip, uniform from 0 to `max_level`.
+            By name, float32 (B, ...) for both latents. "posterior": standard normal, to sample the posterior with.
+            "latents", if `max_level` is not 0: s * eps, with one s per clip, uniform from 0 to `max_level`.
         """
         noise = {"posterior": self._normal(generators(self.seed, "posterior", positions))}
         if self.max_level:

@@ -1,4 +1,4 @@
-"""What stage one's training says on the screen: what it is, how far it has come, when it will be done."""
+"""What stage one's training prints: its settings, its progress, and when it will be done."""
 
 from lightning.pytorch import Callback
 
@@ -17,7 +17,7 @@ SHOWN = {"train/l1": "l1", "val/psnr": "psnr"}  # records that stand beside the 
 def describe_run(
     config: TrainConfig, module: VidTwinModule, data: ClipDataModule, folder: RunFolder, first_step: int
 ) -> dict[str, str]:
-    """The entries of `summary` for a run that begins, or goes on, after `first_step` steps."""
+    """Lines for `summary`, by name, about a run that starts or resumes after `first_step` steps."""
     model = module.model
     count = sum(parameter.numel() for parameter in model.parameters())
     tokens = " and ".join(
@@ -43,9 +43,9 @@ def describe_run(
 
 
 class StepProgress(Callback):
-    """One bar over the steps of a run, and after a few of them its expected end.
+    """A progress bar over the steps of a run, and after some of them a line with its expected end.
 
-    It shows what was recorded last, so that no step waits for a device on its account.
+    The bar shows the values that were logged last, so that it makes no step wait for the device.
 
     Args:
         max_steps: of the run.
@@ -56,27 +56,27 @@ class StepProgress(Callback):
         self.bar = None
 
     def on_train_start(self, trainer, pl_module) -> None:
-        """Begin where the run does."""
+        """Open the bar at the run's step."""
         step = trainer.global_step
         self.bar = progress_bar(self.max_steps, "training", "step", initial=step, show=trainer.is_global_zero)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        """Move on by a step."""
+        """Advance by a step."""
         self._show(pl_module)
         self.bar.update()
         if line := self.end.after_step(trainer.global_step):
             self.bar.write(line)
 
     def on_validation_end(self, trainer, pl_module) -> None:
-        """Show the new record."""
+        """Show the new values."""
         self._show(pl_module)
 
     def on_train_end(self, trainer, pl_module) -> None:
-        """Leave the bar as it is."""
+        """Close the bar."""
         self.bar.close()
 
     def on_exception(self, trainer, pl_module, exception) -> None:
-        """As at the end."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 

@@ -1,4 +1,4 @@
-"""The autoencoder and its discriminator as two sides that several processes train, each with DDP of its own."""
+"""Data-parallel training of the autoencoder and its discriminator, each wrapped in DDP by itself."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 class SidesStrategy(DDPStrategy):
-    """Lightning's DDP, but that a `Side` averages the gradients.
+    """Lightning's DDP strategy, except that each `Side` averages its own gradients.
 
-    Around the module as a whole, DDP would average the gradients of both sides after each of the two backward passes of
-    a step, of which either has those of one side only.
+    A step has two backward passes, one per side. Wrapped around the whole module, DDP would wait in each of them for
+    gradients of both sides.
     """
 
     def configure_ddp(self) -> None:
-        """Leave the module as it is."""
+        """Leave the module unwrapped."""
 
 
 class _Call(nn.Module):
-    """Runs a function in the forward pass of its parts, which is where DDP takes note of it."""
+    """Runs any function as the forward pass of its parts, because DDP acts on forward passes."""
 
     def __init__(self, *parts: nn.Module):
         super().__init__()
@@ -35,11 +35,11 @@ class _Call(nn.Module):
 
 
 class Side:
-    """What has a backward pass of its own; its gradients are averaged over the processes once in a step.
+    """Modules with a backward pass of their own, whose gradients are averaged over the processes once per step.
 
     Args:
-        parts: whose weights all get a gradient in that pass.
-        device: where they lie.
+        parts: modules whose weights all get a gradient in that pass.
+        device: of their weights.
     """
 
     def __init__(self, *parts: nn.Module, device: torch.device):
@@ -52,9 +52,9 @@ class Side:
             )
 
     def __call__(self, function: Callable[..., T], *inputs) -> T:
-        """The function's result, for a backward pass that averages the gradients unless `accumulating` says no."""
+        """Call a function; the backward pass of its result averages gradients unless `accumulating` delays that."""
         return function(*inputs) if self._ddp is None else self._ddp(function, *inputs)
 
     def accumulating(self, is_last: bool) -> AbstractContextManager:
-        """A block in which the side runs and goes backward; gradients wait for the last micro-batch of a step."""
+        """A block for forward and backward of a micro-batch; gradients are averaged only if it is the step's last."""
         return nullcontext() if self._ddp is None or is_last else self._ddp.no_sync()

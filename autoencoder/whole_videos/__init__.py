@@ -1,1 +1,1 @@
-"""Videos of any length: reading and writing them frame by frame, their clips, their latents as files."""
+"""Videos of any length: frame-by-frame files, overlapping clips, latents as files, evaluation."""

@@ -1,8 +1,8 @@
-"""Videos of any length and size through an autoencoder of short square clips, in memory that does not grow with them.
+"""Encoding and decoding videos of any length and size with an autoencoder of short square clips, in constant memory.
 
 The video is cut into clips that overlap; frames that two clips share are cross-faded. The last clip is filled by
 repeating the last frame, and the repeats are dropped. Clips go through the model one at a time, because the last bits
-of a result may depend on the batch around it: whether the latents are kept in a file in between changes nothing.
+of a result may depend on the batch around it; so decoding a file of latents gives the same bits as decoding at once.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ def chosen_overlap(overlap: int | None, num_frames: int) -> int:
     """Frames that neighbouring clips share; None is three eighths of a clip.
 
     Raises:
-        ValueError: if it is negative, or so long that three clips would share a frame.
+        UserError: if it is negative, or so long that three clips would share a frame.
     """
     if overlap is None:
         return 3 * num_frames // 8
@@ -37,16 +37,16 @@ def chosen_overlap(overlap: int | None, num_frames: int) -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """How the frames of a video go into the model's square, and back.
+    """Maps the frames of a video to the model's square, and back.
 
     Attributes:
-        mode: "pad": the whole picture, its edges drawn out to the square, because a model that was trained on pictures
-            without bars lets black ones bleed into the picture; "crop": its centre square.
+        mode: "pad": the whole picture, padded to a square by repeating its edges (black bars would bleed into the
+            picture, since models are trained without them); "crop": its centre square.
         width, height: of the frames, in pixels.
         size: side of the square, in pixels.
 
     Raises:
-        ValueError: if the mode is neither.
+        UserError: if the mode is neither.
     """
 
     mode: str

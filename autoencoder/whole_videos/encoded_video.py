@@ -1,4 +1,4 @@
-"""The latents of a whole video in one file, with all that is needed to make a video of them again."""
+"""The latents of a whole video as one file, with all that is needed to decode it, except for the audio."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -59,8 +59,8 @@ class EncodedVideo:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file holds something else.
+            MissingFileError: if there is no such file.
+            UserError: if the file holds something else.
         """
         if not Path(path).is_file():
             raise MissingFileError(f"there is no file {path}; `python -m autoencoder.encode` makes such a file")
@@ -128,7 +128,7 @@ def decode_video(model: AutoencoderVidTwin, video: EncodedVideo, part: str = "bo
         Frames uint8 (H, W, 3) of `video.fit.output_size`.
 
     Raises:
-        ValueError: if another model encoded the video.
+        UserError: if another model encoded the video.
     """
     if (own := fingerprint(model)) != video.model:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Measuring an autoencoder on whole videos: what `python -m autoencoder.evaluate` does once it knows its config."""
+"""Evaluating an autoencoder on whole videos by a config, for `python -m autoencoder.evaluate`."""
 
 import csv
 import json
@@ -38,16 +38,18 @@ from autoencoder.whole_videos.scores import (
 )
 
 NOT_MEASURED = "not measured"
-
-
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "av")
 
 
 def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetric], str]:
-    """The metrics by name, and what the weights of LPIPS are.
+    """The metrics by name, and the identity of the weights of LPIPS, for the report.
+
+    Args:
+        lpips: path of the weights, "download" or "none".
+        device: of the metrics.
 
     Raises:
-        FileNotFoundError, ValueError: if the weights are asked for and cannot be had.
+        UserError: if the weights are asked for and cannot be found or read.
     """
     metrics = {"psnr": VideoPSNR(sync_on_compute=False), "ssim": VideoSSIM(sync_on_compute=False)}
     weights = NOT_MEASURED
@@ -62,11 +64,11 @@ def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetri
 
 
 def make_distance(config: EvaluateConfig, model: AutoencoderVidTwin) -> FrechetVideoDistance | None:
-    """What compares the set of the clips with that of their reconstructions; None where no weights are given.
+    """The Frechet distance between clips and reconstructions; None if the config names no weights of I3D.
 
     Raises:
-        FileNotFoundError: if the weights are not there.
-        ValueError: if they are unknown and not allowed, or the model's clips are too short for I3D.
+        MissingFileError: if the weights are not there.
+        UserError: if they are unknown and not allowed, or the model's clips are too short for I3D.
     """
     if config.i3d is None:
         return None
@@ -79,15 +81,13 @@ def make_distance(config: EvaluateConfig, model: AutoencoderVidTwin) -> FrechetV
 
 
 def prepare(config: EvaluateConfig) -> tuple[Evaluation, str]:
-    """An evaluation that has seen nothing yet, and what the weights of LPIPS are."""
+    """A new evaluation, and the identity of the weights of LPIPS."""
     model = load_autoencoder(config.checkpoint, config.device)
     distance = make_distance(config, model)
     metrics, lpips_weights = make_metrics(config.lpips, model.device)
     size = {"num_frames": model.config.num_frames, "size": model.config.sample_size}
     protocol = Protocol(config.sample_fps, part=config.part, batch_size=config.batch_size, **size)
-    if (
-        model.device.type == "cuda"
-    ):  # the first clips on a GPU are slower, and every machine is to give the same numbers
+    if model.device.type == "cuda":  # without TF32 all machines agree; the first clips on a GPU are slower
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         reconstruction(model, torch.zeros(config.batch_size, *model.video_shape, device=model.device))
     return Evaluation(model, protocol, metrics, distance), lpips_weights
@@ -96,7 +96,7 @@ def prepare(config: EvaluateConfig) -> tuple[Evaluation, str]:
 def describe_protocol(
     config: EvaluateConfig, evaluation: Evaluation, lpips_weights: str, world_size: int
 ) -> dict[str, Any]:
-    """Everything that the numbers depend on."""
+    """Everything that the numbers depend on, for the report."""
     model = evaluation.model
     on_cuda = model.device.type == "cuda"
     return {
@@ -125,7 +125,7 @@ def describe_protocol(
 
 
 def describe_distance(distance: FrechetVideoDistance | None) -> dict[str, Any] | str:
-    """What the distance between the sets depends on."""
+    """Everything that the distance between the sets depends on, for the report."""
     if distance is None:
         return NOT_MEASURED
     return {
@@ -138,12 +138,12 @@ def describe_distance(distance: FrechetVideoDistance | None) -> dict[str, Any] |
 
 
 def name_of_distance(distance: FrechetVideoDistance | None) -> str:
-    """rFVD, but only where the weights of I3D are known or there are none."""
+    """The name of the distance: rFVD, unless it is measured with unknown weights of I3D."""
     return "rFVD" if distance is None or distance.title == "FVD" else distance.title
 
 
 def cost_of_clip(model: AutoencoderVidTwin, part: str) -> tuple[float, dict[str, int]]:
-    """Compression rate of what is decoded from, and FLOPs of encoding and of decoding a clip."""
+    """Compression rate of the latents that `part` decodes from, and FLOPs of encoding and of decoding a clip."""
     shapes = {"structure": model.structure_shape, "dynamics": model.dynamics_shape}
     used = sum(math.prod(shape) for name, shape in shapes.items() if part in ("both", name))
     latents = VidTwinLatents(**{name: torch.empty(1, *shape) for name, shape in shapes.items()})
@@ -158,7 +158,7 @@ def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol:
     """The content of evaluation.json.
 
     Raises:
-        ValueError: if no video could be read.
+        UserError: if no video could be read.
     """
     scores, work = evaluation.scores, evaluation.work
     if not scores:
@@ -182,7 +182,7 @@ def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for a person."""
+    """The report as lines to print."""
     metrics, memory, protocol = report["metrics"], report["peak_memory_bytes"], report["protocol"]
     distance = report["distance"]
     flops = ", ".join(f"{name} {format_flops(count)}" for name, count in report["flops_per_clip"].items())
@@ -204,7 +204,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def write_rows(path: Path, scores: Sequence[VideoScore]) -> None:
-    """One line per video."""
+    """Write videos.csv, with one line per video."""
     names = list(scores[0].metrics)
     with (
         atomic_path(path) as temporary,
@@ -219,7 +219,7 @@ def write_rows(path: Path, scores: Sequence[VideoScore]) -> None:
 
 
 def write_sheet(path: Path, evaluation: Evaluation, videos: Sequence[ListedVideo]) -> None:
-    """The best, the median and the worst clip, the original above the reconstruction."""
+    """Write clips.png: the best, the median and the worst clip, each original above its reconstruction."""
     rows = []
     for name, score, number in best_median_worst(evaluation.scores):
         clips = evaluation.clip(videos[score.index], number)

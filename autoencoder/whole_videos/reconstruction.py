@@ -1,4 +1,4 @@
-"""Reconstructing a video frame by frame: what `python -m autoencoder.reconstruct` does once it knows its config."""
+"""Reconstructing a video frame by frame, for `python -m autoencoder.reconstruct`."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from autoencoder.whole_videos.video_file import TimedFrame, VideoFile, check_out
 
 
 class Waiting(NamedTuple):
-    """A frame of the input that has gone into the model and not come out yet.
+    """A frame of the input that was given to the model and has no reconstruction yet.
 
     Attributes:
-        original: uint8 (H, W, 3), what to put beside the result; None if nothing.
+        original: uint8 (H, W, 3), to put beside the result; None if not wanted.
         stamp, duration: as of `TimedFrame`.
     """
 
@@ -38,10 +38,10 @@ def reconstructed(
         model: in eval mode.
         structure: video of the structure latent, whose size and time stamps the result has.
         dynamics: video of the dynamics latent; the same object for a plain reconstruction.
-        config: how.
+        config: of the command.
 
     Yields:
-        Frames uint8 (H, W, 3), beside the original where asked for.
+        Frames uint8 (H, W, 3), or (H, 2 W, 3) with the original on the left.
     """
     overlap = chosen_overlap(config.overlap, model.config.num_frames)
     fit = _fit(model, structure, config)
@@ -63,7 +63,7 @@ def reconstructed(
 
 
 def _squares(video: VideoFile, fit: Fit, waiting: deque[Waiting], keep: bool = False) -> Iterator[torch.Tensor]:
-    """The frames as the model sees them, uint8 (S, S, 3); `keep` keeps what they were."""
+    """The frames for the model, uint8 (S, S, 3); each is noted in `waiting`, with its pixels if `keep`."""
     for pixels, stamp, duration in video.frames():
         square = fit.into(pixels)
         original = square if fit.mode == "crop" else pixels
@@ -100,7 +100,7 @@ def execute(config: ReconstructConfig, source: Path, dynamics_source: Path, outp
     """Reconstruct a video file.
 
     Args:
-        config: how.
+        config: of the command.
         source: video of the structure latent.
         dynamics_source: video of the dynamics latent; the same one for a plain reconstruction.
         output: file to write.

@@ -1,4 +1,4 @@
-"""How well an autoencoder reconstructs whole videos, after the VidTok evaluation protocol.
+"""Scores of an autoencoder's reconstructions of whole videos, after the VidTok evaluation protocol (arXiv 2412.13061).
 
 Every round(fps / sample_fps)-th frame of a video, from its first, is cut into consecutive clips; the last clip is
 filled by repeating the last frame, and the repeats count. Frames are resized (short side, bilinear, antialiased) and
@@ -34,7 +34,7 @@ from autoencoder.whole_videos.video_file import VideoFile, open_file
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """A file, and the seconds of it to look at.
+    """A file, and the seconds of it to evaluate.
 
     Attributes:
         name: path as it was listed, for reports.
@@ -56,8 +56,8 @@ class VideoScore:
         index: place of the video in the list.
         video, start, end: as listed.
         fps: frames per second of the file.
-        stride: every how many-th frame was taken.
-        frames: that were scored, repeats included.
+        stride: every `stride`-th frame was taken.
+        frames: number of scored frames, repeats included.
         metrics: by name, mean over these frames.
         clip_psnr: dB, mean over the frames of each clip.
     """
@@ -75,7 +75,7 @@ class VideoScore:
 
 @dataclass
 class Work:
-    """What the model's work took on one process; reading, resizing and scoring are left out.
+    """Time and memory of the model on one process, without reading, resizing and scoring.
 
     Attributes:
         frames: reconstructed frames.
@@ -96,8 +96,8 @@ def list_videos(root: str | Path) -> list[ListedVideo]:
     """The videos of a folder tree, or of a manifest with the header path[,label][,start][,end].
 
     Raises:
-        FileNotFoundError: if there is no such folder or manifest, or no video in it.
-        ValueError: naming the first line of the manifest that does not fit.
+        MissingFileError: if there is no such folder or manifest, or no video in it.
+        UserError: naming the first line of the manifest that does not fit.
     """
     root = Path(root)
     is_manifest = root.suffix.lower() == ".csv" and not root.is_dir()
@@ -115,7 +115,7 @@ def list_videos(root: str | Path) -> list[ListedVideo]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is taken from a video, and what is done with it."""
+    """Which clips are taken from a video, and how they are reconstructed."""
 
     sample_fps: float | None
     """Every round(fps / sample_fps)-th frame is taken; None takes all."""
@@ -129,7 +129,7 @@ class Protocol:
     """Clips of one video that go through the model at a time."""
 
     def stride(self, fps: float) -> int:
-        """Every how many-th frame is taken."""
+        """The step between frames that are taken, at a frame rate of the file."""
         return 1 if self.sample_fps is None else max(1, round(fps / self.sample_fps))
 
     def clips(self, video: ListedVideo, file: VideoFile) -> Iterator[torch.Tensor]:
@@ -156,7 +156,7 @@ class Protocol:
 def _frames_within(video: ListedVideo, file: VideoFile) -> Iterator[torch.Tensor]:
     """Frames uint8 (H, W, 3) that appear from `start` to before `end`.
 
-    A file read to its end must have given all frames that its packets promise.
+    Raises `UnreadableVideo` if a file ends before it has given all frames of its packets.
     """
     first, count = None, 0
     for pixels, stamp, _ in file.frames():
@@ -212,9 +212,9 @@ class Evaluation:
         metrics: by name, on the device of the model, with `sync_on_compute=False`, for they are reset for every video;
             "psnr" is among them.
         scores: of the videos that were read to their end.
-        distance: between the videos and their reconstructions, on the device of the model; None leaves it out. It only
-            takes features out of clips here, and sees them all in `distance_of_sets`.
-        unreadable: place in the list, and why.
+        distance: between the videos and their reconstructions, on the device of the model; None leaves it out. `add`
+            only extracts features with it; `distance_of_sets` adds them all.
+        unreadable: place in the list and reason of every video that could not be read.
         features: by place in the list, of the clips of a video and of their reconstructions, (clips, D) each.
         work: of the model.
     """
@@ -229,7 +229,7 @@ class Evaluation:
     work: Work = field(default_factory=Work)
 
     def add(self, videos: Iterable[tuple[int, ListedVideo]]) -> None:
-        """Score videos, given with their places in the list; one that cannot be read to its end counts for nothing."""
+        """Score videos, given with their places in the list; one that cannot be read to its end is left out."""
         for index, video in videos:
             try:
                 self.scores.append(self._score(index, video))
@@ -252,7 +252,7 @@ class Evaluation:
                         clip_psnr.append(values.double().sum() / values.numel())
                 if self.distance is not None:
                     features.append([self.distance.extract(unit_to_uint8(one)) for one in (original, clip)])
-        clip_psnr = torch.stack(clip_psnr).tolist()  # what was found leaves a GPU once per video, not per clip
+        clip_psnr = torch.stack(clip_psnr).tolist()  # copied from a GPU once per video, not per clip
         if features:
             self.features[index] = tuple(torch.cat(side).cpu() for side in zip(*features, strict=True))
         fps = float(file.format.rate)
@@ -269,14 +269,14 @@ class Evaluation:
         )
 
     def gather(self) -> None:
-        """Where there are several processes, bring what all of them found to process 0, in the order of the list."""
+        """Collect the results of all processes in process 0, in the order of the list; all of them must call it."""
         if not distributed.is_initialized():
             return
         rank, world_size = distributed.get_rank(), distributed.get_world_size()
-        found = [None] * world_size if rank == 0 else None
-        distributed.gather_object((self.scores, self.unreadable, self.features, self.work), found)
+        gathered = [None] * world_size if rank == 0 else None
+        distributed.gather_object((self.scores, self.unreadable, self.features, self.work), gathered)
         if rank == 0:
-            scores, unreadable, features, work = zip(*found, strict=True)
+            scores, unreadable, features, work = zip(*gathered, strict=True)
             self.scores = sorted(chain(*scores), key=lambda score: score.index)
             self.unreadable = sorted(chain(*unreadable))
             self.features = dict(sorted(chain(*(share.items() for share in features)), key=lambda item: item[0]))
@@ -316,9 +316,9 @@ def mean_metrics(scores: Sequence[VideoScore]) -> dict[str, float]:
 
 
 def best_median_worst(scores: Sequence[VideoScore]) -> list[tuple[str, VideoScore, int]]:
-    """The clips of highest, middle and lowest PSNR: what they are, the video, and the number of the clip in it.
+    """The clips of highest, middle and lowest PSNR: a label, the video, and the number of the clip in it.
 
-    Where there are fewer than three clips, one of them is several of that.
+    With fewer than three clips, one of them has several labels, such as "best and median".
     """
     clips = [(-psnr, score.index, number) for score in scores for number, psnr in enumerate(score.clip_psnr)]
     clips.sort()

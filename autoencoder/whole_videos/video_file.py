@@ -42,7 +42,7 @@ class TimedFrame(NamedTuple):
 
 @dataclass(frozen=True)
 class VideoFormat:
-    """What a video looks like besides its pictures.
+    """Size, rate, time base and colours of a video.
 
     Attributes:
         width, height: pixels of the upright picture.
@@ -65,13 +65,13 @@ class VideoFormat:
 
     @classmethod
     def from_json(cls, fields: dict[str, int | str]) -> "VideoFormat":
-        """What `to_json` gave."""
+        """The inverse of `to_json`."""
         return cls(**{name: Fraction(value) if isinstance(value, str) else value for name, value in fields.items()})
 
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A file that `open_file` has looked through.
+    """A video file that `open_file` has scanned.
 
     Attributes:
         path: of the file.
@@ -80,7 +80,7 @@ class VideoFile:
         origin: time stamp from which the file counts frames of one length, where its time base (1 ms in Matroska) is
             too coarse to say so; None where stamps are taken as they are.
         stored_time_base: seconds per unit of the file's own stamps.
-        orientation: how the stored picture is shown.
+        orientation: how the stored picture is displayed.
     """
 
     path: Path
@@ -129,10 +129,10 @@ class VideoFile:
 
 
 def open_file(path: str | Path) -> VideoFile:
-    """Look through the packets of a video file, and at its first frame.
+    """Scan the packets of a video file, and decode its first frame.
 
-    Time stamps are kept as they are, so a variable frame rate stays one. Where the time base of the file cannot express
-    its frame rate and the stamps are those of a constant rate rounded to it, the exact ones are put in their place.
+    Time stamps are kept as they are, so a variable frame rate is kept, too. Where the time base of the file cannot
+    express its frame rate and the stamps are those of a constant rate, rounded, the exact stamps replace them.
 
     Raises:
         UnreadableVideo: if the file cannot be opened, holds no frame, or states no frame rate.
@@ -183,7 +183,7 @@ def _rate_of_packets(path: str | Path) -> Fraction:
 def _scan(
     container: av.container.InputContainer, stream: av.VideoStream, frames_per_unit: Fraction
 ) -> tuple[int, int, bool]:
-    """Number of packets to be shown, stamp of the first, and whether but for rounding all lie whole frames from it."""
+    """Number of displayed packets, stamp of the first, and whether all lie whole frames from it, up to rounding."""
     count, origin, on_grid = 0, None, True
     for packet in container.demux(stream):
         if packet.pts is None or packet.is_discard or not packet.size:
@@ -224,7 +224,7 @@ class VideoWriter:
             stamp, duration: in units of the format's time base; stamps increase.
 
         Raises:
-            ValueError: if the frame does not fit.
+            ValueError: if the frame has another shape or dtype.
         """
         pixels = np.ascontiguousarray(pixels)
         if pixels.dtype != np.uint8 or pixels.shape != (self._format.height, self._format.width, 3):
@@ -238,12 +238,12 @@ class VideoWriter:
         self._end = (stamp + duration) * self._format.time_base
 
     def finish(self, whole_audio: bool) -> None:
-        """Write what the encoder holds back, and the audio up to the end of the pictures or of itself."""
+        """Flush the encoder, and write the audio up to the end of the pictures, or to its own end."""
         self._mux(self._stream.encode(None))
         self._mux_audio(None if whole_audio else self._end)
 
     def _mux(self, packets: list[av.Packet]) -> None:
-        """Audio goes into the file beside the pictures that it belongs to."""
+        """Write video packets, each after the audio that comes before it in time."""
         for packet in packets:
             self._mux_audio(packet.dts * packet.time_base)
             self._container.mux(packet)
@@ -254,7 +254,7 @@ class VideoWriter:
 
 
 class _Audio:
-    """The audio packets of a file, handed out in order of time for another container."""
+    """The audio packets of a file in order of time, for writing to another container."""
 
     def __init__(self, source: av.container.InputContainer | None, target: av.container.OutputContainer):
         streams = source.streams.audio if source else ()
@@ -285,7 +285,7 @@ def check_output(path: str | Path, *inputs: str | Path) -> None:
     """Refuse an output that cannot be written, before any work is done.
 
     Raises:
-        ValueError: if its ending is unknown, or it is one of the inputs.
+        UserError: if its ending is unknown, or it is one of the inputs.
     """
     if Path(path).suffix.lower() not in CONTAINERS:
         raise UserError(f"{path}: the name of the file must end in {', '.join(CONTAINERS)}")
@@ -307,7 +307,7 @@ def open_writer(
         whole_audio: copy the audio to its end, rather than to that of the pictures.
 
     Raises:
-        ValueError: if the ending is unknown, or the audio does not go into such a file without being encoded anew.
+        UserError: if the ending is unknown, or the container does not take the audio's codec.
     """
     check_output(path)
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:

@@ -1,1 +1,1 @@
-"""What the benchmarks do once they know their settings; the command of each is in the folder above."""
+"""The work of the benchmarks; the command of each, which only parses its settings, is in the folder above."""

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.ablations` does once it knows its settings."""
+"""The work of `python -m benchmarks.ablations`."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from benchmarks.suite import preset_model
 
 
 def channels_of_one_latent(full: AutoencoderVidTwin) -> int:
-    """Channels of a structure latent that, alone, reaches the rate of both latents or the least above it."""
+    """The fewest channels with which a structure latent alone has at least as many numbers as both latents."""
     channels, *grid = full.structure_shape
     return -(-full.num_latent_scalars // torch.Size(grid).numel())
 
@@ -43,7 +43,7 @@ def flags(config: AblationConfig, name: str, seed: int) -> list[str]:
 
 
 def run(config: AblationConfig, name: str, seed: int) -> dict[str, float]:
-    """One training; returns its rate in percent and its last validation."""
+    """Train once; returns the compression rate in percent and the last validation."""
     folder = config.output_dir / f"{name}-{seed}"
     train("autoencoder.train", flags(config, name, seed), folder)
     rate = AutoencoderVidTwin.from_pretrained(folder / "model").compression_rate

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.autoencoder` measures."""
+"""The work of `python -m benchmarks.autoencoder`."""
 
 import torch
 
@@ -14,7 +14,7 @@ def clips(model: AutoencoderVidTwin, batch_size: int) -> tuple[torch.Tensor]:
 
 
 def loss(model: AutoencoderVidTwin, video: torch.Tensor) -> torch.Tensor:
-    """Loss of stage one, the latents drawn."""
+    """Loss of stage one, with latents sampled from the posterior."""
     noise = generators(0, "benchmark", range(len(video)))
     reconstruction, posterior = model(video, sample_posterior=True, generator=noise)
     return VidTwinLoss().to(video.device)(reconstruction, video, posterior)[0]

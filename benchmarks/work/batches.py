@@ -1,4 +1,4 @@
-"""How fast batches of stage two are made, and how much of that the training process does itself."""
+"""Measuring how fast batches of stage two are made, and how much of that time is the training process's own."""
 
 import time
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class BatchResult:
 
     Attributes:
         workers: processes that make them ahead; 0 is the training process itself.
-        samples_per_second: that arrive where nothing is done with them.
+        samples_per_second: that arrive if they are only received.
         own_seconds: processor time of the training process for one batch.
     """
 
@@ -32,13 +32,13 @@ class BatchResult:
 
 
 def measure_batches(folder: Path, batch_size: int, batches: int, workers: int) -> BatchResult:
-    """Make batches with two times and patches as in the preset ucf101."""
+    """Make batches from a cache, with two times per sample and the patches of the preset ucf101."""
     cache = LatentCache(folder)
     model = VidTwinDiT(structure_patch_size=(2, 1, 1), hidden_size=16, num_layers=1, num_attention_heads=2)
     samples = NoisySamples(cache, ObjectiveConfig(independent_times=True), model, 0, "benchmark")
     places = split(PositionSampler(len(cache), batch_size, seed=0), [batch_size])
     stream = on_device(samples, places, torch.device("cpu"), workers)
-    next(stream)  # the workers are there
+    next(stream)  # starts the workers
     start, own = time.perf_counter(), time.process_time()
     for _ in range(batches):
         next(stream)

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.cache` does once it knows its settings."""
+"""The work of `python -m benchmarks.cache`."""
 
 import multiprocessing
 import tempfile
@@ -17,15 +17,9 @@ from benchmarks.work.batches import measure_batches
 from generator.latent_cache import LatentCache, write_index, write_shard
 
 HEADER = f"{'clips':>9} {'shards':>7} {'on disk':>11} {'open':>11} {'reading':>11} {'samples/s':>10}"
-
-
 BATCHES_HEADER = f"\n{'workers':>7} {'samples/s':>10} {'own ms a batch':>16}"
 STATUS = Path("/proc/self/status")
-
-
-STRUCTURE_SHAPE, DYNAMICS_SHAPE = (4, 16, 7, 7), (8, 16, 14)
-
-
+STRUCTURE_SHAPE, DYNAMICS_SHAPE = (4, 16, 7, 7), (8, 16, 14)  # of the paper's headline setting
 IDENTITY = {"dataset": "noise"}
 
 
@@ -37,8 +31,8 @@ class CacheResult:
         clips, shards: of the cache.
         disk_bytes: of its files.
         open_anonymous_bytes: anonymous memory (RssAnon) that opening the cache takes, labels of all clips included;
-            None where the system does not tell.
-        read_anonymous_bytes: what opening it and reading all batches takes.
+            None on systems without /proc.
+        read_anonymous_bytes: that opening it and reading all batches takes.
         samples_per_second: of random clips; files that were just written may still be in the system's cache.
     """
 
@@ -59,14 +53,14 @@ class CacheResult:
 
 
 def anonymous_bytes() -> int | None:
-    """Memory of this process that is not mapped from a file; None where the system does not tell."""
+    """Memory of this process that is not mapped from a file; None on systems without /proc."""
     lines = STATUS.read_text().splitlines() if STATUS.is_file() else []
     sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")]
     return sizes[0] if sizes else None
 
 
 def write_cache(folder: Path, clips: int, shard_size: int) -> None:
-    """A complete cache of so many clips of noise, without classes."""
+    """Write a complete cache of clips of noise, with one class."""
     generator = torch.Generator().manual_seed(0)
     firsts = range(0, clips, shard_size)
     for number, first in enumerate(firsts):
@@ -105,7 +99,7 @@ def read_cache(folder: Path, batch_size: int, batches: int) -> CacheResult:
 
 
 def measure(folder: Path, clips: int, config: CacheBenchmarkConfig) -> CacheResult:
-    """Write a cache, and read it in a process that has done nothing else."""
+    """Write a cache, and read it in a fresh process."""
     write_cache(folder, clips, config.shard_size)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(read_cache, folder, config.batch_size, config.batches).result()

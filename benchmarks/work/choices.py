@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.choices` does once it knows its settings."""
+"""The work of `python -m benchmarks.choices`."""
 
 import time
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def flags(config: ChoicesConfig, name: str, seed: int) -> list[str]:
 
 
 def run(config: ChoicesConfig, name: str, seed: int) -> dict[str, float]:
-    """One training; returns its seconds, its held-out losses and the oracle's shares of its samples."""
+    """Train once; returns seconds, held-out losses, and the shares of samples that the oracle confirms."""
     folder = config.output_dir / f"{name}-{seed}"
     start = time.perf_counter()
     train("generator.train", flags(config, name, seed), folder)

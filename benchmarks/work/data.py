@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.data` does once it knows its settings."""
+"""The work of `python -m benchmarks.data`."""
 
 import importlib.util
 import statistics
@@ -28,24 +28,25 @@ HEADER = (
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderResult:
-    """Rounds of reading clips of one file, the loader and decord in turns.
+    """Rates of reading clips of one file, with the loader and decord in turns.
 
     Both are set to one thread, but decord decodes on one of its own while another waits for it or converts the picture.
-    So what counts is the processor time of all threads together: what a worker takes of one core. It also depends less
-    than wall time on what else the machine does.
+    So rates are by the processor time of all threads together, which also depends less than wall time on what else the
+    machine does.
 
     Attributes:
         file: its path.
         sampling: how frames were chosen, "time" or "stride".
         width, height: of the picture, in pixels.
-        decoder: what the loader reads the file with, "decord" or "pyav".
-        clips_per_second: of the loader, on one core: index of the file, decoding, antialiased resize and crop; median.
+        decoder: with which the loader reads the file, "decord" or "pyav".
+        clips_per_second: of the loader, on one core: the file's cached index, decoding, antialiased resize and crop;
+            median.
         decord_clips_per_second: of `decord.VideoReader(file, num_threads=1).get_batch(frames)`, and nothing else.
         ratio: of the two rates, median over the rounds.
         lowest_ratio: of any round.
         wall_ratio: the same as `ratio` by wall time.
         decoded_frames: frames from the key frame before the clip to its end, which both must decode; mean.
-        index_seconds: of the loader's time, what it takes to read the time stamps of the whole file; median.
+        index_seconds: processor time of `index_frames`, which recalls the file's index after the warm-up; median.
         rounds: how many.
     """
 
@@ -74,7 +75,7 @@ class LoaderResult:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch computes on one thread while the block runs."""
+    """Let torch compute on one thread inside the block."""
     former = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -84,7 +85,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Seconds(NamedTuple):
-    """What a call took."""
+    """Processor time and wall time of a call."""
 
     cpu: float
     wall: float
@@ -158,7 +159,7 @@ def _summary(
 
 
 def results(config: DataBenchmarkConfig) -> Iterator[LoaderResult]:
-    """Every file and sampling; a file that cannot be read is named with the reason, and left out."""
+    """Measure every file and sampling; a file that cannot be read is printed with the reason, and left out."""
     videos = VideoFolder(config.videos, config.num_frames, config.size, val_share=0.0)
     for path in dict.fromkeys(videos.source(index) for index in range(len(videos))):
         for sampling in config.samplings:

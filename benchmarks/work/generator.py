@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.generator` measures."""
+"""The work of `python -m benchmarks.generator`."""
 
 import torch
 
@@ -29,7 +29,7 @@ def paper() -> VidTwinDiT:
 
 
 def tokens(model: VidTwinDiT, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noise for tokens (B, N, D), times (B,) and labels (B,)."""
+    """Noise as tokens (B, N, D), times (B,) and labels (B,)."""
     layout = model.layout
     labels = torch.arange(batch_size) % model.config.num_classes
     return torch.randn(batch_size, layout.num_tokens, layout.token_dim), torch.rand(batch_size) * 1000, labels

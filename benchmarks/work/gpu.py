@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.gpu` does once it knows its settings."""
+"""The work of `python -m benchmarks.gpu`."""
 
 import signal
 import statistics
@@ -36,35 +36,27 @@ PEAKS = {
     "L4": 121e12,
     "RTX 4090": 165e12,
 }
-
-
 LIBRARIES = ("torch", "diffusers", "accelerate", "lightning", "triton", "flash-attn")
-
-
 TEST_SECONDS = 120
-
-
 ROOT = Path(__file__).resolve().parents[2]
-
-
 TRAINING_FLOPS = 3  # of a forward, by convention
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One part.
+    """The result of one part.
 
     Attributes:
-        part: what was measured.
+        part: its name.
         mode: "eager" or "compiled".
         batch_size: samples.
-        seconds: median of the rounds; None where the part did not come so far.
+        seconds: median of the rounds; None if the part ended before it was measured.
         flops: of one round; a training step counts as three forwards.
         mfu: FLOPs per second over the card's peak; None where that is not known.
-        peak_memory_bytes: the allocator's peak; None where it cannot be asked.
+        peak_memory_bytes: the allocator's peak on CUDA; None on other devices.
         counted_memory_bytes: what `benchmarks.memory` counts for the same.
         error: why the part ended early; None if it did not.
-        note: what else it said.
+        note: further remarks.
     """
 
     part: str
@@ -80,7 +72,7 @@ class Row:
 
 
 class Bench:
-    """The parts, on one device."""
+    """The parts of the benchmark, on one device."""
 
     def __init__(self, config: GpuConfig, device: torch.device):
         self.config, self.device = config, device
@@ -89,7 +81,7 @@ class Bench:
         self.autoencoder, self.denoiser = ("tiny", "shapes") if config.quick else ("base", "ucf101")
 
     def parts(self) -> Iterator[tuple[str, str, Callable[[str], Row]]]:
-        """Name, mode and what runs it."""
+        """Name, mode and function of every part, in order."""
         modes = ("eager",) if self.device.type != "cuda" else ("eager", "compiled")
         for mode in modes:
             yield f"training step, autoencoder {self.autoencoder}", mode, self.autoencoder_step
@@ -100,11 +92,11 @@ class Bench:
         yield f"training step, autoencoder {self.autoencoder}, with its GAN and LPIPS", "eager", self.adversarial_step
 
     def autoencoder_step(self, mode: str) -> Row:
-        """A step without GAN and LPIPS, whose FLOPs are those that are counted."""
+        """A step of stage one without GAN and LPIPS, whose FLOPs are not counted."""
         return self._training_step("autoencoder", mode, gan=False, lpips_weight=0.0)
 
     def adversarial_step(self, mode: str) -> Row:
-        """A step with all that the preset has, for its memory."""
+        """A step of stage one with all terms of the preset, for its memory."""
         return self._training_step("autoencoder", mode)
 
     def denoiser_step(self, mode: str) -> Row:
@@ -197,7 +189,7 @@ class Bench:
         return self._with_flops(replace(row, note=f"{self.steps} steps"), flops[-1])
 
     def _timed(self, work: Callable[[], object], flops: int, batch_size: int) -> Row:
-        """Seconds and peak memory of the rounds, after some that warm up: kernels are chosen and compiled there."""
+        """Seconds and peak memory of the rounds, after warm-up rounds in which kernels are chosen and compiled."""
         for _ in range(self.warm_ups):
             work()
         costs = []
@@ -228,7 +220,7 @@ def _forward_inputs(step: Step, batch_size: int) -> tuple[torch.Tensor, ...]:
 
 
 def known_peak(card: str) -> float | None:
-    """FLOP/s of dense bf16 products; None for a card that is not in the table."""
+    """Peak FLOP/s of dense bf16 products of a card; None for one that is not in `PEAKS`."""
     words = card.replace("-", " ").split()
     return next((peak for name, peak in PEAKS.items() if all(word in words for word in name.split())), None)
 
@@ -250,7 +242,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def run_part(name: str, mode: str, work: Callable[[str], Row], seconds: float) -> Row:
-    """A part's row; one that fails says why, whatever it was, so that the next one can run."""
+    """Run a part; any error is recorded in its row, so that the next part can run."""
     try:
         with time_limit(seconds):
             return replace(work(mode), part=name, mode=mode)
@@ -264,7 +256,7 @@ def run_part(name: str, mode: str, work: Callable[[str], Row], seconds: float) -
 
 
 def run_tests(seconds: float = TEST_SECONDS) -> Row:
-    """The tests marked `gpu`, in a process of their own."""
+    """Run the tests marked `gpu`, in a process of their own."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(ROOT / "tests")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, cwd=ROOT)
@@ -279,7 +271,7 @@ def run_tests(seconds: float = TEST_SECONDS) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown."""
+    """The rows as a table in Markdown."""
     heads = ("part", "mode", "batch", "seconds", "FLOPs", "MFU", "peak memory", "counted", "")
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for row in rows:
@@ -300,18 +292,18 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that the numbers depend on."""
-    found = {}
+    """Versions of the libraries that the numbers depend on."""
+    installed = {}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def run(config: GpuConfig, device: torch.device) -> list[Row]:
-    """All parts, within the time."""
+    """Run all parts within the time."""
     end = time.monotonic() + 60 * config.minutes
     rows = [run_tests(min(TEST_SECONDS, 60 * config.minutes))] if config.tests else []
     for name, mode, work in Bench(config, device).parts():

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.joins` does once it knows its settings."""
+"""The work of `python -m benchmarks.joins`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ HEADER = f"{'video':20} {'overlap':>7} {'borders':>7} {'inside':>7} {'mean':>6} 
 
 @dataclass(frozen=True)
 class Joins:
-    """How a video is joined.
+    """How visible the joins of a video are.
 
     Attributes:
-        video: its name; "all" is all transitions of all videos together.
+        video: its name; "all" stands for the transitions of all videos together.
         overlap: frames that neighbouring clips share.
         num_borders, num_inside: transitions between frames of either kind.
         mean, p95: mean and 95th percentile of the difference at borders over those inside clips.

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.memory` does once it knows its settings."""
+"""The work of `python -m benchmarks.memory`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,26 +20,13 @@ from benchmarks.saved_memory import count_saved_in_blocks
 from benchmarks.training_steps import Step, make_step, read_presets
 
 CARD = 80 * 10**9  # bytes of an A100 or H100 of 80 GB
-
-
 LIMIT = CARD * 9 // 10
 
-
 SIZES = ("tiny", "small", "base", "large")
-
-
 SETTINGS = ("setting2", "setting3", "released", "one_latent", "dynamics_qformer", "convolution", "space_in_hidden")
-
-
 RECIPES = ("shapes", "folder", "ucf101", "ucf101_paper")
-
-
 DIT_SIZES = ("size_s", "size_b", "size_l", "size_xl")
-
-
 AUTOENCODERS = [(size,) for size in SIZES] + [("base", setting) for setting in SETTINGS]
-
-
 GENERATORS = [(recipe,) for recipe in RECIPES] + [(recipe, size) for recipe in RECIPES[1:] for size in DIT_SIZES]
 STAGE_ROWS = (("autoencoder", AUTOENCODERS), ("generator", GENERATORS))
 
@@ -56,12 +43,12 @@ class Memory:
         micro_batch: samples that go through at a time on one GPU.
         checkpointing: whether the preset computes blocks again in the backward pass.
         saved: kept for the backward pass without computing blocks again.
-        saved_with_checkpointing: the same with it, and what the largest block keeps while it is computed again.
-        states: weights, gradients, states of the optimiser, moving averages; of the discriminator, too, and the
-            weights of LPIPS.
-        total: states, and what the preset, as it stands, keeps for the backward pass.
-        largest_micro_batch: that fits the card without computing blocks again; 0 where one sample does not.
-        largest_with_checkpointing: the same with it.
+        saved_with_checkpointing: the same with computing blocks again, the largest block's own included.
+        states: weights, gradients, optimiser states and moving averages, also of the discriminator, and the weights of
+            LPIPS.
+        total: states, and what the preset as it stands keeps for the backward pass.
+        largest_micro_batch: that fits the card without computing blocks again; 0 if one sample does not fit.
+        largest_with_checkpointing: that fits the card with computing blocks again.
         fits: whether the preset as it stands fits.
     """
 
@@ -81,7 +68,7 @@ class Memory:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention by the operators that CUDA takes; without a GPU, torch would choose the one that keeps all weights."""
+    """Attention by the operators that CUDA uses; without a GPU torch would choose the one that keeps all weights."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -103,7 +90,7 @@ def _attention_arguments(query, key, value, attn_mask=None, dropout_p=0.0, is_ca
 
 @contextmanager
 def fake_gpu(precision: str) -> Iterator[None]:
-    """What is made inside is made on CUDA, without contents; bf16 is autocast, which torch.autocast refuses here."""
+    """Create tensors on fake CUDA, without contents; bf16 autocast is set by hand, as torch.autocast needs a GPU."""
     with FakeTensorMode(), torch.device("cuda"), FusedAttention():
         former = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
         torch.set_autocast_enabled("cuda", precision == "bf16")
@@ -119,7 +106,7 @@ def fake_gpu(precision: str) -> Iterator[None]:
 
 
 def precision_on_card(config: Any) -> str:
-    """ "auto" is bf16 on every card of 80 GB."""
+    """The precision of a config on a card of 80 GB, where "auto" is bf16."""
     return "bf16" if config.precision == "auto" else config.precision
 
 
@@ -144,19 +131,19 @@ def _bytes(module: nn.Module) -> int:
 
 
 def count_presets(stage: str, *presets: str, **changes: Any) -> Memory:
-    """The memory of a training step with these presets, one after the other, and changes of their config."""
+    """Count the memory of a training step with presets, later ones on top, and changed fields of their config."""
     config, settings = read_presets(stage, *presets)
     config = replace(config, **changes)
     with fake_gpu(precision_on_card(config)):
         step = make_step(stage, config, settings)
-        # What is kept grows evenly with the batch, so two counts tell it for all; not from one sample on, where some
-        # copies that rearrange are none.
+        # The saved bytes grow linearly with the batch, so two counts give all. One sample is no good: some of its
+        # rearrangements are views where those of more are copies.
         counts = [count_saved_in_blocks(lambda n=n: step.losses(n), step.model, step.modules) for n in (2, 3)]
         return _row(stage, " + ".join(presets), step, *zip(*counts, strict=True))
 
 
 def _row(stage: str, preset: str, step: Step, whole: tuple[int, int], checkpointed: tuple[int, int]) -> Memory:
-    """The row of a preset from what is kept of two and of three samples."""
+    """The row of presets, from the bytes saved for two and for three samples."""
     config, states = step.config, states_bytes(step)
     micro_batch = max(config.micro_batches(1))
 

@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.resources` does once it knows its settings."""
+"""The work of `python -m benchmarks.resources`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,23 +27,13 @@ OTHERS: dict[str, tuple[Grid, ...]] = {
     "CMD": ((3, 1, 224, 224), (32, 1, 16, 28)),
     "iVideoGPT": ((64, 2, 16, 16), (64, 14, 4, 4)),
 }
-
-
 VIDTWIN = {"VidTwin 1": None, "VidTwin 2": "setting2", "VidTwin 3": "setting3", "VidTwin released": "released"}
-
-
-FLOPS_CLAIM, MEMORY_CLAIM = (4, 8), (2, 3)
-
-
+FLOPS_CLAIM, MEMORY_CLAIM = (4, 8), (2, 3)  # the paper's: times as much as VidTwin, from and to
 PAPER_PARAMETERS = 12_610_560
-
-
 KERNELS = {
     "fused": [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION],
     "math": [SDPBackend.MATH],
 }
-
-
 HEADER = (
     f"{'tokenizer':17}{'tokens':>7}{'parameters':>12}{'no attention':>14}{'FLOPs / step':>15}{'attention':>10}"
     f"{'ratio':>8}{'states':>12}{'activations':>13}{'counted':>12}{'measured':>14}{'ratio':>8}"
@@ -52,17 +42,17 @@ HEADER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What training the small DiT on the latents of a tokenizer costs, in fp32 at batch 1.
+    """Cost of a training step of the small DiT on the latents of a tokenizer, in fp32 at batch 1.
 
     Attributes:
         tokenizer: its name.
         grids: (d, T, H, W) of its latents.
-        tokens: of the sequence.
+        tokens: length of the sequence.
         parameters: of the whole model.
         attention_parameters: those of its attention layers.
         norm_and_ffn_parameters: those of its feed-forwards and norms, which the paper counts.
         flops: of a training step, three forwards by convention, attention counted.
-        attention_share: of those FLOPs, that of scores and weighted sums, which grows with the square of the tokens.
+        attention_share: share of scores and weighted sums in these FLOPs, which grows with the square of the tokens.
         states_bytes: parameters, gradients and Adam's two averages.
         activation_bytes: what autograd keeps for the backward pass, every storage once.
         measured_bytes: the allocator's peak in a step on CUDA, all of the above and temporary tensors; None means not
@@ -120,7 +110,7 @@ def loss(model: UniformDiT, grids: Sequence[Grid]) -> torch.Tensor:
 
 
 def measured_memory(grids: Sequence[Grid], device: torch.device) -> int | None:
-    """Peak memory of a training step with Adam in bytes, or None where the device cannot tell."""
+    """Peak memory of a training step with Adam in bytes; None on devices other than CUDA."""
     if device.type != "cuda":
         return None
     model = UniformDiT(grids).to(device)
@@ -190,7 +180,7 @@ def verdict(quantity: str, ratios: dict[str, float], claim: tuple[int, int]) -> 
 
 
 def summary(rows: Sequence[Resources], kernel: str) -> str:
-    """The table, what the paper claims, and where and why this count differs."""
+    """The table, the paper's claims, and where and why this count differs from them."""
     by_name = {row.tokenizer: row for row in rows}
     first, grid, frame = by_name["VidTwin 1"], by_name["EMU-3"], by_name["CMD"]
     kept = "queries, keys, values and output" if kernel == "fused" else "every attention weight, too"

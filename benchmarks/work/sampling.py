@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.sampling` does once it knows its settings."""
+"""The work of `python -m benchmarks.sampling`."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -17,29 +17,23 @@ from benchmarks.suite import DTYPES
 from benchmarks.turns import Contender, time_in_turns, warm_up_alone
 
 FULL_STEPS = 50  # of the paper's sampler
-
-
-FLOPS_GOAL, SECONDS_GOAL = 6, 5  # times fewer, times less than Latte
-
-
+FLOPS_GOAL, SECONDS_GOAL = 6, 5  # how many times as much Latte should take
 HEADER = (
     f"{'':52}{'FLOPs':>14}{f'of {FULL_STEPS} steps':>15}{'steps':>7}{'s / step':>10}{'seconds':>9}{'peak memory':>14}"
 )
-
-
 WORKS = {"forward": contenders.forward, "training step": contenders.training_step}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingRow:
-    """What a model takes.
+    """Cost of a model.
 
     Attributes:
         comparison: "denoiser" or "decoder".
         name: of the model.
         flops: of one step, or of decoding the clip.
-        steps: how often it was timed, in turns with the others.
-        seconds: of all those together.
+        steps: calls that were timed, in turns with the others.
+        seconds: of all these calls together.
         peak_memory_bytes: the allocator's peak on CUDA with this model alone, its weights included; None means not
             measured.
     """
@@ -62,7 +56,7 @@ class SamplingRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """How much more another model takes than ours.
+    """Cost of another model divided by ours.
 
     Attributes:
         comparison: "denoiser" or "decoder".
@@ -164,7 +158,7 @@ def measured(comparison: str, entrants: Sequence[Contender], device: torch.devic
 
 
 def ratio(ours: SamplingRow, other: SamplingRow) -> Ratio:
-    """The other's costs over ours."""
+    """The other model's cost over ours."""
     flops, seconds = other.flops / ours.flops, other.seconds / ours.seconds
     peaks = other.peak_memory_bytes, ours.peak_memory_bytes
     has_goal = ours.comparison == "denoiser"
@@ -182,7 +176,7 @@ def ratio(ours: SamplingRow, other: SamplingRow) -> Ratio:
 def compare_equal(
     work: str, scale: Scale, layers: int, config: SamplingConfig, dtype: torch.dtype, device: torch.device
 ) -> EqualRow:
-    """Our DiT and diffusers' in turns."""
+    """Time our DiT and diffusers' in turns."""
     models = contenders.equal_models(scale, layers)
     if config.compile:
         models = [(name, torch.compile(model), inputs) for name, model, inputs in models]
@@ -208,7 +202,7 @@ def compare_equal(
 
 
 def denoisers(scale: Scale, dtype: torch.dtype, device: torch.device, steps: int) -> list[SamplingRow | Ratio]:
-    """Our DiT with every choice of patches, and Latte on the same clip and at its own size."""
+    """Compare our DiT with every choice of patches, and Latte on the same clip and at its own size."""
     ours = [contenders.vidtwin_denoiser(scale, patches, dtype, device) for patches in PATCHES]
     latte = contenders.latte_denoisers(scale, dtype, device)
     rows = measured("denoiser", [*ours, *latte], device, steps)
@@ -216,14 +210,14 @@ def denoisers(scale: Scale, dtype: torch.dtype, device: torch.device, steps: int
 
 
 def decoders(scale: Scale, dtype: torch.dtype, device: torch.device) -> list[SamplingRow | Ratio]:
-    """Our decoder and the image autoencoder's."""
+    """Compare our decoder with the image autoencoder's."""
     entrants = [make(scale, dtype, device) for make in (contenders.vidtwin_decoder, contenders.image_decoder)]
     rows = measured("decoder", entrants, device, 1)
     return [*rows, ratio(*rows)]
 
 
 def results(config: SamplingConfig, scale: Scale, device: torch.device) -> Iterator[SamplingRow | Ratio | EqualRow]:
-    """Everything, as it is measured."""
+    """Run the comparisons of the config, and yield their rows."""
     on_cuda, dtype = device.type == "cuda", DTYPES[config.dtype]
     if "denoiser" in config.part_list:
         yield from denoisers(scale, dtype, device, config.steps or (FULL_STEPS if on_cuda else 2))

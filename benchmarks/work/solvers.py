@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.solvers` does once it knows its settings."""
+"""The work of `python -m benchmarks.solvers`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,6 @@ DDPM_SOLVERS = (
     "UniPCMultistepScheduler",
     "HeunDiscreteScheduler",
 )
-
-
 FLOW_SOLVERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "UniPCMultistepScheduler")
 
 
@@ -29,7 +27,7 @@ class SolverResult:
 
     Attributes:
         pipeline, prediction_type, scheduler, steps: what was sampled.
-        calls: of the transformer, the conditional and the null one counted together.
+        calls: of the transformer; a guided step counts once.
         shape, motion, both: shares of the samples that the oracle confirms.
     """
 
@@ -44,7 +42,7 @@ class SolverResult:
 
 
 def measure(folder: str, config: SolversConfig) -> list[SolverResult]:
-    """All schedulers and steps of one pipeline."""
+    """Sample a pipeline with all schedulers and numbers of steps."""
     pipe = load_pipeline(folder)
     kind, own = pipe.transformer.config.prediction_type, pipe.scheduler.config
     results = []

@@ -1,4 +1,4 @@
-"""Moving averages of the transformer's weights: how they get into a model, whole or sharded."""
+"""Moving averages of the transformer's weights, and models with them, whole or sharded."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ from generator.dit import VidTwinDiT
 
 
 def make_average(model: VidTwinDiT, decay: float) -> EMAModel:
-    """A moving average of the parameters, in a few operations for all; its decay starts lower and grows to `decay`."""
+    """A moving average of the parameters, updated by foreach kernels; its decay starts lower and grows to `decay`."""
     return EMAModel(model.parameters(), decay=decay, foreach=True)
 
 
 @contextmanager
 def averaged_weights(model: VidTwinDiT, average: EMAModel) -> Iterator[None]:
-    """The model has a moving average for weights, for as long as the block runs; all processes must call it.
+    """Inside the block the model has a moving average as its weights; all processes must call it.
 
-    Its own weights are kept on their device meanwhile.
+    The model's own weights are kept on their device meanwhile.
     """
     own = [parameter.detach().clone() for parameter in model.parameters()]
     _copy(average.shadow_params, model.parameters())
@@ -40,7 +40,7 @@ def whole_average(model: VidTwinDiT, average: EMAModel, keep: bool) -> Iterator[
     Args:
         model: whose average it is.
         average: of its parameters.
-        keep: whether this process wants them; all others must go through this, too, and get nothing.
+        keep: whether this process gets them; the other processes must iterate, too, and get nothing.
     """
     for (name, _), shadow in zip(model.named_parameters(), average.shadow_params, strict=True):
         whole = shadow.full_tensor() if isinstance(shadow, DTensor) else shadow
@@ -49,7 +49,7 @@ def whole_average(model: VidTwinDiT, average: EMAModel, keep: bool) -> Iterator[
 
 
 def averaged_model(model: VidTwinDiT, average: EMAModel, keep: bool) -> VidTwinDiT | None:
-    """A whole model of its own with a moving average for weights, on their device.
+    """A new, whole model with a moving average as its weights, on their device; None where `keep` is false.
 
     Args:
         model, average, keep: as in `whole_average`.
@@ -65,7 +65,7 @@ def averaged_model(model: VidTwinDiT, average: EMAModel, keep: bool) -> VidTwinD
 
 @torch.no_grad()
 def _copy(sources: Iterable[torch.Tensor], targets: Iterable[torch.Tensor]) -> None:
-    """All in one operation; of sharded tensors each process its shares."""
+    """Copy all tensors in one operation; of sharded ones each process copies its share."""
     torch._foreach_copy_([_own_share(target) for target in targets], [_own_share(source) for source in sources])
 
 

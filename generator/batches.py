@@ -1,4 +1,4 @@
-"""What the steps of stage two take, made ahead by worker processes: latents, noised and packed, with their targets.
+"""The batches of stage two, made ahead by worker processes: latents, noised and packed, with their targets.
 
 Everything random about a sample is drawn from that sample's own generator, seeded by its position in the run. So the
 batches are the same whatever the number of workers and processes, and wherever a run is resumed.
@@ -16,18 +16,18 @@ from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache
 from generator.objective import NoisyBatch, ObjectiveConfig, noisy_batch
 
-Places = list[tuple[int, int]]  # (position, index): which noise the sample gets, and which clip of the cache it is
+Places = list[tuple[int, int]]  # (position, index) of samples: the first seeds the noise, the second is the clip's
 
 
 class NoisySamples(Dataset):
-    """Micro-batches of a cache with the draws of the objective, on the CPU: an item is that of a list of places.
+    """Noised micro-batches of a cache, on the CPU; an item is the micro-batch of a list of places.
 
     Args:
         cache: the clips.
-        objective: what is drawn.
-        model: whose scale and tokens the latents get; its weights are not kept, so that workers take no copy of them.
+        objective: which noise levels, noise and targets to draw.
+        model: its scale and token layout are used; its weights are not kept, so that workers hold no copy of them.
         seed: of the run.
-        stream: what the draws are for; another stream has other draws at the same position.
+        stream: name of the purpose; streams have different draws at the same position.
     """
 
     def __init__(self, cache: LatentCache, objective: ObjectiveConfig, model: VidTwinDiT, seed: int, stream: str):
@@ -48,7 +48,7 @@ class NoisySamples(Dataset):
 
 
 def split(batches: Iterable[Places], sizes: Sequence[int]) -> Iterator[Places]:
-    """The micro-batches of every batch, of these sizes in order."""
+    """Split every batch into micro-batches of these sizes, in order."""
     for batch in batches:
         rest = iter(batch)
         yield from (list(islice(rest, size)) for size in sizes)
@@ -57,14 +57,14 @@ def split(batches: Iterable[Places], sizes: Sequence[int]) -> Iterator[Places]:
 def on_device(
     samples: NoisySamples, places: Iterable[Places], device: torch.device, num_workers: int = 0
 ) -> Iterator[NoisyBatch]:
-    """The micro-batches at `places`, in order, on a device that does not have to be waited for.
+    """The micro-batches at `places`, in order, on a device.
 
-    On CUDA they lie in pinned memory before, and are copied while the device does what it was given earlier.
+    On CUDA they are copied from pinned memory while the device works, so that the host does not wait.
 
     Args:
-        samples: where they are taken from.
+        samples: makes the micro-batches.
         places: of each micro-batch.
-        device: where they go.
+        device: the target.
         num_workers: processes that make them ahead; 0 makes each in this process when its turn comes.
     """
     loader = DataLoader(

@@ -21,7 +21,7 @@ def swiglu(dim: int, hidden_dim: int) -> nn.Module:
 
 
 class HeadNorm(nn.RMSNorm):
-    """RMS norm with a weight that follows the dtype of its input, so that autocast keeps the fused kernel."""
+    """RMS norm whose weight is cast to the dtype of its input, so that autocast keeps the fused kernel."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., dim) -> (..., dim), in the same dtype."""
@@ -39,14 +39,14 @@ QK_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "rms_norm": partial(HeadNorm, eps=NORM_EPS),
 }
 
-# Cosines and sines, 2 x float32 (N, D) for heads of width D; the numbers of a pair lie side by side.
+# Cosines and sines of rotary positions, 2 x float32 (N, D) for heads of width D; pairs lie side by side.
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
 
 def multiply_add(
     x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, tokens_per_type: tuple[int, int]
 ) -> torch.Tensor:
-    """x * scale + shift, in one pass and without spreading per-type factors over the tokens.
+    """x * scale + shift, in one pass and without expanding per-type factors to all tokens.
 
     Args:
         x: (B, N, C).
@@ -65,7 +65,7 @@ def multiply_add(
 
 
 class TokenAttention(Attention):
-    """Self-attention over all tokens, whose queries and keys may be normed per head and turned by their positions."""
+    """Self-attention over all tokens, with optional norms of queries and keys per head and rotary positions."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: str = "none"):
         super().__init__(dim, num_heads)
@@ -73,7 +73,7 @@ class TokenAttention(Attention):
         self.norm_key = QK_NORMS[qk_norm](dim // num_heads)
 
     def forward(self, x: torch.Tensor, rotary: Rotary | None = None) -> torch.Tensor:
-        """(B, N, C) and the turns of the tokens, if their positions are rotary -> (B, N, C)."""
+        """(B, N, C) -> (B, N, C); `rotary` rotates queries and keys."""
         query, key, value = rearrange(
             self.qkv(x), "b n (three h d) -> three b n h d", three=3, h=self.num_heads
         )  # 3 x (B, N, H, D)
@@ -87,7 +87,7 @@ class TokenAttention(Attention):
 class ClassAttention(nn.Module):
     """Cross-attention to one class vector.
 
-    The softmax over a single key is 1 for every query, so only value and output projection are left.
+    The softmax over a single key is 1 for every query, so only the value and output projections are built.
     """
 
     def __init__(self, dim: int, class_dim: int):
@@ -144,7 +144,7 @@ class DiTBlock(nn.Module):
             condition: (B, 1, C), or (B, 2, C) with one for each latent type; the activation is already applied.
             tokens_per_type: structure and dynamics tokens, N in all.
             class_vector: (B, 1, class_dim), read where the block has a class attention.
-            rotary: turns of queries and keys, for positions that are not in `x`.
+            rotary: rotations of queries and keys, if positions are rotary.
 
         Returns:
             (B, N, C).
@@ -160,7 +160,7 @@ class DiTBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Norm, modulation, and one linear per latent type back to the numbers of a token."""
+    """Norm, modulation, and one linear layer per latent type from the width to a token's numbers."""
 
     def __init__(self, dim: int, norm: str, structure_dim: int, dynamics_dim: int):
         super().__init__()

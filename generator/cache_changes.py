@@ -1,4 +1,4 @@
-"""What becomes of a latent cache that is met again: it is taken as it is, goes on, begins anew, or is refused."""
+"""Comparing an existing latent cache with the data set: it is used, continued, extended, made anew or refused."""
 
 import json
 import os
@@ -36,10 +36,10 @@ def build_clips(config: CacheConfig, model: AutoencoderVidTwin) -> ClipDataset:
 
 
 def chosen_videos(config: CacheConfig, ends: tuple[int, ...]) -> list[np.ndarray]:
-    """Numbers of the videos that a cache holds, in order, for each time that some were added.
+    """Numbers of the videos that a cache encodes, in order: those it began with, then those of each later addition.
 
     Args:
-        config: of the cache.
+        config: of the cache; its `max_videos` and `clip_seed` choose among the first.
         ends: as in `VideoTable`.
     """
     order = np.random.default_rng(derive_seed(config.clip_seed, "videos")).permutation(ends[0])
@@ -47,37 +47,37 @@ def chosen_videos(config: CacheConfig, ends: tuple[int, ...]) -> list[np.ndarray
 
 
 def is_current(folder: Path, identity: dict[str, Any], config: CacheConfig, model: AutoencoderVidTwin) -> bool:
-    """Whether a folder holds a complete cache of what there is now; nothing is written.
+    """Whether a folder holds a complete cache of the autoencoder, settings and videos there are now; writes nothing.
 
     Raises:
-        UserError: if it is one of something else, and videos that were added are not all.
+        UserError: if it holds a cache that differs in more than videos that were added.
     """
     if not (folder / INDEX).is_file():
         return False
     has_files = config.dataset != "shapes"
     if has_files and not (folder / VIDEOS).is_file():
         raise _of_earlier_version(folder)
-    found = json.loads((folder / INDEX).read_text())["identity"]
-    check_identity(folder, found, {name: value for name, value in identity.items() if name != "shard_size"})
+    stored = json.loads((folder / INDEX).read_text())["identity"]
+    check_identity(folder, stored, {name: value for name, value in identity.items() if name != "shard_size"})
     if not has_files:
         return True
     if not config.root.exists():
         print(f"{config.root} is not there: the latents in {folder} are taken without a look at their videos")
         return True
-    table, before = _compare(folder, found, config, build_clips(config, model))
+    table, before = _compare(folder, stored, config, build_clips(config, model))
     return table is before
 
 
 def update_table(folder: Path, identity: dict[str, Any], config: CacheConfig, clips: ClipDataset) -> tuple[int, ...]:
-    """Bring the list of the videos of a cache up to date, or begin one, as the process that holds the folder.
+    """Update the list of videos of a cache, or write the first one; only the process that holds the folder may call it.
 
-    The cache is complete no longer where videos or classes were added.
+    If videos or classes were added, the index is removed, so the cache is incomplete until they are encoded.
 
     Returns:
         `VideoTable.ends`.
 
     Raises:
-        UserError: if there is a cache of something else, and videos that were added are not all.
+        UserError: if the folder holds a cache that differs in more than videos that were added.
     """
     if not isinstance(clips, VideoFiles):
         return (len(clips),)
@@ -97,7 +97,7 @@ def update_table(folder: Path, identity: dict[str, Any], config: CacheConfig, cl
 
 
 def remove_cache(folder: Path) -> None:
-    """Remove the files of a cache from a folder, so that what is left at any time is no complete one."""
+    """Remove the files of a cache, its index first, so that no incomplete cache ever looks complete."""
     for path in [folder / INDEX, *folder.glob(SHARDS), folder / VIDEOS]:
         path.unlink(missing_ok=True)
 
@@ -105,7 +105,7 @@ def remove_cache(folder: Path) -> None:
 def _compare(
     folder: Path, identity: dict[str, Any], config: CacheConfig, clips: VideoFiles
 ) -> tuple[VideoTable, VideoTable | None]:
-    """The list of videos as it should be, and as it is; they are one object where nothing is to be changed."""
+    """The new list of videos and the stored one; the same object if nothing has changed."""
     loaded = VideoTable.load(folder)
     if loaded is None:
         if any(folder.glob(SHARDS)) or (folder / INDEX).is_file():
@@ -114,7 +114,7 @@ def _compare(
     before, found = loaded
     check_identity(folder, found, identity)
     table, differences = before.follow(clips.listing)
-    table, replaced = _look_at_files(folder, table, _encoded(table, chosen_videos(config, before.ends)), clips)
+    table, replaced = _refresh_states(folder, table, _encoded(table, chosen_videos(config, before.ends)), clips)
     if replaced.size:
         differences.append(f"{len(replaced)} replaced ({few_of([table.listing.paths[place] for place in replaced])})")
     if differences:
@@ -136,23 +136,23 @@ def _states(clips: VideoFiles, places: np.ndarray) -> np.ndarray:
 
 
 def _paths(clips: VideoFiles, places: np.ndarray) -> list[str]:
-    """`source` of many videos, which by itself takes as long as all that is asked of them."""
+    """`source` of many videos, without the cost of a `Path` for each."""
     paths = clips.listing.paths
     return [os.path.join(clips.root, paths[place]) for place in places.tolist()]
 
 
 def _encoded(table: VideoTable, chosen: list[np.ndarray]) -> np.ndarray:
-    """Places of the videos that were chosen before some were added."""
+    """Places of the videos that the cache chose to encode before some were added."""
     is_chosen = np.zeros(int(table.numbers.max()) + 1, dtype=bool)
     numbers = np.concatenate(chosen)
     is_chosen[numbers[numbers < len(is_chosen)]] = True
     return np.flatnonzero(is_chosen[table.numbers])
 
 
-def _look_at_files(
+def _refresh_states(
     folder: Path, table: VideoTable, places: np.ndarray, clips: VideoFiles
 ) -> tuple[VideoTable, np.ndarray]:
-    """The table with the states of the files now, and the places of those that are no longer what was encoded."""
+    """The table with the current states of the files, and the places of files whose contents were replaced."""
     states = _states(clips, places)
     has_changed = (states != table.states[places]).any(axis=1)
     if not has_changed.any():

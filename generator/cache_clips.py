@@ -1,4 +1,4 @@
-"""The clips that a latent cache is made of."""
+"""The data set of clips that a latent cache encodes."""
 
 from itertools import chain
 
@@ -14,12 +14,14 @@ from generator.config import CacheConfig
 
 
 class CacheClips(Dataset):
-    """Item p is clip p mod k of the p div k-th of some videos, given by number; the first one of a video is its middle.
+    """The clips of chosen videos: with k clips per video, item p is clip p mod k of video numbers[p div k].
+
+    The first clip of a video is its middle one, without a random crop; the others are drawn by the cache's seed.
 
     Args:
         clips: the data set.
-        table: list of its videos; None for one without files.
-        numbers: of the videos, in the order of the cache.
+        table: list of its videos; None for a data set without files.
+        numbers: of the videos to encode, in the order of the cache.
         config: of the cache.
     """
 

@@ -1,10 +1,10 @@
-"""What a latent cache is made from, and how that differs from what there is now.
+"""The identity of a latent cache: autoencoder, settings and videos, and the comparison with another one.
 
-A cache of video files keeps the list of its videos beside its shards, with size and time of modification of each file
-that is encoded; a shard keeps a digest of each of its files. So a cache that is met again is compared without opening a
-video: the lists first, then sizes and times, and digests only of files whose size or time is another one.
+A cache of video files keeps the list of its videos beside its shards, with size and modification time of each encoded
+file; a shard keeps a digest of each of its files. So an existing cache is compared without opening a video: the lists
+first, then sizes and times, and digests only of files whose size or time has changed.
 
-Every video has a number: its place in the list that the cache began with, or behind these for one that was added later.
+Every video has a number: its place in the list that the cache began with; videos added later get the next numbers.
 """
 
 import hashlib
@@ -32,16 +32,21 @@ VIDEOS = "videos.safetensors"
 METADATA_KEY = "latent_cache"  # key of the metadata of the list and of the shards
 REMEDY = "Give another folder, remove that one, or have it encoded anew by --rebuild-cache"
 
-BLOCK_BYTES, BLOCKS = 2**20, 16  # of a file that its digest is taken over; smaller files are taken whole
-THREADS = 16  # that ask for files, which on a network drive takes long
-PER_TASK = 1000
+BLOCK_BYTES, BLOCKS = 2**20, 16  # the parts of a large file that its digest covers; smaller files are read whole
+THREADS = 16  # for `os.stat`, which is slow on network drives
+PER_TASK = 1000  # files that a thread takes at a time
 
 
 def check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Compare what a file of a cache was made from with what it is wanted from.
+    """Compare the stored identity of a cache or shard with the wanted one.
+
+    Args:
+        path: of the cache or shard, for the message.
+        found: the stored values by name.
+        wanted: the wanted ones; other names in `found` are ignored.
 
     Raises:
-        UserError: if a value of `wanted` is another one in `found`; it names all of these.
+        UserError: if values differ; the message names all of them.
     """
     different = [name for name in wanted if found.get(name) != wanted[name]]
     if different:
@@ -50,9 +55,9 @@ def check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
 
 
 def file_digest(path: str | Path) -> str:
-    """A digest of what a file holds, "" of what is no file that can be read.
+    """BLAKE2b digest of a file's contents in hexadecimal; "" if it is not a readable file.
 
-    Of a large file it is taken over blocks spread evenly from its beginning to its end, and its size.
+    For a large file it covers its size and evenly spread blocks from the beginning to the end.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its other end
@@ -72,7 +77,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def file_states(paths: Sequence[str]) -> np.ndarray:
-    """Bytes and time of modification in ns of every file, int64 (N, 2); -1 of one that is not there."""
+    """Size in bytes and modification time in ns of every file, int64 (N, 2); -1 for a missing file."""
 
     def states(chunk: Sequence[str]) -> list[tuple[int, int]]:
         found = []
@@ -107,7 +112,7 @@ class VideoTable:
 
     @classmethod
     def of(cls, listing: Listing) -> "VideoTable":
-        """The table of a cache that begins."""
+        """The table of a new cache."""
         count = len(listing.paths)
         return cls(listing, np.arange(count), (count,), np.full((count, 2), -1))
 
@@ -128,7 +133,7 @@ class VideoTable:
 
     @classmethod
     def load(cls, folder: Path) -> tuple["VideoTable", dict[str, Any]] | None:
-        """The table of a cache and what the cache is made from beside; None where there is none."""
+        """The table of a cache, and the cache's identity; None if the folder holds no table."""
         if not (folder / VIDEOS).is_file():
             return None
         with safe_open(folder / VIDEOS, "np") as file:
@@ -155,7 +160,11 @@ class VideoTable:
         return labels
 
     def follow(self, listing: Listing) -> tuple["VideoTable", list[str]]:
-        """The table of the videos that there are now, if some were added, and in words what else is different."""
+        """The table of the current videos with additions, and all other differences in words.
+
+        Args:
+            listing: the current videos.
+        """
         if same_videos(self.listing, listing):
             return self, []
         before, after = (_places(videos) for videos in (self.listing, listing))
@@ -169,17 +178,17 @@ class VideoTable:
         return VideoTable(listing, numbers, ends, states), differences
 
     def with_states(self, places: np.ndarray, states: np.ndarray) -> "VideoTable":
-        """The table with other states of the videos at some places."""
+        """The table with new states at some places."""
         changed = self.states.copy()
         changed[places] = states
         return replace(self, states=changed)
 
 
 def read_metadata(path: Path, file: safe_open) -> dict[str, Any]:
-    """What a file of a cache says of itself.
+    """The metadata of a cache's file.
 
     Raises:
-        UserError: if it is no file of a cache.
+        UserError: if it is not a file of a cache.
     """
     if METADATA_KEY not in (metadata := file.metadata() or {}):
         raise UserError(
@@ -198,7 +207,7 @@ def same_videos(one: Listing, other: Listing) -> bool:
     )
 
 
-Key = tuple[str, tuple[float, float], int]  # path, window, and how often both were listed before
+Key = tuple[str, tuple[float, float], int]  # path, window, and the number of equal entries before it
 
 
 def _places(listing: Listing) -> dict[Key, int]:
@@ -217,7 +226,7 @@ def _class_of(listing: Listing, place: int) -> str | None:
 def _differences(
     old: Listing, new: Listing, before: dict[Key, int], after: dict[Key, int], origin: np.ndarray
 ) -> list[str]:
-    """What is no addition, in words."""
+    """All differences that are not additions, in words."""
     gone = [key[0] for key in before if key not in after]
     added = {key[0] for key in after if key not in before}
     relabelled = [
@@ -236,13 +245,13 @@ def _differences(
 
 
 def few_of(names: Sequence[str], count: int = 3) -> str:
-    """A few names for a message, also of those that are no UTF-8."""
+    """The first names for a message, with bytes that are not UTF-8 escaped."""
     listed = "; ".join(name.encode(errors="backslashreplace").decode() for name in names[:count])
     return listed + ("; ..." if len(names) > count else "")
 
 
 def are_replaced(paths: Sequence[str], digests: Sequence[str]) -> np.ndarray:
-    """Whether the digest of each file is no longer the given one, bool (N,)."""
+    """Whether the digest of each file differs from the given one, bool (N,)."""
     with ThreadPoolExecutor(THREADS) as pool:
         return np.array(
             [now != before for now, before in zip(pool.map(file_digest, paths), digests, strict=True)], bool

@@ -1,7 +1,7 @@
 """Encode a data set once, for training on its latents: python -m generator.cache_latents --help.
 
-Several processes, on as many GPUs or machines, are started by torchrun: torchrun --nproc-per-node 8 -m
-generator.cache_latents. They share the work, and leave what one process leaves.
+Start several processes, on several GPUs or machines, by torchrun: torchrun --nproc-per-node 8 -m
+generator.cache_latents. They share the work, and write the same bytes as a single process.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from generator.config import CacheLatentsConfig, TrainConfig
 
 
 def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
-    """The config; its defaults are those with which `generator.train` caches the same data set."""
+    """Read the command line; the defaults are those with which `generator.train` caches the same data set."""
     own = {field.name for field in fields(CacheLatentsConfig)}
     parser = commands.make_parser(
         CacheLatentsConfig,
@@ -26,7 +26,7 @@ def parse(argv: Sequence[str] | None) -> CacheLatentsConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Encode a data set, from command-line arguments."""
     config = parse(argv)
 
     from autoencoder.checkpoint import load_autoencoder

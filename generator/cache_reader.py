@@ -17,7 +17,7 @@ INDEX = "index.json"
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where shard `number` lies."""
+    """Path of shard `number`."""
     return folder / f"shard-{number:05d}.safetensors"
 
 
@@ -33,12 +33,12 @@ class LatentCache:
         class_names: name of every label, in order.
         labels: long (N,), class ids.
         statistics: `structure_mean`, `structure_std`, `dynamics_mean`, `dynamics_std`: lists of one number per channel.
-        identity: what the cache was made from, beside its videos: the settings, the `autoencoder`, `shard_size`.
+        identity: what the cache was made from, except its videos: the settings, the `autoencoder`, `shard_size`.
         unreadable: reason by name of every video that could not be read.
 
     Raises:
-        FileNotFoundError: if the cache is not complete.
-        ValueError: if it holds the latents of another autoencoder or other settings, or a shard does not fit the index.
+        MissingFileError: if the cache is not complete.
+        UserError: if it holds the latents of another autoencoder or other settings, or a shard does not fit the index.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class LatentCache:
         return shard
 
     def _read_labels(self, shards: Sequence[safe_open]) -> torch.Tensor:
-        """Those of the list of videos, where there is one: a class that was added may have changed the ids."""
+        """Class ids, from the list of videos if there is one: a class that was added may have changed the ids."""
         labels = VideoTable.read_labels(self.folder)
         if labels is None:
             return torch.cat([shard.get_tensor("labels") for shard in shards])
         return labels[torch.cat([shard.get_tensor("sources")[:, 0] for shard in shards])]
 
     def __reduce__(self):
-        """A process that is sent a cache opens it by itself."""
+        """Pickle the folder only, so that worker processes open the memory maps themselves."""
         return LatentCache, (self.folder,)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The checkpoints of stage two: everything that the next step depends on, in one file."""
+"""The checkpoints of stage two: one file with everything that the next step depends on."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ FULL_STATE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class TrainingState:
-    """What a training changes from step to step; it is saved to and loaded from one file without pickled code.
+    """The state of a training, saved to and loaded from one file without pickled code.
 
     Args:
         model: the transformer, whole or sharded.
@@ -70,11 +70,11 @@ class TrainingState:
                 torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
-        """Take everything from a checkpoint.
+        """Load a checkpoint; all processes must call this.
 
         Raises:
-            ValueError: if it is of the latents of another autoencoder, has other moving averages, or the form of an
-                earlier version.
+            UserError: if it belongs to the latents of another autoencoder, has another number of moving averages, or
+                was written by an earlier version.
         """
         state = torch.load(path, map_location="cpu", weights_only=True)
         self._check(path, state)
@@ -109,7 +109,13 @@ class TrainingState:
 
 
 def is_same_autoencoder(folder: RunFolder, saved: str, wanted: str) -> bool:
-    """Whether a run may go on with the autoencoder of another folder, because it is the one whose latents it learns."""
+    """Whether an autoencoder in another folder is the one whose latents a run learns, by fingerprint.
+
+    Args:
+        folder: of the run.
+        saved: folder of the autoencoder in the run's config.
+        wanted: folder of the autoencoder to go on with.
+    """
     checkpoint, _ = folder.newest_checkpoint()
     if checkpoint is not None and defect_of(checkpoint) is None:
         known = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True).get("autoencoder")

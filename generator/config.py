@@ -16,18 +16,18 @@ CACHES = Path("outputs/latents")
 
 @dataclass
 class CacheConfig(DataConfig):
-    """What a latent cache is a function of."""
+    """Settings of a latent cache."""
 
     autoencoder: str | None = None
     """Folder of the autoencoder; by default the one that `python -m autoencoder.train` left last."""
     split: Literal["train", "val"] = "train"
     """Part of the data set."""
     max_videos: int | None = None
-    """Take so many videos at most, chosen at random; null takes all."""
+    """Videos to take at most, chosen at random; null takes all."""
     clips_per_video: int = 1
     """Clips of every video: the middle one, then others at random places with the crop of `crop`."""
     flip: bool = False
-    """Hold every clip mirrored, too; only for data sets whose labels allow it."""
+    """Encode every clip mirrored, too; only for data sets whose labels allow it."""
     clip_seed: int = 0
     """The choice of videos and clips is a function of it."""
     shard_size: int = 512
@@ -44,7 +44,7 @@ class CacheConfig(DataConfig):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the bytes of a cache are a function of, beside the autoencoder and the videos: nothing else by name."""
+        """The settings that the bytes of a cache depend on, by name; beside them, only autoencoder and videos do."""
         names = ["dataset", "split", "max_videos", "clips_per_video", "flip", "clip_seed"]
         settings: dict[str, Any] = {}
         if self.dataset != "shapes":
@@ -60,14 +60,14 @@ class CacheConfig(DataConfig):
 
     @property
     def _held_out_settings(self) -> dict[str, Any]:
-        """Training latents depend on whether the held-out videos are others; held-out ones on which these are."""
+        """For training latents, whether the held-out videos are apart; for held-out latents, which these are."""
         if self.held_out_root is None:
             return {"held_out_root": None, "held_out_share": HELD_OUT_SHARE}
         root = "given" if self.split == "train" else str(Path(self.held_out_root).resolve())
         return {"held_out_root": root, "held_out_share": None}
 
     def cache_folder(self, fingerprint: str) -> Path:
-        """Where the latents of the autoencoder with this fingerprint are kept by default."""
+        """The default folder of the cache, for the autoencoder with this fingerprint."""
         name = self.dataset if self.split == "train" else f"{self.dataset}-{self.split}"
         if self.dataset == "folder":  # of which there may be many
             source = {name: self.settings[name] for name in ("data_root", "held_out_root", "held_out_share")}
@@ -77,14 +77,14 @@ class CacheConfig(DataConfig):
 
 @dataclass
 class CacheLatentsConfig(CacheConfig):
-    """The cache, where it goes and where it is made."""
+    """Settings of the command that makes a cache."""
 
     output_dir: str | None = None
-    """Folder of the cache; the one where `python -m generator.train` looks by default."""
+    """Folder of the cache; null takes the one that `python -m generator.train` uses by default."""
     device: str = "auto"
     """Where to encode, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
     rebuild_cache: bool = False
-    """Remove the cache that is in the folder, whatever it was made from, and encode anew."""
+    """Remove a cache that is in the folder, whatever it was made from, and encode anew."""
 
 
 @dataclass
@@ -131,13 +131,18 @@ class ObjectiveConfig:
 
 
 def check_kind(name: str, value: str) -> None:
+    """Refuse a value that is not one of `KINDS`.
+
+    Raises:
+        UserError: naming the setting and its value.
+    """
     if value not in KINDS:
         raise UserError(f"{name} must be one of {', '.join(KINDS)}, got {value!r}")
 
 
 @dataclass
 class TrainConfig(RunConfig, CacheConfig):
-    """Everything a stage-two run is a function of, but the model; MAY_CHANGE as in `RunConfig`."""
+    """All settings of a stage-two run except the model's; MAY_CHANGE as in `RunConfig`."""
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         RunConfig.MAY_CHANGE
@@ -147,33 +152,32 @@ class TrainConfig(RunConfig, CacheConfig):
     )
 
     latent_cache: str | None = None
-    """Folder of the latent cache, made where there is none; outputs/latents/<dataset>-<autoencoder> by default. That of
-    held-out videos lies beside it."""
+    """Folder of the latent cache, made if there is none; outputs/latents/<dataset>-<autoencoder> by default. The cache
+    of held-out videos is put beside it."""
     rebuild_cache: bool = False
-    """Remove the caches that are there, whatever they were made from, and encode anew; a run that is resumed does not
-    do it again."""
+    """Remove existing caches, whatever they were made from, and encode anew; a resumed run does not do it again."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What the model learns."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser and schedule."""
     ema_decay: float = 0.9999
-    """Decay of the moving average of the weights, which is what the pipeline gets; it starts lower and grows."""
+    """Decay of the moving average of the weights, which the pipeline gets; it starts lower and grows."""
     second_ema_decay: float | None = None
-    """Keep a second moving average with this decay, and leave a pipeline of it, too, in pipeline-ema2/."""
+    """Keep a second moving average with this decay, and save a pipeline of it, too, in pipeline-ema2/."""
     sample_every: int = 1000
-    """Steps between two looks at sampled videos; the last step always has one."""
+    """Steps between two previews, videos sampled for TensorBoard; the last step always has one."""
     sample_classes: int = 4
-    """Classes of a look, spread over all, one video each with a fixed seed."""
+    """Classes of a preview, spread over all, one video each with a fixed seed."""
     sample_steps: int = 50
-    """Scheduler steps of a look."""
+    """Scheduler steps of a preview."""
     sample_guidance: float = 5.0
-    """Weight of classifier-free guidance in a look; 1 turns it off."""
+    """Weight of classifier-free guidance in a preview; 1 turns it off."""
     sample_guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Noise levels between which a look is guided, lowest and highest: shares of the way from data to noise."""
+    """Lowest and highest noise level at which a preview is guided, from 0 (data) to 1 (noise)."""
     validate_every: int | None = None
-    """Steps between two records of the loss on held-out videos, whose latents are cached, too; null never measures."""
+    """Steps between two validations: losses on held-out videos, whose latents are cached, too; null never validates."""
     val_videos: int = 256
-    """Held-out videos to measure it on, at most."""
+    """Held-out videos to validate on, at most."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass, which saves memory."""
 
@@ -194,7 +198,7 @@ class TrainConfig(RunConfig, CacheConfig):
 
     @property
     def held_out(self) -> CacheConfig:
-        """The cache that the loss on held-out videos is measured on: their middle clips."""
+        """Config of the cache to validate on: the middle clips of held-out videos."""
         shared = {field.name: getattr(self, field.name) for field in fields(CacheConfig)}
         shared |= {"split": "val", "max_videos": self.val_videos, "clips_per_video": 1, "flip": False}
         return CacheConfig(**shared)

@@ -21,12 +21,12 @@ from generator.scale import LatentScale
 from generator.tokens import TokenLayout
 
 NUM_TIME_CHANNELS = 256
-# Language models' 10000 would leave most pairs of a head unturned over the dozen places along an axis of the latents.
+# Language models' 10000 would hardly rotate most pairs of a head over the dozen positions along an axis of the latents.
 ROTARY_BASE = 100.0
 
 
 def _by_coordinate(positions: torch.Tensor, dim: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """An even share of the width `dim`, and its coordinate (N,), for each of the three coordinates of (N, 3) positions.
+    """Split the width `dim` over the three coordinates of positions (N, 3): pairs of a width and a coordinate (N,).
 
     The second and the third take a third of the width each, rounded down to an even number; the first takes the rest.
     """
@@ -40,10 +40,14 @@ def sincos_positions(positions: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def rotary_positions(positions: torch.Tensor, head_dim: int) -> Rotary:
-    """Turns of the heads' pairs (arXiv 2104.09864), so that a score of two tokens depends on where they lie apart.
+    """Rotary position embedding (arXiv 2104.09864), so that attention scores depend on relative positions.
 
-    A share of the pairs turns with each of the three coordinates of a token, (N, 3): (query, row, column) of structure,
-    (frame, axis, place) of dynamics. What sort a token is, its type embedding says.
+    A share of each head's pairs is rotated by each of a token's three coordinates: (query, row, column) for structure,
+    (frame, axis, place) for dynamics. The type of a token is in its type embedding.
+
+    Args:
+        positions: (N, 3).
+        head_dim: width of a head, even.
 
     Returns:
         Cosines and sines, 2 x float32 (N, head_dim).
@@ -98,7 +102,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         feed_forward: "gelu" (tanh approximation) or "swiglu".
         qk_norm: "none" or "rms_norm" on the queries and keys of each head.
         positions: "sincos" adds an embedding of (query, row, column) or (frame, axis, place) to the tokens; "rotary"
-            turns queries and keys by these coordinates.
+            rotates queries and keys by these coordinates.
         prediction_type: what the output means: "flow" (noise - x_0, rectified flow), "sample" (x_0), "epsilon" (noise)
             or "v_prediction" (sqrt(abar) noise - sqrt(1 - abar) x_0).
         independent_times: whether the model was trained with a noise level for each latent, and so can be asked for
@@ -108,7 +112,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         id2label: class names by the id in decimal, "0" to str(K - 1); None where the classes have no names.
 
     Raises:
-        ValueError: for an unknown choice, a size that is not positive or does not divide, or statistics or names that
+        UserError: for an unknown choice, a size that is not positive or does not divide, or statistics or names that
             do not fit.
     """
 
@@ -206,7 +210,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
             nn.init.zeros_(linear.weight)
 
     def _register_rotary(self, device: torch.device) -> None:
-        """Keep the turns of `rotary_positions` on a device, float32."""
+        """Register the tables of `rotary_positions` on a device, float32."""
         tables = None, None
         if self.config.positions == "rotary":
             tables = rotary_positions(self.layout.positions.to(device), self._head_dim)
@@ -214,7 +218,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
             self.register_buffer(name, table, persistent=False)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "VidTwinDiT":
-        """What `to` and its kin do; they would round the turns to the dtype of the weights."""
+        """Move or cast the module, and restore the rotary tables in float32, which a cast would have rounded."""
         super()._apply(fn, recurse)
         if self.rotary_cos is not None and self.rotary_cos.dtype != torch.float32:
             self._register_rotary(self.rotary_cos.device)
@@ -227,10 +231,10 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         class_labels: torch.Tensor,
         return_dict: bool = True,
     ) -> VidTwinDiTOutput | tuple[torch.Tensor]:
-        """Predict what `prediction_type` says.
+        """Predict the target of `prediction_type`.
 
         Args:
-            tokens: float (B, N, D), the noisy latents as packed by `layout`; what padding holds does not matter.
+            tokens: float (B, N, D), the noisy latents as packed by `layout`; values on padding are ignored.
             timestep: in [0, 1000] (rectified flow: 1000 sigma): a scalar, (B,), or (B, 2) for structure and dynamics.
             class_labels: long (B,), in [0, K]; K is the null class. The range is not checked here: that would make the
                 device wait.
@@ -240,7 +244,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
             `sample` (B, N, D), zero on padding.
 
         Raises:
-            ValueError: if a shape does not fit.
+            ValueError: if a shape does not fit (UserError for that of the time).
         """
         timestep = self._check_inputs(tokens, timestep, class_labels)  # (B, 1 or 2)
         tokens_per_type = (self.layout.num_structure_tokens, self.layout.num_dynamics_tokens)

@@ -1,4 +1,4 @@
-"""One step of a stage-two run that leaves nothing behind: what `python -m generator.train --dry-run` does."""
+"""One step of a stage-two run that writes nothing, for `python -m generator.train --dry-run`."""
 
 from dataclasses import replace
 from tempfile import TemporaryDirectory
@@ -18,14 +18,14 @@ from generator.trainer import GeneratorTrainer
 
 
 def dry_run(config: TrainConfig, model_settings: dict[str, Any], folder: RunFolder, accelerator: Accelerator) -> None:
-    """Print what a run would be, take one step, and print what it took.
+    """Take one step, and print the settings, the losses and the memory of a run.
 
     The latents of one micro-batch are encoded into a temporary folder; the run's own cache is neither read nor made.
 
     Args:
         config: of the run.
         model_settings: the fields of `TransformerSettings`, by name.
-        folder: of the run; it is not made. If it holds a run, the step is that after its newest checkpoint.
+        folder: of the run; it is not created. If it holds a run, the step is that after its newest checkpoint.
         accelerator: of the run.
     """
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)

@@ -1,4 +1,4 @@
-"""Training the transformer: what `python -m generator.train` does once it knows its config."""
+"""Training the transformer by a config, for `python -m generator.train`."""
 
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
@@ -32,13 +32,18 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
 class VideoSampler:
-    """Shows videos from the moving average of the weights in TensorBoard, always of the same classes and seeds."""
+    """Logs videos sampled with the moving average of the weights to TensorBoard, always of the same classes and seeds.
+
+    Args:
+        make_pipeline: builds the pipeline of a transformer.
+        config: of the run.
+    """
 
     def __init__(self, make_pipeline: Callable[[VidTwinDiT], VidTwinDiffusionPipeline], config: TrainConfig):
         self.make_pipeline, self.config, self.previews = make_pipeline, config, Previews()
 
     def __call__(self, trainer: GeneratorTrainer) -> None:
-        """Sample, if it is time to; the other processes go on to the next step and wait there."""
+        """Sample every `sample_every` steps and at the last one; the other processes wait in the next step."""
         if not trainer.is_due(self.config.sample_every):
             return
         with trainer.peak_memory.apart():
@@ -67,10 +72,10 @@ class VideoSampler:
 
 
 def check_previews(config: TrainConfig) -> None:
-    """Refuse at the start what would fail at every preview.
+    """Check the config's settings of previews before the run starts.
 
     Raises:
-        UserError: if the pipeline cannot sample with the config's settings of previews; the message names them.
+        UserError: if the pipeline cannot sample with them; the message names the setting.
     """
     scheduler = make_scheduler(config.objective.kind)
     attempts = {
@@ -88,7 +93,7 @@ def check_previews(config: TrainConfig) -> None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The accelerator of a run; with several processes, it waits until all of them are there."""
+    """The accelerator of a run; with several processes, all must call it, and they wait for each other."""
     # Processes wait for the slowest one at every shard of the cache; that may take longer than the usual 10 minutes.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
     accelerator = Accelerator(
@@ -102,11 +107,13 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def sharding_policy(mixed_precision: str) -> MixedPrecisionPolicy:
-    """What FSDP2 gathers weights and reduces gradients in, by accelerate's name of the precision.
+    """The dtypes in which FSDP2 gathers weights and reduces gradients.
 
-    With bf16 autocast, the weights are gathered as bf16, in which they are multiplied anyway. The inputs are left as
-    they are, unlike by accelerate's policy: it would round the residual stream and the time that the model is told,
-    which goes up to 1000.
+    With bf16 autocast the weights are gathered in bf16, in which they are multiplied anyway. Inputs are not cast; by
+    accelerate's default policy they would be, which rounds the residual stream and the timestep, which goes up to 1000.
+
+    Args:
+        mixed_precision: accelerate's name of the precision, "no" or "bf16".
     """
     if mixed_precision == "no":
         return MixedPrecisionPolicy()
@@ -139,7 +146,7 @@ def build_transformer(
 
 
 def _check_classes(cache: LatentCache, held_out: LatentCache) -> None:
-    """Whether a label means the same class in both."""
+    """Refuse caches in which a label means different classes."""
     if held_out.class_names != cache.class_names:
         there, here = format_names(held_out.class_names), format_names(cache.class_names)
         raise UserError(
@@ -158,7 +165,7 @@ def train(
 ) -> GeneratorTrainer:
     """Cache the latents if need be, train to `config.max_steps` and leave the pipeline in `folder.pipeline`.
 
-    That of the second moving average, if there is one, is left beside it.
+    If there is a second moving average, its pipeline is saved beside that.
 
     Args:
         config: of the run.
@@ -223,7 +230,7 @@ def _train(
 def facts_of_training(
     config: TrainConfig, trainer: GeneratorTrainer, cache: LatentCache, autoencoder_hash: str, loss: float | None
 ) -> dict[str, Any]:
-    """What the model card of the pipeline says of its training (`pipelines.model_card`)."""
+    """Facts about the training for the model card of the pipeline (`pipelines.model_card.TRAINING`)."""
     root = "" if config.dataset == "shapes" else f" {config.root.name}"
     return {
         "data": f"{config.dataset}{root}",

@@ -1,10 +1,10 @@
 """The latents of a data set, encoded once and kept in files: the data set of stage two.
 
-A cache is a folder of safetensors shards and index.json, which is written last and makes it complete. Every shard
-appears whole or not at all, and says in its metadata what it was made from; so an interrupted cache is continued with
-the shards that are missing, and one of another autoencoder is refused. That of video files holds a list of these, too
-(`generator.cache_identity`). Several processes share the shards out; what is in one does not depend on who made it, so
-any number of processes leaves the same bytes.
+A cache is a folder of safetensors shards and index.json, which is written last and makes it complete. Shards are
+written atomically, and their metadata hold what they were made from; so an interrupted cache is continued with the
+missing shards, and one of another autoencoder is refused. A cache of video files holds a list of them, too
+(`generator.cache_identity`). Several processes share the shards; the contents of a shard do not depend on the process,
+so any number of processes writes the same bytes.
 """
 
 import json
@@ -54,10 +54,10 @@ UNLABELLED = ("video",)  # the one class of a data set without labels
 
 
 def autoencoder_folder(folder: str | Path | None) -> Path:
-    """The folder of the autoencoder: the given one, or the one that stage one left last.
+    """The folder of the autoencoder: the given one, or that of the newest run of stage one.
 
     Raises:
-        FileNotFoundError: if there is none; the message says how to train one.
+        MissingFileError: if there is none; the message says how to train one.
     """
     path = read_pointer(LAST_AUTOENCODER) if folder is None else Path(folder)
     if path is None or not (path / "config.json").is_file():
@@ -76,14 +76,14 @@ def build_cache(
     progress: bool = True,
     rebuild: bool = False,
 ) -> LatentCache:
-    """Encode a data set, go on where that was stopped, or open the cache if it is complete.
+    """Encode a data set, continue an interrupted cache, or open a complete one.
 
-    A cache that is there is compared with the autoencoder, the settings and the videos that there are now. Where videos
-    were only added, these are encoded and put behind the others; where `max_videos` chooses some of all, the choice
-    becomes another one, and all are encoded anew. Any other change is refused. Where the folder of the data set is
-    gone, a complete cache is taken without a look at its videos, and the first process says so.
+    An existing cache is compared with the autoencoder, the settings and the current videos. If videos were only added,
+    these are encoded and appended; if `max_videos` chooses some of all, the choice changes, and all are encoded anew.
+    Any other change is refused. If the folder of the data set is gone, a complete cache is used without comparing its
+    videos, and the first process prints that.
 
-    Of several processes (`torch.distributed`), all must call this; each encodes the shards whose number is its rank
+    With several processes (`torch.distributed`) all must call this; each encodes the shards whose number is its rank
     modulo their count. Of several runs that want the same cache, one makes it and the others wait for it.
 
     Args:
@@ -94,7 +94,7 @@ def build_cache(
         rebuild: whether to remove a cache that is there, whatever it was made from.
 
     Raises:
-        FileNotFoundError: if the data are not there.
+        MissingFileError: if the data are not there.
         UserError: if the folder holds latents of another autoencoder, other settings or other videos; the message names
             what is different.
         UnreadableVideo: if too many files are bad.
@@ -109,25 +109,25 @@ def build_cache(
 
 
 def _first_decides(decide: Callable[[], T]) -> T:
-    """What the first process finds, in all of them; an error that the user can mend is raised in all of them, too."""
-    found, error = None, None
+    """Call a function in the first process only; all processes return its result, or raise its UserError."""
+    result, error = None, None
     if not distributed.is_initialized() or distributed.get_rank() == 0:
         try:
-            found = decide()
+            result = decide()
         except UserError as raised:
             error = raised
-    found, error = from_all((found, error))[0]
+    result, error = from_all((result, error))[0]
     if error is not None:
         raise error
-    return found
+    return result
 
 
 class _Encoder:
-    """Makes the shards that are missing, then the index.
+    """Writes the missing shards, then the index.
 
     Args:
         model, config, folder, progress, rebuild: as for `build_cache`.
-        identity: what the cache is made from, beside the videos.
+        identity: of the cache: settings, autoencoder and shard size.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class _Encoder:
         from_all(None)  # the others wait for the index
 
     def _prepare(self, clips: ClipDataset) -> tuple[int, ...] | None:
-        """Remove what is in the way and write the list of videos, as the one process that holds the folder.
+        """Remove leftovers and write the list of videos; only the process that holds the folder calls this.
 
         Returns:
             `VideoTable.ends`; None if another run has completed the cache in the meantime.
@@ -183,24 +183,24 @@ class _Encoder:
         return None if (self.folder / INDEX).is_file() else ends
 
     def _load_table(self, clips: ClipDataset) -> VideoTable | None:
-        """The list that the first process has written, if it is that of this process, too."""
+        """The list of videos that the first process wrote; refused if this process sees other videos."""
         table, _ = VideoTable.load(self.folder) or (None, None)
         if table is not None and not same_videos(table.listing, clips.listing):
             raise UserError(f"the processes do not see the same videos in {self.config.root}")
         return table
 
     def _shards(self, counts: Sequence[int]) -> list[range]:
-        """The items of every shard. None holds videos that were listed and added at different times, so that those of
-        before stay as they are.
+        """The items of every shard. No shard mixes videos that were added at different times, so that the shards of
+        earlier videos stay as they are.
 
         Args:
-            counts: items of the videos that were listed first, and of those added each time.
+            counts: items of the first videos, and of those of each addition.
         """
         size, firsts = self.config.shard_size // (1 + self.config.flip), np.cumsum([0, *counts]).tolist()
         return [part for first, end in pairwise(firsts) for part in _split(range(first, end), size)]
 
     def _make_shards(self, missing: list[tuple[int, list[range]]], num_turns: int, num_clips: int) -> None:
-        """Write shards, (number, batches) each, one in every turn; a process that has no more only keeps count."""
+        """Write shards, (number, batches) each, one per turn; a process without any left only exchanges counts."""
         loader = DataLoader(
             self.items,
             batch_sampler=[batch for _, batches in missing for batch in batches],
@@ -219,7 +219,7 @@ class _Encoder:
                 self.report.check()
 
     def _is_done(self, number: int) -> bool:
-        """Whether the shard is there; takes note of its unreadable files."""
+        """Whether the shard exists; if so, its unreadable files are counted."""
         path = shard_path(self.folder, number)
         if not path.is_file():
             return False
@@ -262,7 +262,7 @@ class _Encoder:
         }
 
     def _nothing(self) -> dict[str, torch.Tensor]:
-        """The tensors of a shard without clips: what is left where no file of it can be read."""
+        """The tensors of a shard without clips, for one whose files cannot be read."""
         like = {"dtype": self.model.dtype, "device": self.model.device}
         return {
             "structure": torch.empty(0, *self.model.structure_shape, **like),
@@ -286,8 +286,9 @@ def write_shard(
     Args:
         folder: of the cache.
         number: of the shard.
-        tensors: `structure` and `dynamics` latents, `labels` (n,), and `sources` (n, 3), which say what was encoded.
-        identity: what the cache is made from.
+        tensors: `structure` and `dynamics` latents, `labels` (n,), and `sources` (n, 3): number of the video, of its
+            clip, and 1 if mirrored.
+        identity: of the cache.
         tried: numbers of the videos of the shard.
         unreadable: reason by video of those that could not be read.
         digests: `file_digest` by video, where videos are files.
@@ -304,8 +305,8 @@ def write_index(
 
     Args:
         folder: of the cache.
-        num_shards: all of which are there.
-        identity: what the cache is made from.
+        num_shards: all of which are written.
+        identity: of the cache.
         class_names: name of every label.
         unreadable: reason by name of every video that could not be read.
 

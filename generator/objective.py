@@ -1,7 +1,7 @@
-"""What stage two learns: noising, target, weight, condition dropout and loss, as functions of model, batch, generators.
+"""The objective of stage two: noising, target, weight, condition dropout and loss, as functions over a scheduler.
 
-Everything random about a sample comes from that sample's own generator, so neither the split nor the order of a batch
-changes what a sample sees.
+Everything random about a sample comes from that sample's own generator, so it depends neither on the split of the batch
+nor on its order.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ class NoisyBatch:
 
     Attributes:
         tokens: (B, N, D), the noisy latents x_t; a given latent is x_0.
-        timestep: float (B,), in [0, 1000], what the model is told; with independent times (B, 2) for structure and
-            dynamics, 0 for a given latent.
+        timestep: float (B,), in [0, 1000], the model's input; with independent times (B, 2) for structure and dynamics,
+            0 for a given latent.
         labels: long (B,), the null label where the condition was dropped.
-        target: (B, N, D), what the model should return.
-        weight: float32 (B, 1), or (B, 2) like `timestep`: of the squared error; 0 for a given latent.
+        target: (B, N, D), of the model's prediction.
+        weight: float32 (B, 1), or (B, 2) like `timestep`: factor of the squared error; 0 for a given latent.
     """
 
     tokens: torch.Tensor
@@ -42,7 +42,7 @@ class NoisyBatch:
         return NoisyBatch(**{field.name: function(getattr(self, field.name)) for field in fields(self)})
 
     def to(self, device: torch.device) -> "NoisyBatch":
-        """The batch on a device; what lies in pinned memory is copied without waiting."""
+        """The batch on a device; from pinned memory the copy does not block."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "NoisyBatch":
@@ -55,7 +55,7 @@ class Losses:
     """Weighted squared errors, float32 scalars.
 
     Attributes:
-        total: the one to minimise; the mean over all numbers of the batch.
+        total: the loss to minimise; the mean over all numbers of the batch.
         structure: the mean over the numbers of the structure latents of all samples.
         dynamics: the same of the dynamics latents.
 
@@ -80,7 +80,7 @@ def make_scheduler(prediction_type: str) -> SchedulerMixin:
         (arXiv 2412.17726) with linear betas, 1e-4 to 0.02; latents have no fixed range, so no clipping.
 
     Raises:
-        ValueError: for another prediction type.
+        UserError: for another prediction type.
     """
     check_kind("prediction_type", prediction_type)
     if prediction_type == "flow":
@@ -116,8 +116,8 @@ def diffusion_loss(
         config: the objective.
         generators: B CPU generators, one per sample; they are advanced.
         mask: bool (N, D), False on padding, on the device of the tokens.
-        num_structure_tokens: how many of the N tokens, from the first, are structure.
-        null_label: the label that stands for no class.
+        num_structure_tokens: number of structure tokens, which are the first of the N.
+        null_label: the label of the null class.
 
     Returns:
         Losses over the numbers that `mask` keeps, `masked_losses` of the model's prediction.
@@ -130,7 +130,7 @@ def diffusion_loss(
 
 
 def denoising_losses(model: Callable, batch: NoisyBatch, mask: torch.Tensor, num_structure_tokens: int) -> Losses:
-    """The training loss of a batch that is drawn already, on the device where the model and the batch lie.
+    """The training loss of a batch of `noisy_batch`, on the device of the model and the batch.
 
     Args:
         model, mask, num_structure_tokens: as in `diffusion_loss`.
@@ -154,8 +154,8 @@ def noisy_batch(
         tokens, labels, config, generators, num_structure_tokens, null_label: as in `diffusion_loss`.
 
     Raises:
-        ValueError: if there is not one label and one generator per sample, or a label is out of range (looked at only
-            where the labels lie on the CPU, so that no device has to wait).
+        UserError: if there is not one label and one generator per sample.
+        ValueError: if a label is out of range; checked only for labels on the CPU, so that no device has to wait.
     """
     if len(labels) != len(tokens) or len(generators) != len(tokens):
         raise UserError(
@@ -185,19 +185,19 @@ def masked_losses(
     num_structure_tokens: int,
     weight: torch.Tensor | None = None,
 ) -> Losses:
-    """Mean squared error over the real numbers of the tokens.
+    """Mean squared error over the numbers of the tokens that are not padding.
 
-    Every number weighs the same in the total but for `weight`; the total is therefore nearer to the loss of the larger
-    latent. The paper does not say how it weighs the two.
+    Apart from `weight`, every number counts the same in the total, so the larger latent dominates. The paper does not
+    say how it weighs the two.
 
     Args:
         prediction, target: (B, N, D).
         mask: bool (N, D), False on padding.
-        num_structure_tokens: how many of the N tokens, from the first, are structure.
+        num_structure_tokens: number of structure tokens, which are the first of the N.
         weight: (B, 1), or (B, 2) for structure and dynamics, factors of the squared error; None stands for 1. The means
             are over all numbers, whatever they weigh.
     """
-    # Masked before the square, so that not even the gradient sees what padding holds.
+    # Masked before the square, so that padding does not reach the gradient either.
     error = torch.where(mask, prediction.float() - target.float(), 0.0).square()  # (B, N, D)
     if weight is not None:
         error = error * _per_token(weight, (num_structure_tokens, mask.shape[0] - num_structure_tokens))

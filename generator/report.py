@@ -1,4 +1,4 @@
-"""What stage two's training says on the screen before its first step."""
+"""The lines that stage two's training prints before its first step."""
 
 from autoencoder.common.cost import format_flops
 from autoencoder.common.precision import describe_precision
@@ -15,7 +15,7 @@ TARGETS = {
 
 
 def describe_run(trainer: GeneratorTrainer, vae: AutoencoderVidTwin, autoencoder_hash: str) -> dict[str, str]:
-    """The entries of `summary` for a run that begins, or goes on, after `trainer.step` steps."""
+    """Lines for `summary`, by name, about a run that starts or resumes after `trainer.step` steps."""
     config, model, cache, step = trainer.config, trainer.model, trainer.cache, trainer.step
     processes, device = trainer.accelerator.num_processes, trainer.accelerator.device
     count, classes = sum(parameter.numel() for parameter in model.parameters()), len(cache.class_names)

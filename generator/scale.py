@@ -10,16 +10,17 @@ from autoencoder.latents import VidTwinLatents
 
 
 class LatentScale:
-    """Statistics per channel, and the way to their scale and back.
+    """Normalises latents by their statistics per channel, and back.
 
-    They are kept as lists of numbers rather than as buffers of a model, which `model.to(dtype)` would round.
+    The statistics are lists of numbers rather than buffers of a model, which `model.to(dtype)` would round.
 
     Args:
         channels: d_S and d_D, the channels of the structure and of the dynamics latents.
-        structure_mean, structure_std, dynamics_mean, dynamics_std: as many numbers; None stands for 0 and 1.
+        structure_mean, structure_std, dynamics_mean, dynamics_std: one number per channel; None stands for 0 and 1.
 
     Raises:
-        ValueError: if their number does not fit, or one of them is not finite or no standard deviation.
+        ValueError: if there is not one number per channel.
+        UserError: if a mean is not finite, or a standard deviation not finite and positive.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a transformer is built from, for commands that are told it: arguments of `VidTwinDiT`."""
+"""The arguments of `VidTwinDiT` that are settings of commands."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,8 +21,8 @@ class TransformerSettings:
     mlp_ratio: float = 4.0
     """Hidden width of the feed-forward over C."""
     conditioning: Literal["adaln_zero", "cross_attention"] = "adaln_zero"
-    """How the class acts: "adaln_zero" adds it to the time; "cross_attention" (paper) gives every block a
-    cross-attention to it, and leaves the time to the modulation."""
+    """How the class enters: "adaln_zero" adds it to the time in the modulation; "cross_attention" (paper) gives every
+    block a cross-attention to the class, and modulates by the time alone."""
     class_embedding_size: int = 256
     """Width of the class vector of "cross_attention"; with "adaln_zero" it is C."""
     norm: Literal["layer_norm", "rms_norm"] = "layer_norm"
@@ -32,5 +32,5 @@ class TransformerSettings:
     qk_norm: Literal["none", "rms_norm"] = "none"
     """Normalisation of the queries and keys of each head."""
     positions: Literal["sincos", "rotary"] = "sincos"
-    """How tokens know their place: "sincos" adds an embedding of (query, row, column) or (frame, axis, place) to the
-    tokens; "rotary" turns queries and keys by these coordinates."""
+    """How positions enter: "sincos" adds an embedding of (query, row, column) or (frame, axis, place) to the tokens;
+    "rotary" rotates queries and keys by these coordinates."""

@@ -1,4 +1,4 @@
-"""Both latents as one sequence of tokens, and back."""
+"""Packing both latents into one sequence of tokens, and back."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ STRUCTURE, DYNAMICS_X, DYNAMICS_Y = range(3)
 
 @dataclass(frozen=True)
 class _Patches:
-    """A (T, H, W) grid with `channels` numbers per place, cut into patches; short sides are padded behind."""
+    """A (T, H, W) grid with `channels` numbers per position, cut into patches; sides are padded at the end to fit."""
 
     channels: int
     size: tuple[int, int, int]
@@ -55,11 +55,11 @@ class _Patches:
 
 
 class TokenLayout:
-    """Where every number of the two latents lies in a sequence of tokens (arXiv 2412.17726).
+    """The order of both latents' numbers in one sequence of tokens (arXiv 2412.17726).
 
     The structure latent is a small video of (query, row, column). The dynamics latent is two planes, (frame, x) and
     (frame, y); they are patched and padded separately, so that no token mixes the two axes. The order is structure,
-    dynamics x, dynamics y; all tokens are as wide as the larger of the two kinds, so that one float tensor holds the
+    dynamics x, dynamics y; all tokens are padded to the width of the wider kind, so that one float tensor holds the
     sample that a diffusion scheduler steps on.
 
     Args:
@@ -72,14 +72,14 @@ class TokenLayout:
     Attributes:
         num_tokens, num_structure_tokens, num_dynamics_tokens: N and its two parts.
         token_dim, structure_dim, dynamics_dim: D, and the width of a structure and of a dynamics token before it is
-            filled up to D.
+            padded to D.
         mask: bool (N, D), True where a token holds a number of the latents, False on padding of either sort.
         type_ids: long (N,), 0 structure, 1 dynamics x, 2 dynamics y.
         positions: long (N, 3), place of the patch: (query, row, column), or (frame, axis, place) with axis 0 for x and
             1 for y.
 
     Raises:
-        ValueError: for a size that is not a positive integer, a wrong number of sizes, or axes that do not add up.
+        UserError: for a size that is not a positive integer, a wrong number of sizes, or axes that do not add up.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class TokenLayout:
             (B, N, D), zero on padding.
 
         Raises:
-            ValueError: if the latents have other shapes than the layout.
+            UserError: if the latents have other shapes than the layout.
         """
         given = tuple(latents.structure.shape[1:]), tuple(latents.dynamics.shape[1:])
         if given != (self.structure_shape, self.dynamics_shape):
@@ -142,7 +142,7 @@ class TokenLayout:
         return torch.cat([F.pad(part, (0, self.token_dim - part.shape[-1])) for part in parts], dim=1)
 
     def unpack(self, tokens: torch.Tensor) -> VidTwinLatents:
-        """Tokens to latents; what padding holds is ignored.
+        """Tokens to latents; values on padding are ignored.
 
         Args:
             tokens: (B, N, D).
@@ -161,7 +161,11 @@ class TokenLayout:
         return VidTwinLatents(structure.contiguous(), rearrange(torch.cat(planes, dim=-1), "b d f 1 p -> b d f p"))
 
     def check(self, tokens: torch.Tensor) -> None:
-        """Raise a ValueError unless tokens are (B, N, D)."""
+        """Check the shape of tokens.
+
+        Raises:
+            ValueError: if they are not (B, N, D).
+        """
         if tokens.ndim != 3 or tokens.shape[1:] != self.mask.shape:
             raise ValueError(f"tokens must be (B, {self.num_tokens}, {self.token_dim}), got {tuple(tokens.shape)}")
 

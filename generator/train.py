@@ -1,6 +1,6 @@
 """Train the diffusion transformer on the latents of a data set: python -m generator.train --help.
 
-The latents are encoded first where that has not been done. Several processes are started by `accelerate launch -m
+The latents are encoded first, unless they are cached already. Start several processes by `accelerate launch -m
 generator.train` or torchrun; configs/accelerate holds launch configs for several GPUs, several machines and FSDP2.
 """
 
@@ -21,7 +21,7 @@ POINTER = Path("outputs/last_pipeline")
 
 
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
-    """Config, what it says of the model, folder, and the whole config as YAML."""
+    """Read the command line: config, settings of the model by name, run folder, and all settings as YAML."""
     parser = commands.make_parser(
         TrainConfig,
         __doc__,
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Train the transformer, from command-line arguments."""
     join_launched()
     config, model_settings, folder, text = parse(argv)
 

@@ -1,4 +1,4 @@
-"""The training loop of stage two, on accelerate: optimisation, moving average, checkpoints, records."""
+"""The training loop of stage two, on accelerate: optimisation, moving averages, checkpoints, TensorBoard records."""
 
 import math
 import time
@@ -36,10 +36,10 @@ from generator.objective import NoisyBatch, denoising_losses
 class GeneratorTrainer:
     """Trains a `VidTwinDiT` on the latents of a cache.
 
-    One step is one optimiser step: every process takes its equal share of the batch through in equal micro-batches, so
-    the mean of their losses is the loss of the batch. All noise is drawn per sample from generators seeded by its
-    position in the run; the position in the data is a function of the step. The processes hold the whole model each
-    (DDP), or a share of it (FSDP2).
+    One step is one optimiser step: every process takes an equal share of the batch through in micro-batches, whose
+    losses are weighed by their sizes, so that their sum is the loss of the batch. All noise is drawn per sample from
+    generators seeded by its position in the run; the position in the data is a function of the step. Every process
+    holds the whole model (DDP), or a share of it (FSDP2).
 
     Args:
         model: the transformer, built for the cache.
@@ -52,15 +52,15 @@ class GeneratorTrainer:
     Attributes:
         model: the transformer with the weights of the last step.
         averages: moving averages of the weights, with `ema_decay` and, if there is one, `second_ema_decay`.
-        state: what the next step depends on.
+        state: everything that the next step depends on.
         step: optimiser steps done.
         peak_memory: of the training, without previews.
         scalars: the last record of training and of held-out videos, by TensorBoard tag.
-        writer: TensorBoard's, None but in the main process.
+        writer: of TensorBoard; None in all processes but the main one, and in a dry run.
 
     Raises:
-        ValueError: if the processes and micro-batches do not divide the batch, the optimiser cannot work on shares of
-            the weights, or the checkpoint is of the latents of another autoencoder or other moving averages.
+        UserError: if the processes do not divide the batch, the optimiser cannot work on shares of the weights, or the
+            checkpoint belongs to the latents of another autoencoder or has other moving averages.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class GeneratorTrainer:
             progress: whether the main process shows a bar.
 
         Raises:
-            FloatingPointError: if a gradient was not finite, before anything is recorded or saved after its step.
+            NumericalError: if a gradient was not finite, before anything is recorded or saved after its step.
             Stopped: if a signal asks to end; the last whole step is saved.
         """
         config, show = self.config, progress and self.accelerator.is_main_process
@@ -145,19 +145,19 @@ class GeneratorTrainer:
                 self.writer.close()
 
     def try_step(self) -> dict[str, float]:
-        """Take one step, of which nothing is recorded; returns this process's losses and gradient norm."""
+        """Take one step without recording it; returns this process's losses and gradient norm by name."""
         terms, _ = self._train_step(self._micro_batches())
         self._divergence.check()
         return {name: term.item() for name, term in terms.items()}
 
     def is_due(self, every: int) -> bool:
-        """Whether what is done every so many steps, and after the last one, is to be done now."""
+        """True every `every` steps and at the last one."""
         return self.step % every == 0 or self.step == self.config.max_steps
 
     def _end_step(
         self, signals: StopSignals, common: CommonStop, callbacks: Sequence[Callable[["GeneratorTrainer"], None]]
     ) -> None:
-        """Save the step, if it is time to, and call the callbacks; end there if a signal asks to."""
+        """Save the step if it is due, and call the callbacks; stop if a signal came."""
         signum = common.after_step(signals.signum)
         if signum or self.is_due(self.config.checkpoint_every):
             self._save_checkpoint()
@@ -170,12 +170,12 @@ class GeneratorTrainer:
             signals.stop()
 
     def averaged_model(self, average: EMAModel) -> VidTwinDiT | None:
-        """A whole model with a moving average for weights; all processes must call it, and the main one gets it."""
+        """A new model with a moving average as its weights, in the main process; all processes must call it."""
         self._divergence.check()
         return averaged_model(self.model, average, keep=self.accelerator.is_main_process)
 
     def _micro_batches(self) -> Iterator[NoisyBatch]:
-        """This process's share of the batches that are left."""
+        """This process's share of the remaining batches."""
         batches = PositionSampler(
             len(self.cache),
             self.config.batch_size,
@@ -195,7 +195,7 @@ class GeneratorTrainer:
     def _train_step(self, batches: Iterator[NoisyBatch]) -> tuple[dict[str, torch.Tensor], float]:
         """One optimiser step; returns this process's mean losses and the gradient norm, and the learning rate.
 
-        The host only hands out work here: it waits for the device where a scalar is recorded.
+        The host does not wait for the device here, only where a scalar is recorded.
         """
         self.optimizer.zero_grad()
         terms = self._accumulate_gradients(batches)
@@ -228,8 +228,8 @@ class GeneratorTrainer:
     def _validate(self) -> dict[str, float]:
         """Losses of the moving average on held-out clips, always with the same noise and times.
 
-        Every process takes as many clips, because a sharded model is called by all or none; what is left over when
-        they are shared out is left out.
+        Every process takes equally many clips, because a sharded model must be called by all processes; the remainder
+        is left out.
         """
         self._divergence.check()
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -282,22 +282,22 @@ class GeneratorTrainer:
 
 
 class _Divergence:
-    """Remembers on the device the first step whose gradient is not finite, so that no step has to wait for it.
+    """Records on the device the first step whose gradient is not finite, so that no step has to wait.
 
-    What follows that step is lost; therefore nothing is recorded or saved before `check` has looked. The norm is that
-    of all processes, so they stop together.
+    The steps after it are lost; therefore `check` runs before anything is recorded or saved. The norm is that of all
+    processes, so they stop together.
     """
 
     def __init__(self, device: torch.device):
         self.first = torch.zeros(3, device=device)  # step, or 0 for none, loss and gradient norm
 
     def note(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
-        """Take note of a step."""
-        found = torch.stack([torch.full_like(norm, step), loss, norm])
-        self.first = torch.where((self.first[0] == 0) & ~norm.isfinite(), found, self.first)
+        """Record a step, unless one was not finite before."""
+        values = torch.stack([torch.full_like(norm, step), loss, norm])
+        self.first = torch.where((self.first[0] == 0) & ~norm.isfinite(), values, self.first)
 
     def check(self) -> None:
-        """Raise a FloatingPointError if there was such a step; this waits for the device."""
+        """Raise a NumericalError if there was such a step; this waits for the device."""
         step, loss, norm = self.first.tolist()
         if step:
             raise NumericalError(
@@ -307,7 +307,7 @@ class _Divergence:
 
 
 def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
-    """Whether the run can be split over the processes in this way."""
+    """Refuse a run that cannot be split over the processes."""
     config.micro_batches(accelerator.num_processes)
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise UserError("FSDP is supported in its second version: launch with fsdp_version: 2")
@@ -319,6 +319,6 @@ def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
 
 
 def _forward_flops(model: VidTwinDiT) -> int:
-    """Of one sample."""
+    """FLOPs of a forward of one sample."""
     tokens = torch.empty(1, model.layout.num_tokens, model.layout.token_dim, device="meta")
     return count_flops(model, tokens, torch.empty(1, device="meta"), torch.empty(1, dtype=torch.long, device="meta"))

@@ -1,4 +1,4 @@
-"""What a call of the pipeline is given, in the many forms in which people write it, brought into one."""
+"""Normalising the arguments of a pipeline call: classes, counts and generators in any of their accepted forms."""
 
 import difflib
 import operator
@@ -17,12 +17,12 @@ SEEDS = range(-(2**63), 2**64)  # what torch takes
 
 
 def plain(value: Any) -> Any:
-    """Numbers of numpy and torch as those of Python; arrays and tensors as lists, strings of numpy as `str`."""
+    """Convert numbers, arrays and strings of numpy and torch to those, or lists of those, of Python."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic | torch.Tensor) else value
 
 
 def describe(value: Any) -> str:
-    """What a wrong argument is, in a few words: of arrays and tensors the dtype and the shape, never the numbers."""
+    """Describe a wrong argument for a message; arrays and tensors by dtype and shape, never by their numbers."""
     if isinstance(value, np.ndarray | torch.Tensor):
         return f"{type(value).__name__} {value.dtype} {tuple(value.shape)}"
     if isinstance(value, list | tuple):
@@ -32,7 +32,7 @@ def describe(value: Any) -> str:
 
 
 def check_count(name: str, value: Any) -> int:
-    """A whole number from 1 on.
+    """Check that an argument is a whole number of at least 1, and return it as an int.
 
     Raises:
         UserError: naming the argument and its value.
@@ -96,7 +96,7 @@ def _label_of_name(name: str, names: list[str]) -> int:
 def make_generators(
     generator: Seed | Sequence[Seed] | None, batch_size: int
 ) -> torch.Generator | list[torch.Generator] | None:
-    """Where the noise of B videos comes from.
+    """The generators of the noise of B videos.
 
     Args:
         generator: a list, tuple or array with a generator or a seed for every video; an int seed, from which video i

@@ -1,4 +1,4 @@
-"""Reading a pipeline folder."""
+"""Loading a pipeline from its folder."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from pipelines.schedulers import convert_scheduler
 
 
 def load_pipeline(folder: str | Path, device: str = "auto", scheduler: str | None = None) -> VidTwinDiffusionPipeline:
-    """Read a pipeline, and exchange its scheduler if another one is asked for.
+    """Load a pipeline, and replace its scheduler if another one is asked for.
 
     Args:
-        folder: as `python -m generator.train` leaves it.
+        folder: of the pipeline: pipeline/ of a run of `python -m generator.train`.
         device: such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one.
         scheduler: class name of a diffusers scheduler in place of the pipeline's own.
 
     Raises:
-        FileNotFoundError: if the folder holds no pipeline.
-        ValueError: if the scheduler does not fit, or there is no such device.
+        MissingFileError: if the folder holds no pipeline.
+        UserError: if the scheduler does not fit, or there is no such device.
     """
     where = resolve_device(device)
     if not (Path(folder) / "model_index.json").is_file():

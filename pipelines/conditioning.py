@@ -1,4 +1,4 @@
-"""What a video is sampled under: its class, how strongly it counts, and a latent that is given."""
+"""The conditions of sampling: the class with its guidance, and a latent that is given."""
 
 import math
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Guidance:
             (arXiv 2404.07724).
 
     Raises:
-        ValueError: if a weight is not finite, or the interval is none within [0, 1].
+        UserError: if a weight is not finite, or the interval does not lie within [0, 1].
     """
 
     scale: GuidanceScale = 1.0
@@ -62,7 +62,7 @@ class Guidance:
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Of structure and of dynamics."""
+        """The weights of structure and of dynamics."""
         scale = plain(self.scale)
         structure, dynamics = scale if isinstance(scale, list | tuple) else (scale, scale)
         return float(structure), float(dynamics)
@@ -75,7 +75,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class GivenLatent:
-    """One of the two latents of every video, to sample the other one for.
+    """One of the two latents of every video, given so that only the other one is sampled.
 
     Attributes:
         name: "structure" or "dynamics".
@@ -104,11 +104,11 @@ class GivenLatent:
         Args:
             name: "structure" or "dynamics".
             source: both latents, of which one is taken; that one alone; a file or a list of files; or a video
-                (`as_video`). An array of the shape of the latent is the latent.
+                (`as_video`). An array that has the shape of the latent is taken for the latent.
             batch_size: number of videos B; a single source serves all of them.
             transformer: the network that is to sample the other latent.
-            device: where it samples.
-            reader: gives the latents of a file or a video.
+            device: of the sampling.
+            reader: reads or encodes the latents of a file or a video.
 
         Raises:
             UserError: if the transformer was not trained for it, or the number, shape or values do not fit.
@@ -121,33 +121,33 @@ class GivenLatent:
             )
         layout = transformer.layout
         values = _take(name, source, batch_size, _shape(layout, name), reader).to(device)
-        halves = {other: values.new_zeros(len(values), *_shape(layout, other)) for other in NAMES} | {name: values}
-        tokens = layout.pack(transformer.normalize(VidTwinLatents(**halves)))  # (B, N, D)
+        both = {other: values.new_zeros(len(values), *_shape(layout, other)) for other in NAMES} | {name: values}
+        tokens = layout.pack(transformer.normalize(VidTwinLatents(**both)))  # (B, N, D)
         is_structure = layout.type_ids[:, None] == STRUCTURE  # (N, 1)
         is_given = is_structure if name == "structure" else ~is_structure
         return cls(name, values, tokens, is_given.to(device))
 
     def into_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, N, D) with the given ones in their place."""
+        """Replace the given latent's tokens in (B, N, D)."""
         return torch.where(self.is_given, self.tokens, tokens)
 
     def times(self, timestep: torch.Tensor) -> torch.Tensor:
-        """(2,): time 0 for this latent, `timestep` for the other one."""
+        """Times of structure and dynamics, (2,): 0 for this latent, `timestep` for the other one."""
         return torch.stack([torch.zeros_like(timestep) if name == self.name else timestep for name in NAMES])
 
     def into_latents(self, latents: VidTwinLatents) -> VidTwinLatents:
-        """Sampled latents with the given one in its place, bit for bit."""
+        """Replace this latent in sampled latents by the given one, bit for bit."""
         return replace(latents, **{self.name: self.values})
 
 
 class Denoiser:
-    """The transformer under one condition; its calls differ in the tokens and the time alone.
+    """The transformer with fixed conditions, as a function of tokens and time.
 
     Args:
         transformer: the network.
         labels: long (B,), on the device of the tokens.
-        guidance: how strongly the class counts.
-        given: a latent that is not sampled.
+        guidance: weights and interval of classifier-free guidance.
+        given: a latent that is not sampled; None samples both.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Denoiser:
         self._set_guidance(guidance)
 
     def set_guidance_scale(self, scale: GuidanceScale) -> None:
-        """Weigh the class otherwise from now on."""
+        """Change the guidance weights of the calls that follow."""
         if scale is not self._guidance.scale:
             self._set_guidance(replace(self._guidance, scale=scale))
 
@@ -171,15 +171,15 @@ class Denoiser:
         self._has_guidance = any(weight != 1 for weight in sampled)
 
     def is_guided(self, timestep: torch.Tensor | float) -> bool:
-        """Whether a call at this time, a number on the CPU, takes the null class as well."""
+        """Whether a call at this time, a number on the CPU, evaluates the null class, too."""
         return self._has_guidance and self._guidance.covers(float(timestep))
 
     def flops(self, tokens: torch.Tensor, guided: bool) -> int:
-        """FLOPs of a call with such tokens."""
+        """FLOPs of a call with tokens of this shape."""
         return count_flops(self._transformer, *self._arguments(tokens, torch.zeros(()), guided))
 
     def __call__(self, tokens: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """The prediction for tokens (B, N, D) at one time, on the CPU: (B, N, D), in float32."""
+        """The prediction (B, N, D), in float32, for tokens (B, N, D) at a time (), which lies on the CPU."""
         guided = self.is_guided(timestep)
         prediction = self._transformer(*self._arguments(tokens, timestep, guided)).sample.float()
         if not guided:
@@ -188,13 +188,13 @@ class Denoiser:
         return null + self._weights * (conditional - null)
 
     def with_given(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, N, D) with those of the given latent in their place, if there is one."""
+        """Replace the tokens of the given latent, if there is one, in (B, N, D)."""
         return tokens if self._given is None else self._given.into_tokens(tokens)
 
     def _arguments(
         self, tokens: torch.Tensor, timestep: torch.Tensor, guided: bool
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What the transformer is called with; with guidance the batch comes twice, the null class last."""
+        """The arguments of the transformer; with guidance the batch is repeated, with the null class last."""
         labels = self._labels[guided]  # (B or 2 B,)
         inputs = self.with_given(tokens).to(self._transformer.dtype)  # (B, N, D)
         inputs = inputs.repeat(len(labels) // len(tokens), 1, 1)  # (B or 2 B, N, D)
@@ -216,22 +216,22 @@ def read_latents(
     clip_start: float = 0.0,
     device: torch.device | None = None,
 ) -> VidTwinLatents:
-    """The latents in a file.
+    """Read latents from a file, or encode a clip of a video file.
 
     Args:
-        path: a file that `VidTwinLatents.save` wrote, by its ending .safetensors; or a video, of which one clip is
-            encoded, its centre square at the size of the model.
+        path: a .safetensors file that `VidTwinLatents.save` wrote; or a video, of which one clip is encoded, its centre
+            square at the size of the model.
         vae: the autoencoder; it encodes without dropout, whatever mode it is in.
         clip_fps: frames that the clip takes per second of the video; None takes every frame.
-        clip_start: second of the video from which on the clip is taken.
+        clip_start: second of the video at which the clip starts.
         device: where to encode; that of the autoencoder by default.
 
     Returns:
         Latents as stored, or the posterior mean of the clip (B = 1).
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if a .safetensors file holds something else, or the rate or the start cannot be.
+        MissingFileError: if there is no such file.
+        UserError: if a .safetensors file holds something else, or the rate or the start does not fit.
         UnreadableVideo: if a video is damaged or too short.
     """
     if not Path(path).is_file():
@@ -260,7 +260,7 @@ def _encode(vae: AutoencoderVidTwin, video: torch.Tensor) -> VidTwinLatents:
 
 @dataclass(frozen=True)
 class LatentReader:
-    """Takes latents from files and videos.
+    """Reads latents from files, and encodes videos.
 
     Attributes:
         vae: the autoencoder that encodes a video.

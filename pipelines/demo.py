@@ -1,7 +1,7 @@
-"""The whole way, small: `python -m pipelines.demo`.
+"""Both stages on moving shapes, from training to samples: `python -m pipelines.demo`.
 
-Runs the commands of the README on moving shapes (autoencoder, latents and transformer, samples), then measures what
-came out of them and writes videos, a sheet of frames, curves and a summary.
+Runs the training commands of the README at a small size, samples every class, measures reconstructions and samples,
+and writes videos, a sheet of frames, curves and a summary.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from autoencoder.common.locks import locked_folder
 
 @dataclass
 class DemoConfig:
-    """The demo."""
+    """Settings of the demo."""
 
     output_dir: Path = Path("outputs/demo")
-    """Folder of the demo; what an earlier demo left there is replaced."""
+    """Folder of the demo; the results of an earlier demo there are replaced."""
     quick: bool = False
-    """The same way in about a minute, with models that have learnt next to nothing."""
+    """Run everything in about a minute, with models that have learnt next to nothing."""
     num_inference_steps: int = 50
     """Scheduler steps of a sample."""
     guidance_scale: float = 2.0
     """Weight of classifier-free guidance."""
     device: str = "auto"
-    """Where to sample and measure, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one. The trainings take
-    what they find."""
+    """Where to sample and measure, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one. The trainings
+    always choose by themselves."""
 
     def __post_init__(self):
         if self.num_inference_steps < 1:
@@ -50,7 +50,7 @@ class DemoConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the demo, from command-line arguments."""
     parser = make_parser(DemoConfig, __doc__, "pipelines.demo")
     config = build(DemoConfig, parser.read(argv))
 

@@ -1,4 +1,4 @@
-"""The demo: what `python -m pipelines.demo` does once it knows its config."""
+"""The work of `python -m pipelines.demo`."""
 
 import json
 import shutil
@@ -25,23 +25,19 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.recombination import recombination_table, recombine
 
 FPS = 8.0
-
-
 BATCH = 10
-
-
 VIEWS = ("both", "structure", "dynamics", "mean frame")
 
 
 def run(module: str, *flags: str) -> float:
-    """Run a command of the project as a person would; returns its seconds."""
+    """Run a command of the project in its own process; returns its seconds."""
     start = time.perf_counter()
     start_command(module, flags)
     return time.perf_counter() - start
 
 
 def train(config: DemoConfig) -> dict[str, float]:
-    """Both stages; returns their seconds by name."""
+    """Train both stages; returns the seconds of each command by name."""
     first, second = config.output_dir / "autoencoder", config.output_dir / "generator"
     short = ["--max-steps", "20", "--log-every", "2"] if config.quick else []
     seconds = {"autoencoder": run("autoencoder.train", "--output-dir", str(first), *short)}
@@ -86,7 +82,7 @@ def measure_reconstruction(vae: AutoencoderVidTwin, clips: Sequence[torch.Tensor
 
 
 def sample(pipe: VidTwinDiffusionPipeline, config: DemoConfig) -> tuple[torch.Tensor, list[str]]:
-    """All samples, uint8 (N, T, H, W, 3), with the seeds 0 to N - 1, and their class names."""
+    """Sample every class; returns uint8 (N, T, H, W, 3), with the seeds 0 to N - 1, and the class names."""
     count = config.videos_per_class
     names = [pipe.transformer.config.id2label[str(label)] for label in range(pipe.transformer.config.num_classes)]
     videos = []
@@ -105,7 +101,7 @@ def write_pictures(
     class_names: Sequence[str],
     more_rows: Sequence[tuple[str, list[torch.Tensor]]],
 ) -> None:
-    """A video per class, and the sheet."""
+    """Write a video per class, and sheet.png."""
     count = config.videos_per_class
     for index in range(0, len(samples), count):
         write_video(config.output_dir / f"{class_names[index]}.mp4", samples[index].numpy(), FPS)
@@ -121,7 +117,7 @@ def write_pictures(
 
 
 def write_curves(config: DemoConfig) -> None:
-    """The training curves of both stages as curves.png."""
+    """Draw the training curves of both stages as curves.png."""
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 4), layout="constrained")
     wanted = [("autoencoder", ["train/l1"]), ("autoencoder", ["val/psnr"])]
     wanted.append(("generator", ["train/loss_structure", "train/loss_dynamics"]))
@@ -149,7 +145,7 @@ def table(summary: dict) -> str:
 
 
 def goals(summary: dict) -> dict[str, bool]:
-    """What the demo is to reach, and whether it did."""
+    """The goals of the demo, and whether it reached them."""
     psnr = {view: values["psnr"] for view, values in summary["reconstruction"].items()}
     return {
         "PSNR of at least 24 dB": psnr["both"] >= 24,
@@ -167,7 +163,7 @@ def summarize(
     samples: torch.Tensor,
     class_names: Sequence[str],
 ) -> dict:
-    """All that is measured, but the seconds."""
+    """The content of summary.json, except for seconds, goals and recombination."""
     clips = [held_out.clip(index) for index in range(config.num_held_out)]
     real_names = [held_out.class_names[held_out.label(index)] for index in range(len(clips))]
     rebuilt = decode_clips(pipe.vae, encode_clips(pipe.vae, torch.stack(clips)))
@@ -195,7 +191,7 @@ def summarize(
 
 
 def execute(config: DemoConfig) -> None:
-    """Train both stages, sample, measure, and write what came of it."""
+    """Train both stages, sample, measure, and write the results."""
     for part in ("autoencoder", "latents", "generator"):
         shutil.rmtree(config.output_dir / part, ignore_errors=True)
     seconds = train(config)

@@ -1,9 +1,9 @@
 """Measure how far the samples of a pipeline are from real clips: python -m pipelines.evaluate --pipeline DIR.
 
-FVD and KVD after the protocol of `pipelines.evaluation.clips`, beside what the autoencoder and other real clips reach.
-They take the weights of I3D (--i3d PATH); of moving shapes the oracle's class share is measured as well. Several
-processes share the work under `torchrun --nproc-per-node N -m pipelines.evaluate ...`; the numbers do not depend on how
-many. An evaluation that was stopped goes on from the samples that it kept.
+FVD and KVD by the protocol of `pipelines.evaluation.clips`, beside the distances of reconstructions and of other real
+clips. They need the weights of I3D (--i3d PATH); for moving shapes the oracle's class shares are measured as well.
+Several processes share the work under `torchrun --nproc-per-node N -m pipelines.evaluate ...`; the numbers do not
+depend on how many. A stopped evaluation continues from the samples that it kept.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class EvaluateConfig:
     """What to measure, and how."""
 
     pipeline: Path
-    """Folder of the pipeline, as `python -m generator.train` leaves it."""
+    """Folder of the pipeline: pipeline/ of a run of `python -m generator.train`."""
     dataset: Literal["ucf101", "shapes", "folder"] = "ucf101"
     """Data set of the real clips."""
     data_root: str | None = None
@@ -29,11 +29,11 @@ class EvaluateConfig:
     held_out_root: str | None = None
     """Folder or manifest of the held-out videos of `folder`; null holds out a share of data_root."""
     split: Literal["train", "test", "all"] = "train"
-    """Part of the data set; published numbers take the training part, some take all of it (`ucf101` only)."""
+    """Part of the data set; published numbers use the training part, some use all of it (`ucf101` only)."""
     ucf101_fold: int = 1
     """Official train/test split of UCF-101: 1, 2 or 3."""
     take: Literal["videos", "chunks"] = "videos"
-    """One clip per video from a random start, or all clips that do not overlap, of which a long video has several."""
+    """One clip per video, from a random start, or "chunks": all consecutive clips of a video, without overlap."""
     sample_fps: float | None = 8.0
     """Frames per second of a real clip, as in training; null takes every frame."""
     sampling: Literal["time", "stride"] = "time"
@@ -43,31 +43,31 @@ class EvaluateConfig:
     num_workers: int = 0
     """Processes that read clips, per process."""
     num_samples: int = 2048
-    """Real clips, and samples, of a repeat; distances between other numbers of clips do not compare."""
+    """Real clips, and samples, of a repeat; only distances between equally many clips compare."""
     seeds: int = 4
-    """Repeats, each with real clips and samples of its own."""
+    """Repeats, each with its own real clips and samples."""
     seed: int = 0
-    """Seed of the first repeat; the next ones have the numbers after it."""
+    """Seed of the first repeat; the others count up from it."""
     num_inference_steps: int = 50
     """Steps of the scheduler."""
     guidance_scale: float | tuple[float, float] = 5.0
     """Weight of classifier-free guidance, or [structure, dynamics]; 1 turns it off."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Lowest and highest noise level, in shares of the schedule, at which there is guidance."""
+    """Lowest and highest noise level with guidance, from 0 (data) to 1 (noise)."""
     scheduler: str | None = None
     """Class name of a diffusers scheduler in place of the pipeline's own."""
     i3d: Path | None = None
     """Weights of I3D, i3d_torchscript.pt or i3d_pretrained_400.pt; without them distances are not measured."""
     allow_unknown_i3d: bool = False
-    """Take another file of weights, too; no distance is called FVD then."""
+    """Accept other weights of I3D; no distance is called FVD then."""
     keep_samples: bool = True
-    """Keep the samples, as latents, in files from which a stopped evaluation goes on; else none outlives its chunk."""
+    """Keep the samples, as latents, in files, from which a stopped evaluation continues."""
     batch_size: int = 16
     """Clips that go through the models at a time; the last bits of a sample depend on it."""
     chunk_size: int = 64
-    """Samples of a file, and of a process's turn; a multiple of batch_size."""
+    """Samples that a process makes at a time, and keeps in one file; a multiple of batch_size."""
     write_card: bool = False
-    """Note the distances and class shares of the samples in the model card of the pipeline."""
+    """Add the distances and class shares of the samples to the model card of the pipeline."""
     output_dir: Path = Path("outputs/generator_evaluation")
     """Folder for evaluation.json, the lists of real clips and the samples."""
     device: str = "auto"
@@ -88,7 +88,7 @@ class EvaluateConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Evaluate a pipeline, from command-line arguments."""
     parser = commands.make_parser(EvaluateConfig, __doc__, "pipelines.evaluate")
     config = commands.build(EvaluateConfig, parser.read(argv))
 

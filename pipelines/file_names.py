@@ -1,20 +1,18 @@
-"""Names of files for classes, whatever the classes are called."""
+"""File names for classes of any name."""
 
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-MAX_BYTES = (
-    100  # of a name, which gets a seed, an ending and, while it is written, more beside it; file systems take 255
-)
+MAX_BYTES = 100  # of a name, to which seed, ending and a temporary mark are added; file systems take 255
 
 
 def class_file_names(class_names: Sequence[str]) -> list[str]:
-    """A name for the files of every class: like its own as far as a file can have it, and unlike the others.
+    """File names of all classes, all different and each as close to the class name as possible.
 
-    Letters, digits, `.`, `-` and `_` stay, anything else becomes `_`. Where two classes would share a file, also on a
-    file system that does not tell upper case from lower, both get their ids behind their names.
+    Letters, digits, `.`, `-` and `_` stay, anything else becomes `_`. If two classes would share a file, also on a file
+    system that ignores case, both get their ids appended.
 
     Args:
         class_names: of all classes, in the order of their ids.

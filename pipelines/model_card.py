@@ -1,4 +1,4 @@
-"""The model card of a saved pipeline: README.md, which says what it samples, how, and what it was trained on."""
+"""The model card of a saved pipeline: README.md, with its classes, sizes, training and measurements."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ FILE_NAME = "README.md"
 # A card that lacks this line was written by a person, and stays as it is.
 MARK = "<!-- Written by VidTwinDiffusionPipeline.save_pretrained, anew at every save; without this line it is kept. -->"
 NOT_RECORDED, NOT_MEASURED = "not recorded", "not measured"
-# What a card says of a training, by the key of the pipeline's `training`.
+# Rows of a card about the training, by the key of the pipeline's `training`.
 TRAINING = {
     "data": "data",
     "videos": "clips",
@@ -27,7 +27,7 @@ METRICS = ("held-out loss", "FVD")
 
 
 def model_card(pipe: "VidTwinDiffusionPipeline") -> str:
-    """The card as markdown, with the metadata that model hubs read at its head."""
+    """The card as Markdown, headed by the metadata that model hubs read."""
     training = pipe.config.get("training") or {}
     names, num_classes = pipe.transformer.config.id2label, pipe.transformer.config.num_classes
     metrics = dict.fromkeys(METRICS, NOT_MEASURED) | (training.get("metrics") or {})
@@ -63,12 +63,12 @@ def write_model_card(pipe: "VidTwinDiffusionPipeline", folder: str | Path) -> No
 
 
 def add_metrics(pipe: "VidTwinDiffusionPipeline", folder: str | Path, metrics: Mapping[str, str]) -> None:
-    """Note in a saved pipeline what was measured of it.
+    """Add measurements to a saved pipeline and its card.
 
     Args:
-        pipe: as read from the folder; its scheduler may have been exchanged since.
-        folder: of the pipeline; model_index.json and the card are written anew.
-        metrics: values by the name of what is measured.
+        pipe: loaded from the folder; its scheduler may have been replaced since.
+        folder: of the pipeline; model_index.json and the card are rewritten.
+        metrics: values as text, by metric.
     """
     path = Path(folder) / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def add_metrics(pipe: "VidTwinDiffusionPipeline", folder: str | Path, metrics: M
 
 
 def _facts(pipe: "VidTwinDiffusionPipeline", fps: float | None) -> dict[str, str]:
-    """What the models themselves tell."""
+    """Rows of the card that are read from the models."""
     vae, transformer = pipe.vae, pipe.transformer
     frames, size = vae.config.num_frames, vae.config.sample_size
     rate = f" at {fps:g} per second" if fps else ", rate not recorded"

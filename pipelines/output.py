@@ -1,4 +1,4 @@
-"""What the pipeline returns, and saving it."""
+"""The output of the pipeline, and saving it as files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ FPS = 8.0  # of the clips that the presets train on
 
 @dataclass
 class PipelineCost:
-    """What a call cost.
+    """Cost of a call of the pipeline.
 
     Attributes:
         sampling: all calls of the transformer, those for the null class included, and the scheduler.
         decoding: the autoencoder's decoder; None for `output_type="latent"`.
 
-    Encoding a video that a latent is taken from is not part of it.
+    Encoding a video for a given latent is not included.
     """
 
     sampling: Cost

@@ -36,16 +36,16 @@ StepCallback = (
 class VidTwinDiffusionPipeline(DiffusionPipeline):
     """Generates videos of a class with the diffusion transformer and the decoder (arXiv 2412.17726).
 
-    A callback may set `pipe._interrupt = True`, which ends the sampling after that step with what there is, and
-    `pipe._guidance_scale`, which holds from the next step on. Whether the models are in train or eval mode does not
-    matter: nothing that runs here depends on it.
+    A callback may set `pipe._interrupt = True`, which ends the sampling after that step with its current result, and
+    `pipe._guidance_scale`, which holds from the next step on. The models may be in train or eval mode: nothing that
+    runs here depends on it.
 
     Args:
-        vae: the autoencoder; its encoder is used only where a latent is taken from a video.
-        transformer: the denoiser; its config says what it predicts, the classes, and the statistics of the latents.
-        scheduler: one of `pipelines.schedulers.SCHEDULERS` for that prediction.
-        training: what the model card says of the training (`pipelines.model_card.TRAINING`, "fps", "metrics"); it is
-            saved with the pipeline.
+        vae: the autoencoder; its encoder is used only to take a given latent from a video.
+        transformer: the denoiser; its config holds the prediction type, the classes and the latents' statistics.
+        scheduler: one of `pipelines.schedulers.SCHEDULERS` for that prediction type.
+        training: facts about the training for the model card (`pipelines.model_card.TRAINING`, "fps", "metrics"); they
+            are saved with the pipeline.
 
     Raises:
         UserError: if the transformer was built for latents of another shape than the autoencoder's.
@@ -77,27 +77,27 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
 
     @property
     def guidance_scale(self) -> GuidanceScale:
-        """That of the present or the last call."""
+        """The guidance scale of the current or the last call."""
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether that scale takes the null class as well."""
+        """Whether that scale needs the null class, too."""
         return any(weight != 1 for weight in Guidance(self._guidance_scale).weights)
 
     @property
     def num_timesteps(self) -> int:
-        """Calls of the transformer that the present or the last call takes, without interruption."""
+        """Calls of the transformer in the current or the last sampling, if it is not interrupted."""
         return self._num_timesteps
 
     @property
     def current_timestep(self) -> torch.Tensor | None:
-        """Time of the present step; None when nothing is sampled."""
+        """Time of the current step; None when nothing is sampled."""
         return self._current_timestep
 
     @property
     def interrupt(self) -> bool:
-        """Whether the sampling is to end."""
+        """Whether a callback has asked the sampling to end."""
         return self._interrupt
 
     @torch.no_grad()
@@ -121,45 +121,45 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         clip_start: float = 0.0,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
     ) -> VidTwinPipelineOutput | tuple:
-        """Generate videos: both latents of them, or one latent to go with a given one.
+        """Generate videos: sample both latents, or one latent for a given other one.
 
-        The given latent reaches the transformer clean, with time 0, at every step; the noise of the other is the one
-        that the same generator gives without it.
+        The given latent enters the transformer clean, with time 0, at every step; the noise of the other latent is the
+        same as without a given one.
 
         Args:
             class_id: class as a 0-based id, as a name of the transformer's `id2label` or as an id in digits; or a list,
                 tuple, array or tensor of these.
-            num_inference_steps: steps of the scheduler, any number that it has times for.
-            guidance_scale: g in `null + g (conditional - null)`, or a pair of them (structure, dynamics); 1 calls the
-                transformer for the condition alone. The null class is still told the given latent.
+            num_inference_steps: steps of the scheduler; a DDPM scheduler takes at most 1000.
+            guidance_scale: g in `null + g (conditional - null)`, or a pair of them (structure, dynamics); 1 evaluates
+                the class alone. The null prediction is given the given latent, too.
             num_videos_per_class: videos of each class.
             generator: a list with a generator or a seed for every video, or an int seed from which video i takes
                 seed + i; a video then depends on its own generator alone, not on the batch around it. One bare
                 generator fills the batch.
-            latents: noise N(0, 1) to start from, one per video, in place of drawn noise.
+            latents: noise N(0, 1) to start from, one per video, instead of drawn noise.
             output_type: "np", "pt", "pil" or "latent".
             callback_on_step_end: a function, `PipelineCallback` or `MultiPipelineCallbacks`, called as (pipeline,
                 index, timestep, {"latents": tokens}) after every call of the transformer, tokens (B, N, D) float32; the
                 dict that it returns may hold other tokens to go on with.
             decode_chunk_size: videos decoded at a time, all by default.
-            eta: share of fresh noise in DDIM's steps.
+            eta: share of fresh noise in DDIM's steps, in [0, 1].
             return_dict: whether to return a `VidTwinPipelineOutput` rather than the tuple (frames, cost).
             guidance_interval: lowest and highest noise level, in shares of the schedule (timestep / 1000), with
-                guidance; at the others the transformer is called for the condition alone (arXiv 2404.07724).
+                guidance; at others the class alone is evaluated (arXiv 2404.07724).
             structure: a structure latent to sample the dynamics for, p(D | S, c): `VidTwinLatents`, a tensor (B, d_S,
                 n_q, h_S, w_S) in the autoencoder's scale, a file (`read_latents`) or a list of them, or a video
                 (`video_input.as_video`) such as `out.frames` or float (B, 3, T, H, W) in [-1, 1]; one for all videos
-                or one per video. It comes out as it went in, in float32.
+                or one per video. The output holds it unchanged, in float32.
             dynamics: likewise a dynamics latent (B, d_D, F, w_D + h_D), p(S | D, c).
             clip_fps: frames taken per second of a video file; None takes every frame.
-            clip_start: second of a video file from which on the clip is taken.
-            callback_on_step_end_tensor_inputs: what the callback is given, of `_callback_tensor_inputs`.
+            clip_start: second of a video file at which the clip starts.
+            callback_on_step_end_tensor_inputs: tensors that the callback is given, of `_callback_tensor_inputs`.
 
         Raises:
             UserError: for an unknown class, a scheduler that does not fit, arguments that do not fit each other, or
                 a given latent for a transformer that was not trained with independent_times.
             TypeError: for an argument of a type that has no meaning here.
-            FileNotFoundError, UnreadableVideo: if a latent cannot be taken from its file.
+            MissingFileError, UnreadableVideo: if a latent cannot be read from its file.
             NumericalError: if the latents come out as NaN or infinity.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):

@@ -1,7 +1,7 @@
-"""One latent given, the other one sampled, on moving shapes: what the demo's 3 x 3 table holds.
+"""Measuring samples with one latent given and the other one sampled, on moving shapes.
 
-The classes are the full product of shapes and motions. The latent given is that of a held-out clip; the class asked
-for keeps what this latent is to carry (the shape for structure, the motion for dynamics) and changes the rest.
+The classes are all pairs of shapes and motions. The given latent is that of a held-out clip; the class asked for keeps
+what this latent should carry (the shape for structure, the motion for dynamics) and changes the rest.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ class Recombination:
 
     Attributes:
         shape, motion, both: shares of the videos whose shape, motion and class are those asked for, in [0, 1].
-        kept: PSNR in dB of what the given latent alone decodes to, against the same of its source (80 dB where they are
-            equal); None where nothing is given.
-        source: PSNR in dB of what the given latent alone decodes to, against the source clip; None likewise.
+        kept: PSNR in dB of the output's given latent decoded alone, against the source's decoded alone, 80 dB if equal;
+            None if nothing is given.
+        source: PSNR in dB of the output's given latent decoded alone, against the source clip; None likewise.
     """
 
     shape: float
@@ -48,25 +48,35 @@ class Sources:
     Args:
         vae: the autoencoder.
         held_out: moving shapes; the class of clip i is i modulo 10, its motion the last bit.
-        count: clips to take, without their partners.
+        count: number of sources, without their partners.
     """
 
     def __init__(self, vae: AutoencoderVidTwin, held_out: Shapes, count: int):
         self.vae, self.count, self.class_names = vae, count, held_out.class_names
-        indices = range(count + 4)  # the last ones have partners behind them
+        indices = range(count + 4)  # partners lie up to 4 behind the last sources
         self.labels = [held_out.label(index) for index in indices]
         self.clips = torch.stack([held_out.clip(index) for index in indices])  # (count + 4, T, H, W, 3)
         self.latents = encode_clips(vae, self.clips)
 
     def partners(self, given: str | None) -> list[int]:
-        """For every source a clip of the class asked for: of the other motion, another shape, or the source itself."""
+        """For every source, the index of a clip of the class asked for.
+
+        It has the other motion if structure is given, the next shape if dynamics is given, and is else the source.
+        """
         offsets = {"structure": lambda index: index ^ 1, "dynamics": lambda index: index + 2, None: int}
         return [offsets[given](index) for index in range(self.count)]
 
     def measure(
         self, latents: VidTwinLatents, videos: torch.Tensor, classes: Sequence[int], given: str | None
     ) -> Recombination:
-        """Look at the shape and the motion of the videos that latents decode to, and at the latent given."""
+        """Measure a row.
+
+        Args:
+            latents: of the videos.
+            videos: uint8 (count, T, H, W, 3), decoded from them.
+            classes: asked for.
+            given: "structure", "dynamics" or None.
+        """
         verdicts = [oracle(video) for video in videos]
         shares = confirmed(verdicts, [self.class_names[label] for label in classes])
         shares = {name: float(share) for name, share in shares.items()}
@@ -76,13 +86,13 @@ class Sources:
         return Recombination(**shares, kept=_psnr(kept, source), source=_psnr(kept, self.clips[: self.count]))
 
     def real(self, given: str) -> Recombination:
-        """The ceiling of a row: the other latent is that of the partner, a real clip of the class asked for."""
+        """The ceiling of a row: the latent that is not given is taken from the partner, a real clip of the class."""
         partners = self.partners(given)
         mixed = _mix(given, self.latents[: self.count], self.latents[torch.tensor(partners)])
         return self.measure(mixed, decode_clips(self.vae, mixed), [self.labels[index] for index in partners], given)
 
     def carried(self) -> dict[str, dict[str, float]]:
-        """Whose shape and whose motion is seen where S and D come from real clips that differ in both.
+        """Which latent carries shape and motion, if structure and dynamics come from real clips that differ in both.
 
         Returns:
             For "structure" and "dynamics", the shares of the videos with the `shape` and the `motion` of the clip that
@@ -92,9 +102,9 @@ class Sources:
         mixed = _mix("structure", self.latents[: self.count], self.latents[torch.tensor(clips["dynamics"])])
         verdicts = [oracle(video) for video in decode_clips(self.vae, mixed)]
         shares = {}
-        for half in LATENT_NAMES:
-            share = confirmed(verdicts, [self.class_names[self.labels[index]] for index in clips[half]])
-            shares[half] = {name: float(share[name]) for name in ("shape", "motion")}
+        for latent in LATENT_NAMES:
+            share = confirmed(verdicts, [self.class_names[self.labels[index]] for index in clips[latent]])
+            shares[latent] = {name: float(share[name]) for name in ("shape", "motion")}
         return shares
 
 
@@ -102,8 +112,8 @@ def sample(pipe: VidTwinDiffusionPipeline, sources: Sources, given: str | None, 
     """One sample per source, of the class of its partner; sample i has the seed i.
 
     Args:
-        pipe: a pipeline trained on moving shapes; with `independent_times` where something is given.
-        sources: what gives the latent.
+        pipe: a pipeline trained on moving shapes; with `independent_times` if a latent is given.
+        sources: clips and their latents.
         given: "structure", "dynamics" or None.
         settings: further arguments of the pipeline.
     """
@@ -120,29 +130,29 @@ def sample(pipe: VidTwinDiffusionPipeline, sources: Sources, given: str | None, 
 def tabulate(
     pipe: VidTwinDiffusionPipeline, sources: Sources, **settings
 ) -> tuple[dict[str, Recombination], dict[str, torch.Tensor]]:
-    """All rows, the ceilings behind them, and the videos of the sampled ones, uint8 (count, T, H, W, 3)."""
+    """All rows, with the ceilings last, and the videos of the sampled rows, uint8 (count, T, H, W, 3)."""
     rows, videos = {}, {}
     for name, given in GIVEN.items():
         latents = sample(pipe, sources, given, **settings)
         videos[name] = decode_clips(pipe.vae, latents)
         classes = [sources.labels[index] for index in sources.partners(given)]
         rows[name] = sources.measure(latents, videos[name], classes, given)
-    return rows | {f"real {half}": sources.real(half) for half in LATENT_NAMES}, videos
+    return rows | {f"real {latent}": sources.real(latent) for latent in LATENT_NAMES}, videos
 
 
 def recombine(
     pipe: VidTwinDiffusionPipeline, held_out: Shapes, count: int, num_inference_steps: int, guidance_scale: float
 ) -> tuple[dict[str, Any], list[tuple[str, list[torch.Tensor]]]]:
-    """Measure and show.
+    """Measure all rows, and collect pictures.
 
     Args:
         pipe: a pipeline trained on moving shapes with `independent_times`.
-        held_out: the data set that gives a latent.
+        held_out: the data set of the sources.
         count: videos of every row, at least 10.
         num_inference_steps, guidance_scale: as in the pipeline.
 
     Returns:
-        What `recombination_table` prints, in the terms of JSON, and rows of `autoencoder.common.pictures.sheet`.
+        The argument of `recombination_table`, which JSON can hold, and rows of `autoencoder.common.pictures.sheet`.
     """
     sources = Sources(pipe.vae, held_out, count)
     rows, videos = tabulate(pipe, sources, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
@@ -156,20 +166,20 @@ def recombine(
 
 
 def recombination_table(summary: dict[str, Any]) -> str:
-    """The rows with one latent given, and what either latent carries."""
+    """The rows of the table, and what either latent carries, as lines to print."""
     lines = [f"{'one latent given':28}{'shape':>9}{'motion':>8}{'both':>8}{'kept, dB':>10}{'source, dB':>12}"]
     for name, row in summary["rows"].items():
         shares = f"{row['shape']:9.0%}{row['motion']:8.0%}{row['both']:8.0%}"
         decibels = "" if row["kept"] is None else f"{row['kept']:10.2f}{row['source']:12.2f}"
         lines.append(f"{name:28}{shares}{decibels}")
     lines += ["", f"{'real S and D of two clips':28}{'shape':>9}{'motion':>8}"]
-    for half, share in summary["carried"].items():
-        lines.append(f"{'as in the clip of the ' + half:28}{share['shape']:9.0%}{share['motion']:8.0%}")
+    for latent, share in summary["carried"].items():
+        lines.append(f"{'as in the clip of the ' + latent:28}{share['shape']:9.0%}{share['motion']:8.0%}")
     return "\n".join(lines)
 
 
 def _mix(kept: str, first: VidTwinLatents, second: VidTwinLatents) -> VidTwinLatents:
-    """The `kept` half of the first, the other half of the second."""
+    """The latent named `kept` of the first, with the other latent of the second."""
     if kept == "structure":
         return VidTwinLatents(first.structure, second.dynamics)
     return VidTwinLatents(second.structure, first.dynamics)

@@ -1,6 +1,6 @@
-"""One latent given and the other one sampled, on moving shapes: `python -m pipelines.recombine --pipeline DIR`.
+"""Measure samples with one latent given, on moving shapes: `python -m pipelines.recombine --pipeline DIR`.
 
-Prints the table that the demo ends with, and writes it with a sheet of frames.
+Prints the table "one latent given" of the demo, and writes it with a sheet of frames.
 """
 
 import json
@@ -15,12 +15,12 @@ from autoencoder.common.files import atomic_path
 
 @dataclass
 class RecombineConfig:
-    """What is sampled."""
+    """What to sample."""
 
     pipeline: Path
     """Folder of a pipeline trained on moving shapes with independent_times."""
     count: int = 100
-    """Held-out clips whose structure or dynamics is given."""
+    """Held-out clips whose structure or dynamics is given, at least 10."""
     num_inference_steps: int = 50
     """Steps of the scheduler."""
     guidance_scale: float = 2.0
@@ -38,7 +38,7 @@ class RecombineConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Measure and write the table, from command-line arguments."""
     parser = make_parser(RecombineConfig, __doc__, "pipelines.recombine")
     config = build(RecombineConfig, parser.read(argv))
 

@@ -16,12 +16,12 @@ class SampleConfig:
     """What to sample, and how."""
 
     pipeline: Path
-    """Folder of the pipeline, as `python -m generator.train` leaves it."""
+    """Folder of the pipeline: pipeline/ of a run of `python -m generator.train`."""
     classes: list[str]
     """Classes by name or 0-based id, or "all"; usually given as `--class NAME`, as often as there are classes. A class
     that is given twice gets twice as many videos."""
     out: Path
-    """Folder for the videos and sheet.png; of what lies there, files of the same names are replaced, which is said."""
+    """Folder for the videos and sheet.png; files of the same names are replaced, with a message."""
     num_videos: int = 1
     """Videos per class, with the seeds `seed`, `seed` + 1 and so on."""
     num_inference_steps: int = 50
@@ -29,7 +29,7 @@ class SampleConfig:
     guidance_scale: float | tuple[float, float] = 5.0
     """Weight of classifier-free guidance, or "[STRUCTURE, DYNAMICS]" with a weight for each latent; 1 turns it off."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Lowest and highest noise level with guidance, as shares of the schedule: "[LOW, HIGH]"."""
+    """Lowest and highest noise level with guidance, from 0 (data) to 1 (noise): "[LOW, HIGH]"."""
     structure: Path | None = None
     """Video to take the structure latent from, or latents in a .safetensors file; the dynamics are sampled."""
     dynamics: Path | None = None
@@ -37,9 +37,9 @@ class SampleConfig:
     clip_fps: float | None = 8.0
     """Frames per second at which the video of a latent is read; null takes every frame."""
     clip_start: float = 0.0
-    """Second of that video from which on its clip is taken."""
+    """Second of that video at which its clip starts."""
     seed: int = 0
-    """Seed of each class's first video. A video depends on its class and seed alone, not on what else is asked for."""
+    """Seed of each class's first video. A video depends on its class and seed alone, not on the other videos."""
     scheduler: str | None = None
     """Class name of a diffusers scheduler in place of the pipeline's own."""
     fps: float = 8.0
@@ -64,7 +64,7 @@ class SampleConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, sample, write."""
+    """Sample videos, from command-line arguments."""
     parser = make_parser(SampleConfig, __doc__, "pipelines.sample", repeated={"class": "classes"})
     config = build(SampleConfig, parser.read(argv))
 

@@ -1,4 +1,4 @@
-"""Sampling to files: what `python -m pipelines.sample` does once it knows its config."""
+"""Sampling to files by a config, for `python -m pipelines.sample`."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ from pipelines.sample import SampleConfig
 
 
 def class_ids(pipe: VidTwinDiffusionPipeline, classes: Sequence[str]) -> list[int]:
-    """Class names, ids as text, or "all", as ids; where classes are named by numbers, a number is a name.
+    """The ids of classes, given as names, as ids in digits, or as "all"; a class named by a number goes first.
 
     Raises:
-        ValueError: for an unknown class, with the nearest ones.
+        UserError: for an unknown class; the message lists the nearest ones.
     """
     if [name.casefold() for name in classes] == ["all"]:
         return list(range(pipe.transformer.config.num_classes))
@@ -29,11 +29,11 @@ def class_ids(pipe: VidTwinDiffusionPipeline, classes: Sequence[str]) -> list[in
 
 
 def given_latents(pipe: VidTwinDiffusionPipeline, config: SampleConfig) -> dict[str, VidTwinLatents]:
-    """The latent that all videos are to have, as an argument of the pipeline.
+    """The given latent of all videos as an argument of the pipeline; empty if none is given.
 
     Raises:
-        FileNotFoundError, UnreadableVideo: if there is no such file, or no clip in it.
-        ValueError: if the file holds the latents of several clips.
+        MissingFileError, UnreadableVideo: if there is no such file, or no clip in it.
+        UserError: if the file holds the latents of several clips.
     """
     files = {"structure": config.structure, "dynamics": config.dynamics}
     given = {
@@ -48,7 +48,7 @@ def given_latents(pipe: VidTwinDiffusionPipeline, config: SampleConfig) -> dict[
 
 
 def wanted_videos(ids: Sequence[int], config: SampleConfig) -> list[tuple[int, int]]:
-    """Class id and seed of every video: all that are asked for, no two alike."""
+    """Class id and seed of every video; the seeds of a class that is named twice go on, so no two videos are equal."""
     given = Counter()
     wanted = []
     for class_id in ids:
@@ -61,11 +61,11 @@ def wanted_videos(ids: Sequence[int], config: SampleConfig) -> list[tuple[int, i
 def sample_videos(
     pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]]
 ) -> Iterator[np.ndarray]:
-    """Sample in batches and print what each cost.
+    """Sample in batches, and print the cost of each.
 
     Args:
         pipe: the pipeline.
-        config: how to sample.
+        config: of the command.
         wanted: class id and seed of every video.
 
     Yields:

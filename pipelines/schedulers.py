@@ -1,8 +1,8 @@
-"""Which diffusers schedulers sample from which prediction, and with which settings.
+"""The diffusers schedulers that fit each prediction type, with the settings that they need.
 
-Every pair listed here passes one test: with a network that knows the answer, the last step returns it. What fails the
-test is refused by name rather than left to give pictures that are a little wrong. LCM passes, but is left out: it
-assumes a consistency function, which this network is not trained to be.
+Every pair listed here passes one test: with an oracle that always predicts the true x_0, the last step returns x_0.
+Others are refused by name, rather than giving slightly wrong videos. LCM passes, but is left out: it assumes a
+consistency function, which this network is not trained to be.
 """
 
 import inspect
@@ -20,8 +20,8 @@ from torch import Generator
 from autoencoder.common.errors import UserError
 from pipelines.without_waiting import without_waiting
 
-# Per setting the values that work, the first of which is set when a scheduler is made here. Settings that a scheduler
-# does not have are passed over.
+# The values that work, by setting; `convert_scheduler` sets the first one. Settings that a scheduler does not have are
+# ignored.
 Settings = dict[str, tuple[Any, ...]]
 
 _COMMON: Settings = {
@@ -64,7 +64,7 @@ _DPM_SOLVER: Settings = {"algorithm_type": ("dpmsolver++", "sde-dpmsolver++")}
 
 
 def _diffusion(prediction_type: str) -> dict[str, Settings]:
-    """The solvers of the DDPM process, which take x_0, the noise or the velocity as the network's answer."""
+    """The solvers of the DDPM process, for a network that predicts x_0, the noise or the velocity."""
     common = _DIFFUSION | {"prediction_type": (prediction_type,)}
     return {
         "DDIMScheduler": common,
@@ -90,14 +90,14 @@ SCHEDULERS: dict[str, dict[str, Settings]] = {
 
 
 def check_scheduler(scheduler: SchedulerMixin, prediction_type: str) -> None:
-    """Refuse a scheduler that would not end at the network's answer.
+    """Refuse a scheduler whose last step would not return the x_0 that the network predicts.
 
     Args:
         scheduler: the scheduler with its settings.
         prediction_type: a key of `SCHEDULERS`, from the transformer's config.
 
     Raises:
-        ValueError: naming the scheduler and those that fit, or the settings that do not and what to set.
+        UserError: naming the scheduler and those that fit, or the settings that do not fit and what to set.
     """
     name = type(scheduler).__name__
     wrong = {
@@ -119,11 +119,11 @@ def convert_scheduler(name: str, config: Mapping[str, Any], prediction_type: str
 
     Args:
         name: class name, one of `SCHEDULERS[prediction_type]`.
-        config: config of the scheduler it replaces; what fits is taken over.
+        config: config of the scheduler that it replaces; values that fit are kept.
         prediction_type: a key of `SCHEDULERS`, from the transformer's config.
 
     Raises:
-        ValueError: if the scheduler does not fit; the message lists those that do.
+        UserError: if the scheduler does not fit; the message lists those that do.
     """
     settings = {
         key: config[key] if config.get(key) in accepted else accepted[0]
@@ -137,14 +137,14 @@ def convert_scheduler(name: str, config: Mapping[str, Any], prediction_type: str
 
 
 class Solver:
-    """A scheduler set to lead from pure noise to none in a number of steps.
+    """A scheduler prepared to go from pure noise to data in a number of steps.
 
-    Its tables stay on the CPU: what a step reads from them enters the device's arithmetic as plain numbers, and the
-    host never waits for the device to say where in the schedule it is.
+    Its tables stay on the CPU: a step uses their values as plain numbers, and the host never waits for the device to
+    find its place in the schedule.
 
     Args:
-        scheduler: one that `check_scheduler` accepts; it is set anew.
-        num_inference_steps: of the scheduler.
+        scheduler: one that `check_scheduler` accepts; its timesteps are set.
+        num_inference_steps: steps; solvers of second order make two calls in each.
         prediction_type: a key of `SCHEDULERS`, from the transformer's config.
 
     Attributes:
@@ -152,7 +152,7 @@ class Solver:
             but the last.
 
     Raises:
-        UserError: if the scheduler has fewer times than that.
+        UserError: if the scheduler has fewer times than steps.
     """
 
     def __init__(self, scheduler: SchedulerMixin, num_inference_steps: int, prediction_type: str):
@@ -167,7 +167,7 @@ class Solver:
         self._strides = _ddim_strides(scheduler) if type(scheduler).__name__.startswith("DDIM") else None
 
     def scale_input(self, tokens: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """What the network is to see of the solver's state (B, N, D) at a time of `timesteps`."""
+        """Scale the solver's state (B, N, D) to the network's input, at a time of `timesteps`."""
         if not hasattr(self.scheduler, "scale_model_input"):
             return tokens
         return self.scheduler.scale_model_input(tokens, timestep)
@@ -179,9 +179,9 @@ class Solver:
 
     @contextmanager
     def _stride(self, index: int) -> Iterator[None]:
-        """Have DDIM go from this time to the next one, where its own rounding would not.
+        """Inside the block DDIM steps exactly from this time to the next one.
 
-        It goes down by num_train_timesteps // num_inference_steps; a fraction for the latter gives any stride.
+        Its stride is num_train_timesteps // num_inference_steps; setting the latter to a fraction gives any stride.
         """
         if self._strides is None:
             yield
@@ -209,10 +209,10 @@ def _set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, predicti
 
 
 def _ddim_strides(scheduler: SchedulerMixin) -> list[int] | None:
-    """What DDIM must go down by after each time to meet the next one and in the end noise 0.
+    """The stride of DDIM after each time that leads to the next time, and in the end to noise 0.
 
-    Its own stride is the whole part of num_train_timesteps / num_inference_steps, whatever its times are. None where
-    that is right up to the rounding of the times, by one, and ends at noise 0: the results are those of diffusers then.
+    Its own stride is the whole part of num_train_timesteps / num_inference_steps, whatever its times are. None if that
+    is right up to the rounding of the times, by one, and ends at noise 0; then the results are those of diffusers.
     """
     times = scheduler.timesteps.tolist()
     stride = scheduler.config.num_train_timesteps // scheduler.num_inference_steps
@@ -225,10 +225,10 @@ def _ddim_strides(scheduler: SchedulerMixin) -> list[int] | None:
 def step_arguments(
     scheduler: SchedulerMixin, generator: Generator | list[Generator] | None, eta: float
 ) -> dict[str, Any]:
-    """What `scheduler.step` takes beside the sample.
+    """The further arguments of `scheduler.step`, of those that it has.
 
     Raises:
-        ValueError: if `eta` is given and the scheduler has none.
+        UserError: if `eta` is not 0 and the scheduler has none.
     """
     parameters = inspect.signature(scheduler.step).parameters
     if eta and "eta" not in parameters:
@@ -237,7 +237,7 @@ def step_arguments(
 
 
 def _settings(name: str, prediction_type: str) -> Settings:
-    """The settings that a scheduler must have, of those that its class has at all."""
+    """The accepted values of the settings that the scheduler's class has."""
     fitting = SCHEDULERS[prediction_type]
     if name not in fitting:
         raise UserError(

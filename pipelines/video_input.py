@@ -1,4 +1,4 @@
-"""A video in the forms in which people have one, as the autoencoder takes it."""
+"""Converting videos in common layouts to the autoencoder's input."""
 
 from typing import Any
 
@@ -13,26 +13,26 @@ FORMS = (
     "a video is uint8 (B, T, H, W, 3), the frames of an output (float in [0, 1], or images), or float (B, 3, T, H, W) "
     "in [-1, 1]"
 )
-OVERSHOOT = 0.5  # a decoder's answer goes beyond [-1, 1] by less
+OVERSHOOT = 0.5  # a decoder's output goes beyond [-1, 1] by less
 ROUNDING = 1e-3
 
 
 def as_video(source: Any, video_shape: tuple[int, int, int, int]) -> torch.Tensor | None:
-    """Bring clips into the form that the autoencoder takes; the shape decides what they are.
+    """Convert clips to the autoencoder's input; their shape decides on their layout and range.
 
     Args:
         source: an array, a tensor, or a list of them, of shape
-            (B, 3, T, H, W), float in [-1, 1], which also wins where T is 3 and the last of these would fit as well;
+            (B, 3, T, H, W), float in [-1, 1], which wins if T is 3 and (B, T, 3, H, W) would fit as well;
             (B, T, H, W, 3), float in [0, 1], as `out.frames` of output_type="np";
             (B, T, 3, H, W), float in [0, 1], as of output_type="pt";
             any of these as uint8, in [0, 255]; one clip without the B; or a list of images, or of such lists.
         video_shape: (3, T, H, W) of the autoencoder.
 
     Returns:
-        float32 (B, 3, T, H, W) in [-1, 1], on the device of the source; None where no form fits.
+        float32 (B, 3, T, H, W) in [-1, 1], on the device of the source; None if no layout fits.
 
     Raises:
-        UserError: if the form fits, but the values are out of its range.
+        UserError: if a layout fits, but the values are out of its range.
     """
     values = _stacked(source)
     if values is None or not (values.is_floating_point() or values.dtype == torch.uint8):
@@ -56,7 +56,7 @@ def as_video(source: Any, video_shape: tuple[int, int, int, int]) -> torch.Tenso
 
 
 def _in_range(video: torch.Tensor, low: float, slack: float) -> torch.Tensor:
-    """Clamped to [low, 1], float32, unless it is farther off than what rounding or a decoder does."""
+    """Clamp to [low, 1] in float32; refuse values that lie outside by more than `slack`."""
     least, most = video.min().item(), video.max().item()
     if not (least >= low - slack and most <= 1 + slack):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Steps of diffusers' schedulers on CUDA without the host waiting for the device."""
+"""Running diffusers' scheduler steps on CUDA without making the host wait for the device."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,10 +7,10 @@ from torch.overrides import TorchFunctionMode
 
 
 def without_waiting(device: torch.device) -> AbstractContextManager:
-    """On CUDA, what schedulers copy to the device goes there from pinned memory, and UniPC's system is solved there.
+    """A block in which, on CUDA, copies to the device are asynchronous and `torch.linalg.solve` does not synchronise.
 
-    They copy the noise of CPU generators and a few numbers, and `torch.linalg.solve` reports to the host. On other
-    devices nothing changes.
+    Schedulers copy the noise of CPU generators and a few numbers, which go through pinned memory here; UniPC solves a
+    small system, which `solve` does here. On other devices nothing changes.
     """
     return _WithoutWaiting() if device.type == "cuda" else nullcontext()
 
@@ -30,10 +30,10 @@ def _names_cuda(*arguments) -> bool:
 
 
 def solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """x (n,) in `matrix x = right`, (n, n) and (n,), by elimination.
+    """Solve `matrix x = right` for x (n,), with (n, n) and (n,), by Gauss-Jordan elimination on the device.
 
-    Nothing is looked at, so no pivot is chosen: the leading minors must not be 0, as in UniPC's matrices of the powers
-    of different numbers.
+    No pivot is chosen, because that would need to read values: the leading minors must not be 0, which holds for the
+    Vandermonde matrices of UniPC.
     """
     rows = torch.cat([matrix, right[:, None]], dim=1)  # (n, n + 1)
     for place in range(len(matrix)):

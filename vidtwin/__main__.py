@@ -1,4 +1,4 @@
-"""`python -m vidtwin` is the command `vidtwin`."""
+"""Run the command `vidtwin` by `python -m vidtwin`."""
 
 from vidtwin.command import main
 

@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def describe() -> str:
-    """The help: a line per command."""
+    """The text of `vidtwin --help`, with a line per command."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text} (python -m {module})" for name, (module, text) in COMMANDS.items()]
     head = "usage: vidtwin COMMAND ...\n\nVidTwin Diffusion. `vidtwin COMMAND --help` documents every setting of one:"
@@ -33,7 +33,11 @@ def describe() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command as `python -m MODULE` does."""
+    """Run a command of the packages, as `python -m MODULE` does; an unknown one ends with status 2.
+
+    Args:
+        argv: the command's name and its arguments; None takes those of the process.
+    """
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(describe())

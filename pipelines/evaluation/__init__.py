@@ -1,1 +1,1 @@
-"""Samples measured: which clips are compared, their distances, and the shares that an oracle confirms."""
+"""Measuring samples: the clips that are compared, their distances, and the shares that an oracle confirms."""

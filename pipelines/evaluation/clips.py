@@ -1,12 +1,12 @@
-"""Clips to measure a generator by: which real ones, which samples, and what is seen in them.
+"""The clips of an evaluation: drawing real ones, and measuring real and sampled ones.
 
 The protocol is that of the published numbers on UCF-101: the real clips are drawn uniformly over videos and without
 replacement, one clip per video from a random start; samples have the classes of the real clips, one for one; both sides
-are rounded to uint8 at the resolution of the model before the features are taken. Beside the samples stand two floors:
-the real clips through the autoencoder, and real clips of other videos.
+are rounded to uint8 at the resolution of the model before features are extracted. Two baselines are measured beside the
+samples: the real clips through the autoencoder, and real clips of other videos.
 
 Everything is a function of the seed and of constants that the report states. It is independent of the number of
-processes, because they share out whole batches, and what they find is put in order before anything is added up.
+processes, because they share whole batches, and findings are put in order before they are summed.
 """
 
 import math
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ClipFindings:
-    """What is kept of a clip.
+    """The measurements of a clip.
 
     Attributes:
         features: float32 (num_features,) on the CPU; None without an extractor.
@@ -47,10 +47,10 @@ class ClipFindings:
 
 
 class ClipMeasurer:
-    """Looks at clips as the distances and the oracle do.
+    """Extracts the features of clips for the distances, and lets the oracle judge them.
 
     Args:
-        extractor: of features; None takes none.
+        extractor: of features; None extracts none.
         with_oracle: whether the clips are moving shapes.
         batch_size: clips that go through the extractor at a time.
         device: of the extractor.
@@ -63,7 +63,7 @@ class ClipMeasurer:
         self.with_oracle, self.batch_size = with_oracle, batch_size
 
     def __call__(self, frames: torch.Tensor) -> list[ClipFindings]:
-        """Look at clips uint8 (B, T, H, W, 3)."""
+        """Measure clips uint8 (B, T, H, W, 3)."""
         features, verdicts = [None] * len(frames), [None] * len(frames)
         if self.extract is not None:
             videos = rearrange(frames, "b t h w c -> b c t h w").split(self.batch_size)
@@ -74,9 +74,9 @@ class ClipMeasurer:
 
 
 def chunks_of(clips: VideoFiles) -> VideoFiles:
-    """The consecutive stretches of every video that are as long as a clip and do not overlap.
+    """A data set with one entry for every consecutive, non-overlapping stretch of a video that is as long as a clip.
 
-    A video that is shorter, or whose header cannot be read, counts as one stretch, which the draw passes over.
+    A video that is shorter, or whose header cannot be read, counts as one stretch, which `RealClips` skips.
     """
     paths, labels, windows = [], [], []
     for index in range(len(clips)):
@@ -95,7 +95,7 @@ def chunks_of(clips: VideoFiles) -> VideoFiles:
 
 
 def _seconds_between_frames(reader: ClipReader, fps: float | None) -> float:
-    """Of a clip from a video of `fps` frames per second; infinite where that is not known and would be needed."""
+    """Seconds between a clip's frames, in a video of `fps` frames per second; infinite if `fps` is needed but None."""
     if reader.sampling == "time" and reader.sample_fps is not None:
         return 1 / reader.sample_fps
     if fps is None:
@@ -104,7 +104,7 @@ def _seconds_between_frames(reader: ClipReader, fps: float | None) -> float:
 
 
 class _DrawnClips(Dataset):
-    """Clips in the order of a draw, each from a random start; where one cannot be read, the reason."""
+    """Clips in the order of a draw, each from a random start; if one cannot be read, the reason instead."""
 
     def __init__(self, clips: ClipDataset, order: np.ndarray, seed: int):
         self.clips, self.order, self.seed = clips, order, seed
@@ -124,12 +124,12 @@ class RealClips:
     Args:
         clips: the data set.
         seed: of the repeat.
-        batch_size: clips that are looked at together.
+        batch_size: clips that are measured together.
         rank, world_size: of this process, which reads its share.
         num_workers: processes that read for it.
 
     Attributes:
-        unreadable: why files could not be read, by index; they are passed over.
+        unreadable: reasons of files that could not be read, by index; they are skipped.
     """
 
     def __init__(
@@ -143,15 +143,15 @@ class RealClips:
 
     @property
     def num_left(self) -> int:
-        """Videos that were not tried."""
+        """Videos that were not tried yet."""
         return len(self.order) - self.next
 
     def take(self, count: int, measure: Callable[[torch.Tensor], list[T]]) -> dict[int, T]:
         """Read clips that were not read before; all processes must call it.
 
         Args:
-            count: of the clips.
-            measure: from clips uint8 (B, T, H, W, 3) to one finding per clip.
+            count: number of clips.
+            measure: maps clips uint8 (B, T, H, W, 3) to one finding per clip.
 
         Returns:
             Findings by index, in the order of the draw; fewer than `count` where the data set runs out.

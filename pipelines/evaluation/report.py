@@ -1,4 +1,4 @@
-"""What an evaluation of a generator found: distances over its repeats, and the table of all of it."""
+"""The results of an evaluation: distances over its repeats, and tables."""
 
 import math
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ NOT_MEASURED = "not measured"
 
 @dataclass
 class Repeat:
-    """What one seed gave.
+    """The findings of one seed.
 
     Attributes:
         seed: of the repeat.
         real: findings of the real clips, by index in the data set.
         reconstructions: the same clips through the autoencoder.
-        other_real: real clips of other videos; too few where the data set runs out.
-        samples: one for every real clip, of its class.
-        unreadable: why files could not be read, by index.
+        other_real: findings of real clips of other videos; fewer than `real` if the data set runs out.
+        samples: findings of one sample for every real clip, of its class.
+        unreadable: reasons of files that could not be read, by index.
     """
 
     seed: int
@@ -38,7 +38,7 @@ class Repeat:
 
     @property
     def rows(self) -> dict[str, list[ClipFindings]]:
-        """What is compared with the real clips."""
+        """The sets of clips that are compared with the real ones, by name."""
         rows = {"samples": self.samples, "reconstructions": list(self.reconstructions.values())}
         return rows | ({OTHER_REAL: list(self.other_real.values())} if self.has_other_real else {})
 
@@ -51,7 +51,7 @@ class Repeat:
 def measure_distances(
     repeats: Sequence[Repeat], extractor: VideoFeatureExtractor
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean, spread and values over the repeats, by what is measured and what is compared with the real clips.
+    """The distances from the real clips over the repeats: `summary` by title of the distance, then by row.
 
     A row that not every repeat has is left out.
     """
@@ -83,7 +83,7 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def card_metrics(report: dict[str, Any]) -> dict[str, str]:
-    """What a model card says of the samples, by the name of what is measured."""
+    """Lines about the samples for a model card, by metric."""
     columns = {title: rows["samples"] for title, rows in report["distances"].items()}
     protocol = report["protocol"]
     steps, guidance = protocol["num_inference_steps"], protocol["guidance_scale"]
@@ -96,7 +96,7 @@ def card_metrics(report: dict[str, Any]) -> dict[str, str]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for a person."""
+    """The report as lines to print."""
     protocol = report["protocol"]
     lines = _columns("distance from real clips", report["distances"]) if report["distances"] else []
     lines += [f"{name}: {NOT_MEASURED}, {reason}" for name, reason in report["not_measured"].items()]

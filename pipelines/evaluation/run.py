@@ -1,4 +1,4 @@
-"""Measuring samples: what `python -m pipelines.evaluate` does once it knows its config."""
+"""Measuring samples by a config, for `python -m pipelines.evaluate`."""
 
 import json
 import sys
@@ -32,11 +32,7 @@ from pipelines.evaluation.shares import class_shares
 from pipelines.model_card import add_metrics
 
 NO_WEIGHTS = f"they take the weights of I3D, put {KNOWN_FILES} somewhere and name it with --i3d PATH"
-
-
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "numpy", "av")
-
-
 PARTS = {"train": "train", "test": "val"}  # of the other data sets, for the splits of UCF-101
 
 
@@ -44,7 +40,7 @@ def real_clips(config: EvaluateConfig, num_frames: int, size: int) -> ClipDatase
     """The data set to draw from, clips of `num_frames` frames of `size` x `size`.
 
     Raises:
-        FileNotFoundError: if the data are not there; the message says what is to be put where.
+        MissingFileError: if the data are not there; the message says what to put where.
     """
     reading = {"sample_fps": config.sample_fps, "sampling": config.sampling, "decoder": config.decoder}
     if config.split == "all":
@@ -58,10 +54,10 @@ def real_clips(config: EvaluateConfig, num_frames: int, size: int) -> ClipDatase
 
 
 def class_ids(pipe: VidTwinDiffusionPipeline, clips: ClipDataset) -> list[int]:
-    """The pipeline's id of every class of the data set; of the one class where clips are not labelled.
+    """The pipeline's id of every class of the data set; [0] if the clips are not labelled.
 
     Raises:
-        UserError: if the pipeline does not know a class; it names those and the ones that it knows.
+        UserError: if the pipeline does not know a class; the message names it and the known ones.
     """
     if clips.class_names:
         known = list((pipe.transformer.config.id2label or {}).values())
@@ -81,7 +77,7 @@ def class_ids(pipe: VidTwinDiffusionPipeline, clips: ClipDataset) -> list[int]:
 
 
 def sampling_identity(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig) -> dict[str, Any]:
-    """What a sample is a function of, beside its class, the seed and its place."""
+    """Everything that a sample depends on, except its class, the seed and its place."""
     settings = {name: value for name, value in pipe.scheduler.config.items() if not name.startswith("_")}
     return {
         "vae_sha256": fingerprint(pipe.vae),
@@ -99,7 +95,7 @@ def sampling_identity(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig) ->
 
 
 def make_sampler(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig, seed: int) -> Sampler:
-    """Samples whose noise is a function of the seed and their place."""
+    """A function that samples latents by classes and places; the noise depends on the seed and the place."""
 
     def sample(labels: Sequence[int], places: Sequence[int]) -> VidTwinLatents:
         return pipe(
@@ -115,7 +111,7 @@ def make_sampler(pipe: VidTwinDiffusionPipeline, config: EvaluateConfig, seed: i
 
 
 class Evaluation:
-    """The work of one process.
+    """The evaluation on one process.
 
     Args:
         config: of the evaluation.
@@ -129,7 +125,7 @@ class Evaluation:
         self.config, self.rank, self.world_size = config, rank, world_size
         self.pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
         self.pipe.set_progress_bar_config(disable=True)
-        if self.pipe.device.type == "cuda":  # every machine is to give the same numbers
+        if self.pipe.device.type == "cuda":  # without TF32, so that machines agree
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         size = self.pipe.vae.config
         self.clips = real_clips(config, size.num_frames, size.sample_size)
@@ -143,10 +139,10 @@ class Evaluation:
         )
 
     def repeat(self, seed: int) -> Repeat:
-        """Draw, sample and look; every process returns all of it.
+        """Draw real clips, sample, and measure both; every process returns all findings.
 
         Raises:
-            ValueError: if too few clips can be read, or the samples that were kept are others.
+            UserError: if too few clips can be read, or the kept samples are of another evaluation.
         """
         config = self.config
         draws = RealClips(self.clips, seed, config.batch_size, self.rank, self.world_size, config.num_workers)
@@ -166,7 +162,7 @@ class Evaluation:
         return repeat
 
     def class_name(self, index: int) -> str:
-        """Name of the class of a real clip."""
+        """Class name of a real clip; "" without labels."""
         return self.clips.class_names[self.clips.label(index)] if self.clips.class_names else ""
 
     def _label(self, index: int) -> int:
@@ -189,11 +185,11 @@ class Evaluation:
         for number in bar:
             latents = store.get(number, sample, config.batch_size)
             mine[number] = self.measure_clips(decode_in_whole_batches(self.pipe.vae, latents, config.batch_size))
-        seen = {number: findings for part in from_all(mine) for number, findings in part.items()}
-        return [found for number in sorted(seen) for found in seen[number]]
+        by_chunk = {number: findings for part in from_all(mine) for number, findings in part.items()}
+        return [finding for number in sorted(by_chunk) for finding in by_chunk[number]]
 
     def _write_real_clips(self, repeat: Repeat) -> None:
-        """Which clips were drawn, so that another evaluation can take the same."""
+        """Write the list of the clips drawn, so that another evaluation can use the same."""
         draws = {"real": repeat.real, OTHER_REAL: repeat.other_real}
         lists = {
             name: [{"index": i, "clip": self._name(i), "class": self.class_name(i)} for i in drawn]
@@ -204,12 +200,12 @@ class Evaluation:
             temporary.write_text(json.dumps(lists, indent=1) + "\n")
 
     def _name(self, index: int) -> str:
-        """Of a clip: the last two parts of its path."""
+        """The name of a clip: the last two parts of its path."""
         return "/".join(Path(self.clips.source(index)).parts[-2:])
 
 
 def describe_protocol(evaluation: Evaluation, extractor: VideoFeatureExtractor | None) -> dict[str, Any]:
-    """Everything that the numbers depend on."""
+    """Everything that the numbers depend on, for the report."""
     config, model = evaluation.config, evaluation.pipe.vae.config
     data = {
         name: getattr(config, name) for name in ("dataset", "split", "ucf101_fold", "take", "sample_fps", "sampling")
@@ -260,7 +256,7 @@ def make_report(
 
 
 def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict[str, Any] | None:
-    """Evaluate, and write evaluation.json; the report, in the first process."""
+    """Evaluate, and write evaluation.json; returns the report in the first process, None in the others."""
     with process_group() as (rank, world_size):
         evaluation = Evaluation(config, extractor, rank, world_size)
         if rank == 0:  # the others write no sample before they have met it at the first draw

@@ -1,4 +1,4 @@
-"""Samples to measure: made in whole batches, kept as latents, and decoded when they are looked at."""
+"""The samples of an evaluation: made in full batches, kept as latents, and decoded when they are measured."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,18 +21,18 @@ Sampler = Callable[[Sequence[int], Sequence[int]], VidTwinLatents]
 
 
 class SampleStore:
-    """The samples of one repeat as latents, in chunks that are files of their own, whole or not there.
+    """The samples of one repeat as latents, in chunks, each written atomically to a file of its own.
 
-    A clip of 224 x 224 pixels takes 20 kB so, in place of 2.4 MB as frames.
+    As latents, a clip of 224 x 224 pixels takes 20 kB instead of the 2.4 MB of its frames.
 
     Args:
         folder: of the files; None keeps no samples.
-        identity: what the samples are a function of, beside their classes.
+        identity: everything that the samples depend on, except their classes.
         labels: class of every sample.
         chunk_size: samples of a chunk.
 
     Raises:
-        UserError: if the folder holds samples of something else.
+        UserError: if the folder holds samples of another identity or of other classes.
     """
 
     def __init__(self, folder: Path | None, identity: dict[str, Any], labels: Sequence[int], chunk_size: int):
@@ -45,7 +45,7 @@ class SampleStore:
             self._check(path)
 
     def get(self, number: int, sample: Sampler, batch_size: int) -> VidTwinLatents:
-        """Chunk `number`, made and kept if it is not there."""
+        """The latents of chunk `number`, read from its file, or else sampled and kept."""
         places = self.places[number]
         labels = [self.labels[place] for place in places]
         path = None if self.folder is None else self.folder / f"chunk-{number:05d}.safetensors"
@@ -82,8 +82,8 @@ class SampleStore:
 def _sample_in_whole_batches(sample: Sampler, labels: Sequence[int], first: int, batch_size: int) -> VidTwinLatents:
     """Samples with the given classes and the places `first`, `first` + 1, ....
 
-    The last bits of a sample depend on the size of the batch around it, though not on what else is in it. So a batch is
-    always whole, and what is too much of it is dropped.
+    The last bits of a sample depend on the size of its batch, though not on the other samples in it. So batches are
+    always full, and the surplus is dropped.
     """
     parts = []
     for start in range(0, len(labels), batch_size):
@@ -94,7 +94,7 @@ def _sample_in_whole_batches(sample: Sampler, labels: Sequence[int], first: int,
 
 
 def decode_in_whole_batches(vae: AutoencoderVidTwin, latents: VidTwinLatents, batch_size: int) -> torch.Tensor:
-    """Decode as many at a time as were sampled at a time, so that kept latents give the same bytes again.
+    """Decode in full batches of one size, so that the same latents always give the same bytes.
 
     Returns:
         uint8 (B, T, H, W, 3) on the CPU.

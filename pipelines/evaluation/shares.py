@@ -1,4 +1,4 @@
-"""Moving shapes by the oracle: the shares of clips that show what their class says, and how they differ within one."""
+"""Moving shapes judged by the oracle: shares of clips that show their class, and the spread within a class."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
 
 def class_shares(repeats: Sequence[Repeat], class_name: Callable[[int], str]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Share of moving shapes whose shape, motion and both the oracle sees, by row.
+    """Shares of moving shapes whose shape, motion and both the oracle confirms, by row: `summary` over the repeats.
 
     Args:
         repeats: of the evaluation.
@@ -33,10 +33,10 @@ def class_shares(repeats: Sequence[Repeat], class_name: Callable[[int], str]) ->
 def oracle_share(
     pipe: VidTwinDiffusionPipeline, videos_per_class: int, num_inference_steps: int, guidance_scale: float
 ) -> dict[str, float]:
-    """Sample every class with the seeds 0, 1, 2, ... and let the oracle look.
+    """Sample every class with the seeds 0, 1, 2, ... and let the oracle judge the samples.
 
     Returns:
-        Share of the samples whose shape, whose motion and of whose class (`both`) it confirms, in [0, 1].
+        Shares of the samples whose `shape`, `motion` and class (`both`) it confirms, in [0, 1].
     """
     pipe.set_progress_bar_config(disable=True)
     names = [pipe.transformer.config.id2label[str(label)] for label in range(pipe.transformer.config.num_classes)]
@@ -52,7 +52,7 @@ def oracle_share(
 def spread(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> dict[str, float]:
     """Standard deviation within a class of colour (RGB in [0, 1]) and place (share of the frame), mean over classes.
 
-    NaN where no class has two clips in which the oracle sees a shape.
+    NaN if no class has two clips in which the oracle recognises a shape.
     """
     result = {}
     for quantity in ("colour", "centre"):

@@ -37,7 +37,7 @@ def decode_float_clips(
 
     Args:
         vae: in eval mode.
-        latents: of B clips, on any device.
+        latents: latents of B clips, on any device.
         part: "both", or "structure" or "dynamics" to leave the other one out.
         batch_size: clips that go through the autoencoder at a time.
 

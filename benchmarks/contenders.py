@@ -32,7 +32,7 @@ class Scale:
         latte: arguments of diffusers' `LatteTransformer3DModel` beside those of `LATTE`.
         image_vae: block_out_channels and layers_per_block of diffusers' `AutoencoderKL`.
         latent_size: side of an f8 latent of a frame.
-        num_frames: of a clip.
+        num_frames: frames of a clip.
         square: side of the token grid on which ours is compared with `DiTTransformer2DModel`; the square latents of
             ours are (d, frames, rows, columns) and (d, frames, x + y) with as many tokens.
         dit_shapes: those latents, as arguments of `VidTwinDiT`.

@@ -45,10 +45,10 @@ class Measurement:
     """Rounds of a piece of work and of its linear layers alone.
 
     Attributes:
-        flops: of the work.
-        seconds: of the work, median over the rounds.
+        flops: the work's FLOPs.
+        seconds: the work's seconds, median over the rounds.
         flops_per_second: `flops` over `seconds`.
-        linear_flops: of the linear layers in one forward.
+        linear_flops: FLOPs of the linear layers in one forward.
         linear_flops_per_second: their rate alone, median over the rounds.
         ratio: rate of the work over the rate of its linear layers alone, median over the rounds.
         rounds: how many.
@@ -106,14 +106,14 @@ def measure_in_turns(
 ) -> Measurement:
     """Time a piece of work beside its matrix products alone, after a warm-up of both.
 
-    Half of the products run before the work and half after it, so that both see the same machine even where its speed
-    drifts.
+    Half of the products run before the work and half after it, so that a drift in the machine's speed affects both
+    alike.
 
     Args:
         work: what is timed; it calls `model` once.
         model: whose linear layers are timed alone.
-        flops: of the work.
-        dtype: of the products alone.
+        flops: the work's FLOPs.
+        dtype: dtype of the products alone.
         device: where both run.
         rounds: turns, at least 1.
     """

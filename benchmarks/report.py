@@ -31,7 +31,7 @@ class Result(Measurement):
         batch_size: clips, or token sequences.
         work: "forward" or "training step" (forward, backward and AdamW).
         dtype: "fp32" or "bf16" (weights in bf16 for the forward, autocast over fp32 weights for the training step).
-        time_by_kind: of a forward, the share of time of each kind of operator; None for a training step.
+        time_by_kind: share of the time of a forward by kind of operator; None for a training step.
     """
 
     size: str

@@ -15,7 +15,7 @@ class CountedMemory:
     """Bytes that a training step with Adam holds when its backward pass begins.
 
     Attributes:
-        parameters: of the model. Gradients take the same again, and Adam's two averages twice the same.
+        parameters: bytes of the weights. Gradients take the same again, and Adam's two averages twice the same.
         activations: what autograd keeps for the backward pass.
     """
 

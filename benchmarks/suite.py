@@ -26,7 +26,7 @@ class Stage:
     """The parts of a stage that its benchmark needs.
 
     Attributes:
-        name: of the stage.
+        name: the stage's name.
         models: a function that builds the model, by size.
         inputs: (model, batch size) -> arguments of a forward, fp32 on the CPU.
         loss: (model, arguments) -> loss of a training step; it calls the model once.
@@ -45,7 +45,7 @@ class Work:
     Attributes:
         call: does the work once, and calls the model once.
         model: which it calls.
-        flops: of the work.
+        flops: the work's FLOPs.
     """
 
     call: Callable[[], None]

@@ -14,10 +14,10 @@ class Contender:
     """A model and the work to time.
 
     Attributes:
-        name: of the model.
+        name: the model's name.
         model: the module, with its weights on the CPU or on the device of the timing.
         call: the work.
-        flops: of the work.
+        flops: the work's FLOPs.
         warm_up: runs once before the timing; None runs the work itself.
     """
 

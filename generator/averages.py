@@ -39,7 +39,7 @@ def whole_average(model: VidTwinDiT, average: EMAModel, keep: bool) -> Iterator[
 
     Args:
         model: whose average it is.
-        average: of its parameters.
+        average: moving average of its parameters.
         keep: whether this process gets them; the other processes must iterate, too, and get nothing.
     """
     for (name, _), shadow in zip(model.named_parameters(), average.shadow_params, strict=True):

@@ -26,7 +26,7 @@ class NoisySamples(Dataset):
         cache: the clips.
         objective: which noise levels, noise and targets to draw.
         model: its scale and token layout are used; its weights are not kept, so that workers hold no copy of them.
-        seed: of the run.
+        seed: the run's seed.
         stream: name of the purpose; streams have different draws at the same position.
     """
 
@@ -63,7 +63,7 @@ def on_device(
 
     Args:
         samples: makes the micro-batches.
-        places: of each micro-batch.
+        places: places of each micro-batch.
         device: the target.
         num_workers: processes that make them ahead; 0 makes each in this process when its turn comes.
     """

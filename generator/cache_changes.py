@@ -39,7 +39,7 @@ def chosen_videos(config: CacheConfig, ends: tuple[int, ...]) -> list[np.ndarray
     """Numbers of the videos that a cache encodes, in order: those it began with, then those of each later addition.
 
     Args:
-        config: of the cache; its `max_videos` and `clip_seed` choose among the first.
+        config: the cache's config; its `max_videos` and `clip_seed` choose among the first.
         ends: as in `VideoTable`.
     """
     order = np.random.default_rng(derive_seed(config.clip_seed, "videos")).permutation(ends[0])
@@ -111,8 +111,8 @@ def _compare(
         if any(folder.glob(SHARDS)) or (folder / INDEX).is_file():
             raise _of_earlier_version(folder)
         return _begin(config, clips), None
-    before, found = loaded
-    check_identity(folder, found, identity)
+    before, stored = loaded
+    check_identity(folder, stored, identity)
     table, differences = before.follow(clips.listing)
     table, replaced = _refresh_states(folder, table, _encoded(table, chosen_videos(config, before.ends)), clips)
     if replaced.size:
@@ -170,8 +170,8 @@ def _read_digests(folder: Path) -> dict[int, str]:
     digests: dict[int, str] = {}
     for path in sorted(folder.glob(SHARDS)):
         with safe_open(path, "np") as shard:
-            found = read_metadata(path, shard)["digests"]
-        digests |= {int(number): digest for number, digest in found.items()}
+            stored = read_metadata(path, shard)["digests"]
+        digests |= {int(number): digest for number, digest in stored.items()}
     return digests
 
 

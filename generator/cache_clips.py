@@ -21,8 +21,8 @@ class CacheClips(Dataset):
     Args:
         clips: the data set.
         table: list of its videos; None for a data set without files.
-        numbers: of the videos to encode, in the order of the cache.
-        config: of the cache.
+        numbers: numbers of the videos to encode, in the order of the cache.
+        config: the cache's config.
     """
 
     def __init__(self, clips: ClipDataset, table: VideoTable | None, numbers: np.ndarray, config: CacheConfig):
@@ -38,14 +38,14 @@ class CacheClips(Dataset):
         at, clip = divmod(item, self.config.clips_per_video)
         number = int(self.numbers[at])
         place = int(self.places[number])
-        found = {"sample": None, "tried": [number], "unreadable": {}, "digests": self._digests(number, place)}
+        report = {"sample": None, "tried": [number], "unreadable": {}, "digests": self._digests(number, place)}
         seed = derive_seed(self.config.clip_seed, "cache", number, clip)
         try:
             video = self.clips.clip(place, np.random.default_rng(seed) if clip else None)
         except UnreadableVideo as error:
-            return found | {"unreadable": {number: str(error)}}
+            return report | {"unreadable": {number: str(error)}}
         label = self.clips.label(place) if self.clips.class_names else 0
-        return found | {"sample": {"video": video, "label": label, "source": torch.tensor([number, clip])}}
+        return report | {"sample": {"video": video, "label": label, "source": torch.tensor([number, clip])}}
 
     def _digests(self, number: int, place: int) -> dict[int, str]:
         if not self.has_files:

@@ -41,7 +41,7 @@ def check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
     """Compare the stored identity of a cache or shard with the wanted one.
 
     Args:
-        path: of the cache or shard, for the message.
+        path: path of the cache or shard, for the message.
         found: the stored values by name.
         wanted: the wanted ones; other names in `found` are ignored.
 

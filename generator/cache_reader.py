@@ -25,7 +25,7 @@ class LatentCache:
     """A complete cache. Latents are read through a memory map, so that memory does not grow with the cache.
 
     Args:
-        folder: of the cache.
+        folder: the cache's folder.
         autoencoder: fingerprint of the autoencoder whose latents they must be; None takes any.
         settings: `CacheConfig.settings` that it must have been made with; None takes any.
 

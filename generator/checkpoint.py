@@ -35,11 +35,11 @@ class TrainingState:
 
     Args:
         model: the transformer, whole or sharded.
-        optimizer: of its parameters, as accelerate prepared it.
-        schedule: of the learning rate.
+        optimizer: the optimiser of its parameters, as accelerate prepared it.
+        schedule: schedule of the learning rate.
         averages: moving averages of the parameters.
         autoencoder: fingerprint of the autoencoder whose latents the model is trained on.
-        accelerator: of the run.
+        accelerator: the run's accelerator.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ def is_same_autoencoder(folder: RunFolder, saved: str, wanted: str) -> bool:
     """Whether an autoencoder in another folder is the one whose latents a run learns, by fingerprint.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         saved: folder of the autoencoder in the run's config.
         wanted: folder of the autoencoder to go on with.
     """

@@ -23,10 +23,10 @@ def dry_run(config: TrainConfig, model_settings: dict[str, Any], folder: RunFold
     The latents of one micro-batch are encoded into a temporary folder; the run's own cache is neither read nor made.
 
     Args:
-        config: of the run.
+        config: the run's config.
         model_settings: the fields of `TransformerSettings`, by name.
-        folder: of the run; it is not created. If it holds a run, the step is that after its newest checkpoint.
-        accelerator: of the run.
+        folder: the run's folder; it is not created. If it holds a run, the step is that after its newest checkpoint.
+        accelerator: the run's accelerator.
     """
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
     size = config.micro_batches(accelerator.num_processes)[0]
@@ -42,6 +42,6 @@ def dry_run(config: TrainConfig, model_settings: dict[str, Any], folder: RunFold
         terms = trainer.try_step()
     if accelerator.is_main_process:
         memory = step_memory([trainer.model], [trainer.optimizer.optimizer], len(trainer.averages))
-        found = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
-        print(summary(entries | {"one step": found, "memory": memory}))
+        losses = ", ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        print(summary(entries | {"one step": losses, "memory": memory}))
         print("dry run: nothing was written")

@@ -36,7 +36,7 @@ class VideoSampler:
 
     Args:
         make_pipeline: builds the pipeline of a transformer.
-        config: of the run.
+        config: the run's config.
     """
 
     def __init__(self, make_pipeline: Callable[[VidTwinDiT], VidTwinDiffusionPipeline], config: TrainConfig):
@@ -126,7 +126,7 @@ def build_transformer(
     """The transformer for the latents of `vae` in `cache`, with the weights that the run starts from.
 
     Args:
-        config: of the run.
+        config: the run's config.
         settings: the fields of `TransformerSettings`, by name.
         vae: the autoencoder.
         cache: the training set.
@@ -168,11 +168,11 @@ def train(
     If there is a second moving average, its pipeline is saved beside that.
 
     Args:
-        config: of the run.
+        config: the run's config.
         model_settings: the fields of `TransformerSettings`, by name.
-        folder: of the run, which goes on from its newest checkpoint.
+        folder: the run's folder, which goes on from its newest checkpoint.
         callbacks: called with the trainer after every step.
-        accelerator: of `make_accelerator`, which is called if none is given.
+        accelerator: made by `make_accelerator`, which is called if none is given.
         progress: whether to show progress bars.
 
     Returns:

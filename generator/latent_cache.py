@@ -89,7 +89,7 @@ def build_cache(
     Args:
         model: the autoencoder, on the device to encode on; it is set to eval mode.
         config: data set and clips.
-        folder: of the cache; all processes must see the same one.
+        folder: the cache's folder; all processes must see the same one.
         progress: whether to show a progress bar, over the share of this process.
         rebuild: whether to remove a cache that is there, whatever it was made from.
 
@@ -127,7 +127,7 @@ class _Encoder:
 
     Args:
         model, config, folder, progress, rebuild: as for `build_cache`.
-        identity: of the cache: settings, autoencoder and shard size.
+        identity: the cache's identity: settings, autoencoder and shard size.
     """
 
     def __init__(
@@ -284,11 +284,11 @@ def write_shard(
     """Write a shard of a cache, atomically.
 
     Args:
-        folder: of the cache.
-        number: of the shard.
+        folder: the cache's folder.
+        number: the shard's number.
         tensors: `structure` and `dynamics` latents, `labels` (n,), and `sources` (n, 3): number of the video, of its
             clip, and 1 if mirrored.
-        identity: of the cache.
+        identity: the cache's identity.
         tried: numbers of the videos of the shard.
         unreadable: reason by video of those that could not be read.
         digests: `file_digest` by video, where videos are files.
@@ -304,9 +304,9 @@ def write_index(
     """Complete a cache by its index, atomically; reads all latents for their statistics.
 
     Args:
-        folder: of the cache.
+        folder: the cache's folder.
         num_shards: all of which are written.
-        identity: of the cache.
+        identity: the cache's identity.
         class_names: name of every label.
         unreadable: reason by name of every video that could not be read.
 

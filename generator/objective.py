@@ -134,7 +134,7 @@ def denoising_losses(model: Callable, batch: NoisyBatch, mask: torch.Tensor, num
 
     Args:
         model, mask, num_structure_tokens: as in `diffusion_loss`.
-        batch: of `noisy_batch`.
+        batch: made by `noisy_batch`.
     """
     prediction = model(batch.tokens, batch.timestep, batch.labels).sample  # (B, N, D)
     return masked_losses(prediction, batch.target, mask, num_structure_tokens, batch.weight)

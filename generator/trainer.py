@@ -44,8 +44,8 @@ class GeneratorTrainer:
     Args:
         model: the transformer, built for the cache.
         cache: the training set.
-        config: of the run.
-        folder: of the run; the newest checkpoint in it is loaded.
+        config: the run's config.
+        folder: the run's folder; the newest checkpoint in it is loaded.
         accelerator: its mixed precision is that of the config.
         held_out: cache for the loss on held-out videos; None measures none.
 
@@ -54,9 +54,9 @@ class GeneratorTrainer:
         averages: moving averages of the weights, with `ema_decay` and, if there is one, `second_ema_decay`.
         state: everything that the next step depends on.
         step: optimiser steps done.
-        peak_memory: of the training, without previews.
+        peak_memory: the training's peak memory, without previews.
         scalars: the last record of training and of held-out videos, by TensorBoard tag.
-        writer: of TensorBoard; None in all processes but the main one, and in a dry run.
+        writer: the TensorBoard writer; None in all processes but the main one, and in a dry run.
 
     Raises:
         UserError: if the processes do not divide the batch, the optimiser cannot work on shares of the weights, or the

@@ -50,7 +50,7 @@ def class_labels(class_id: ClassId | Sequence[ClassId], config: FrozenDict) -> l
 
     Args:
         class_id: an int, a name or an id as text; a list, tuple, array or tensor of these.
-        config: of the transformer, with its number of classes and their names.
+        config: the transformer's config, with its number of classes and their names.
 
     Raises:
         UserError: for an unknown class or no class.
@@ -68,9 +68,8 @@ def _label(value: Any, class_id: Any, names: list[str]) -> int:
     if isinstance(value, str):
         return _label_of_name(value, names)
     if not isinstance(value, int) or isinstance(value, bool):
-        found = describe(class_id)
-        one = f", and in it {describe(value)}" if isinstance(class_id, list | tuple) else ""
-        raise TypeError(f"class_id must be an id, a class name, or a list of these, got {found}{one}")
+        item = f", and in it {describe(value)}" if isinstance(class_id, list | tuple) else ""
+        raise TypeError(f"class_id must be an id, a class name, or a list of these, got {describe(class_id)}{item}")
     if not 0 <= value < len(names):
         nearest = range(len(names))[-3:] if value > 0 else range(len(names))[:3]
         nearest = ", ".join(f"{near} {names[near]}".strip() for near in nearest)

@@ -12,7 +12,7 @@ def load_pipeline(folder: str | Path, device: str = "auto", scheduler: str | Non
     """Load a pipeline, and replace its scheduler if another one is asked for.
 
     Args:
-        folder: of the pipeline: pipeline/ of a run of `python -m generator.train`.
+        folder: the pipeline's folder: pipeline/ of a run of `python -m generator.train`.
         device: such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one.
         scheduler: class name of a diffusers scheduler in place of the pipeline's own.
 

@@ -107,7 +107,7 @@ class GivenLatent:
                 (`as_video`). An array that has the shape of the latent is taken for the latent.
             batch_size: number of videos B; a single source serves all of them.
             transformer: the network that is to sample the other latent.
-            device: of the sampling.
+            device: the sampling's device.
             reader: reads or encodes the latents of a file or a video.
 
         Raises:
@@ -264,7 +264,7 @@ class LatentReader:
 
     Attributes:
         vae: the autoencoder that encodes a video.
-        clip_fps, clip_start: of the clip of a video file, as in `read_latents`.
+        clip_fps, clip_start: rate and start of the clip of a video file, as in `read_latents`.
         device: where to encode.
     """
 

@@ -15,7 +15,7 @@ def class_file_names(class_names: Sequence[str]) -> list[str]:
     system that ignores case, both get their ids appended.
 
     Args:
-        class_names: of all classes, in the order of their ids.
+        class_names: names of all classes, in the order of their ids.
     """
     stems = [_cleaned(name) for name in class_names]
     while True:

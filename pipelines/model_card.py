@@ -67,7 +67,7 @@ def add_metrics(pipe: "VidTwinDiffusionPipeline", folder: str | Path, metrics: M
 
     Args:
         pipe: loaded from the folder; its scheduler may have been replaced since.
-        folder: of the pipeline; model_index.json and the card are rewritten.
+        folder: the pipeline's folder; model_index.json and the card are rewritten.
         metrics: values as text, by metric.
     """
     path = Path(folder) / "model_index.json"

@@ -72,7 +72,7 @@ class Sources:
         """Measure a row.
 
         Args:
-            latents: of the videos.
+            latents: the videos' latents.
             videos: uint8 (count, T, H, W, 3), decoded from them.
             classes: asked for.
             given: "structure", "dynamics" or None.

@@ -65,7 +65,7 @@ def sample_videos(
 
     Args:
         pipe: the pipeline.
-        config: of the command.
+        config: the command's config.
         wanted: class id and seed of every video.
 
     Yields:

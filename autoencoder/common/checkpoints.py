@@ -11,7 +11,7 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.launchers import is_first_process
 
 NAME = re.compile(r"step-(\d+)")
-ASIDE = ".broken"  # ending of a checkpoint that is not whole
+ASIDE = ".broken"  # ending that a checkpoint which is not whole is renamed to
 
 # Whatever a file that was cut short, or that holds something else, makes zipfile and torch raise.
 BROKEN = (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
@@ -19,9 +19,9 @@ BROKEN += (zipfile.BadZipFile, pickle.UnpicklingError, struct.error, zlib.error)
 
 
 def checkpoints_in(folder: str | Path) -> list[tuple[Path, int]]:
-    """The complete checkpoints of a folder by their names, oldest first, each with its step."""
-    found = [(path, NAME.fullmatch(path.name)) for path in Path(folder).glob("step-*")]
-    return sorted(((path, int(match[1])) for path, match in found if match), key=lambda pair: pair[1])
+    """The checkpoints of a folder by their names, oldest first, each with its step; their contents are not checked."""
+    named = [(path, NAME.fullmatch(path.name)) for path in Path(folder).glob("step-*")]
+    return sorted(((path, int(match[1])) for path, match in named if match), key=lambda pair: pair[1])
 
 
 def defect_of(path: str | Path) -> str | None:

@@ -81,7 +81,7 @@ def start_command(module: str, arguments: Sequence[str]) -> None:
 
     Args:
         module: such as "autoencoder.train".
-        arguments: of the command line.
+        arguments: command-line arguments.
 
     Raises:
         UserError: if the command fails; it has printed why.

@@ -14,8 +14,8 @@ def should_compile(setting: bool | Literal["auto"], device: torch.device) -> tup
     """Resolve a config's `compile` for a device.
 
     Args:
-        setting: of the config; "auto" compiles on CUDA if Triton and a C++ compiler are installed.
-        device: of the run.
+        setting: the config's value; "auto" compiles on CUDA if Triton and a C++ compiler are installed.
+        device: the run's device.
 
     Returns:
         Whether to compile, and one line for the log that says so and why.

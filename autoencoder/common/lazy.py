@@ -38,8 +38,8 @@ def offer(host: str, name: str, module: str) -> None:
 
     Args:
         host: the other package, such as "diffusers"; it has the attribute from its import on.
-        name: of the attribute, in both packages.
-        module: of ours, which defines the attribute; it is imported when somebody asks for that.
+        name: the attribute's name, in both packages.
+        module: our module that defines the attribute; it is imported when somebody asks for that.
     """
     if host in sys.modules:
         _extend(sys.modules[host], name, module)

@@ -33,7 +33,7 @@ class Muon(timm.optim.Muon):
 
     Args:
         params: as all optimisers take them.
-        precision: of the run.
+        precision: the run's precision.
         options: those of timm's Muon.
     """
 
@@ -66,10 +66,10 @@ def make_optimizer(
     """Build the optimiser of a module's parameters, and a schedule to be stepped once per optimiser step.
 
     Args:
-        config: of the optimiser and its schedule.
+        config: config of the optimiser and its schedule.
         module: its parameters are optimised.
         max_steps: length of the schedule.
-        precision: of the run, which Muon follows.
+        precision: the run's precision, which Muon follows.
     """
     optimizer = _optimizer(config, module, precision)
     name = "constant_with_warmup" if config.schedule == "constant" else config.schedule

@@ -87,7 +87,7 @@ class Previews:
 
         Args:
             name: what the block makes, such as "preview".
-            step: of the run.
+            step: the run's step.
         """
         try:
             yield

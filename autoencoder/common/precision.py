@@ -47,8 +47,8 @@ def settle_precision(precision: Precision, device: torch.device | str, saved_con
     """Resolve "auto" for a run: to the precision in its saved config, on whatever machine it goes on, else by device.
 
     Args:
-        precision: of the config.
-        device: of the run.
+        precision: the config's precision.
+        device: the run's device.
         saved_config: config.yaml of the run; for a new run it does not exist.
     """
     saved = yaml.safe_load(saved_config.read_text()) if saved_config.exists() else None

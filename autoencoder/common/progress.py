@@ -49,7 +49,7 @@ def progress_bar(
     Args:
         total: units in all; None takes the length of `over`.
         description: text before the bar.
-        unit: of the work, such as "step".
+        unit: the work's unit, such as "step".
         initial: units that were done before.
         show: whether to show it at all; False for all processes but the first.
         over: iterable that the bar wraps; None leaves calling `update` to the caller.

@@ -40,9 +40,9 @@ def check_resumed(
     """Compare the new settings of a resumed run with those in its config.yaml, before anything is written.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         settings: the new ones, as YAML.
-        defaults: of all settings, as YAML, for settings that an older config.yaml does not hold.
+        defaults: defaults of all settings, as YAML, for settings that an older config.yaml does not hold.
         may_change: settings, or groups of them, that do not affect what the run learns. `max_steps` may grow, too.
         same: by setting, a function that tells whether two different values mean the same.
 

@@ -49,7 +49,7 @@ def ending_in_order(folder: RunFolder, module: str) -> Iterator[StopSignals]:
     """Report in one line what ends the block from outside: a signal, with the command to resume, or a full disk.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         module: the command of the run, such as "autoencoder.train".
     """
     with catch_signals() as signals, threads_silent_on_full_disks(), naming_failed_writes(folder.path):

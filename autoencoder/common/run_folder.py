@@ -101,7 +101,7 @@ class RunFolder:
         """Lock the folder for the block; the first process writes the settings to config.yaml.
 
         Args:
-            settings: of the run, as YAML.
+            settings: the run's settings, as YAML.
             resume: whether the folder may hold a run already.
 
         Raises:
@@ -124,8 +124,8 @@ class RunFolder:
 
     def newest_checkpoint(self) -> tuple[Path | None, int]:
         """The newest checkpoint by name, and its step; (None, 0) where there is none."""
-        found = checkpoints_in(self.checkpoints)
-        return found[-1] if found else (None, 0)
+        checkpoints = checkpoints_in(self.checkpoints)
+        return checkpoints[-1] if checkpoints else (None, 0)
 
     def remove_old_checkpoints(self, keep: int) -> None:
         """Leave only the newest `keep` checkpoints, and nothing half-written."""

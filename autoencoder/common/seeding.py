@@ -1,8 +1,8 @@
-"""Randomness as a function of what it is for.
+"""Random numbers that depend only on the run's seed, their purpose and the sample.
 
 Every random choice of training (clip, crop, flip, noise, time, dropped condition) is drawn from a generator that is
 seeded by the run's seed, the purpose and the position of the sample in the run, never from the global generator. So the
-same sample sees the same noise whatever the number of processes, workers or restarts.
+same sample gets the same noise whatever the number of processes, workers or restarts.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def generators(seed: int, stream: str, positions: Iterable[int]) -> list[torch.G
 
     Args:
         seed: the run's seed.
-        stream: what the numbers are for, for example "noise".
+        stream: name of their purpose, for example "noise".
         positions: position of each sample in the run: optimiser step x global batch size + index in the global batch.
     """
     return [torch.Generator().manual_seed(derive_seed(seed, stream, int(position))) for position in positions]

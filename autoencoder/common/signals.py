@@ -17,7 +17,7 @@ class Stopped(SystemExit):
     """A signal asked the program to end, with the exit code of shells: 128 + its number.
 
     Attributes:
-        name: of the signal.
+        name: the signal's name.
         is_told: whether the user has been told.
     """
 

@@ -48,7 +48,7 @@ class ExpectedEnd:
     """Estimates once, as soon as it can, how long a run still takes.
 
     Args:
-        max_steps: of the run.
+        max_steps: the run's number of steps.
     """
 
     def __init__(self, max_steps: int):

@@ -23,7 +23,7 @@ class DataConfig:
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_bad_share"})
 
     dataset: Literal["shapes", "ucf101", "folder"] = "shapes"
-    """Data set: moving shapes made on the fly, UCF-101 as it is unpacked, or a folder or CSV manifest of videos."""
+    """Data set: moving shapes made on the fly, an unpacked UCF-101, or a folder or CSV manifest of videos."""
     data_root: str | None = None
     """Folder (or .csv manifest) of the data set; data/<dataset> by default. `shapes` needs none."""
     held_out_root: str | None = None
@@ -76,7 +76,7 @@ class DataConfig:
             MissingFileError: if the data are not there; the message says what to put where.
             UserError: if a held-out video is of a class that no training video has, or a training video itself.
         """
-        # Reading videos needs libraries that a command's --help is not to wait for.
+        # Imported here, so that a command's --help does not wait for the libraries that read videos.
         from autoencoder.data.folder import VideoFolder
         from autoencoder.data.shapes import Shapes
         from autoencoder.data.ucf101.dataset import UCF101
@@ -88,9 +88,9 @@ class DataConfig:
         if self.dataset == "folder":
             if self.held_out_root is None:
                 return VideoFolder(self.root, num_frames, size, split=split, crop=crop, **reading)
-            whole = {"num_frames": num_frames, "size": size, "crop": crop, **reading}  # each folder is one split
-            train = VideoFolder(self.root, split="train", val_share=0.0, **whole)
-            held_out = VideoFolder(self.held_out_root, split="val", val_share=1.0, classes=train.class_names, **whole)
+            options = {"num_frames": num_frames, "size": size, "crop": crop, **reading}  # each folder is one split
+            train = VideoFolder(self.root, split="train", val_share=0.0, **options)
+            held_out = VideoFolder(self.held_out_root, split="val", val_share=1.0, classes=train.class_names, **options)
             _check_disjoint(train, held_out)
             return train if split == "train" else held_out
         part = "train" if split == "train" else "test"

@@ -121,7 +121,7 @@ def decode(decoder: str, path: str | Path, index: FrameIndex, positions: np.ndar
     Args:
         decoder: name in `DECODERS`.
         path: the video file.
-        index: of the file.
+        index: the file's index.
         positions: int64 (T,) in the index, ascending, each once.
 
     Returns:

@@ -70,7 +70,7 @@ class VideoFiles:
         """One clip of video `index`.
 
         Args:
-            index: of the video.
+            index: the video's index.
             rng: draws the start and the random crop; None takes the middle of the video and the centre.
 
         Returns:

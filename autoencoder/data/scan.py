@@ -23,7 +23,7 @@ class Scan:
         other: files without the ending of a video.
         hidden: videos and folders whose names begin with a dot.
         repeated: paths of files, or of folders, that were listed by another path before.
-        folders: of the first level.
+        folders: folders of the first level.
     """
 
     videos: list[str] = field(default_factory=list)

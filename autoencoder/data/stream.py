@@ -17,14 +17,14 @@ MAX_STAND_INS = 20
 class PositionSampler(Sampler[list[tuple[int, int]]]):
     """Endless batches of (position, index), from any step on.
 
-    Position p counts the samples of the run. It shows item perm_e[p mod n] of a data set of n, where e = p div n and
-    perm_e is a permutation drawn for that epoch; so an epoch repeats nothing, and a run that starts at step s sees what
-    an unbroken run sees from there on.
+    Position p counts the samples of the run. Its item is perm_e[p mod n] of a data set of n, where e = p div n and
+    perm_e is a permutation drawn for that epoch. So an epoch repeats nothing, and a run that is resumed at step s gets
+    the same batches as an unbroken run from there on.
 
     Args:
         num_items: size n of the data set.
         batch_size: over all processes.
-        seed: of the run.
+        seed: the run's seed.
         start_step: the first step.
         rank, world_size: this process takes the rank-th of `world_size` equal parts of every batch.
 
@@ -63,7 +63,7 @@ class TrainingClips(Dataset):
 
     Args:
         clips: the data set.
-        seed: of the run.
+        seed: the run's seed.
         flip: mirror half of the clips.
 
     Raises:

@@ -109,7 +109,7 @@ class FrechetVideoDistance(FeatureDistance):
         """Write the statistics of the real videos for `load_real`; with several processes, all of them must call it.
 
         Args:
-            path: of an .npz file.
+            path: path of an .npz file.
             protocol: what the numbers depend on, as a dict that JSON can hold.
 
         Raises:

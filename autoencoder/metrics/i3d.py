@@ -87,7 +87,7 @@ class I3D(nn.Module):
 
     Args:
         network: maps a float32 video (B, 3, T, 224, 224) in [-1, 1] to (B, 400).
-        identity: of the weights, for reports, with at least "name", "sha256" and "known"; a copy is kept.
+        identity: the weights' identity, for reports, with at least "name", "sha256" and "known"; a copy is kept.
     """
 
     num_features = NUM_CLASSES
@@ -108,8 +108,8 @@ class I3D(nn.Module):
                 return_features=True), or a state dict like `i3d_pretrained_400.pt`.
             allow_unknown: take a file of other weights. A TorchScript archive is a program: take only one that you
                 trust.
-            bn_eps: of the batch normalisation, for a state dict; 1e-3 is that of the original graph, 1e-5 reproduces
-                the numbers of VideoGPT and TATS.
+            bn_eps: epsilon of the batch normalisation, for a state dict; 1e-3 is that of the original graph, 1e-5
+                reproduces the numbers of VideoGPT and TATS.
 
         Raises:
             MissingFileError: if there is no such file.

@@ -97,7 +97,7 @@ class I3DNetwork(nn.Module):
     """Video (B, 3, T, 224, 224) in [-1, 1] with T >= 9 -> logits (B, 400), averaged over time.
 
     Args:
-        bn_eps: of the batch normalisation; files of weights do not hold it.
+        bn_eps: epsilon of the batch normalisation; files of weights do not hold it.
     """
 
     def __init__(self, bn_eps: float = BATCH_NORM_EPS):

@@ -22,7 +22,7 @@ class KernelVideoDistance(FeatureDistance):
 
     Args:
         feature_extractor, reset_real_features, kwargs: as `FeatureDistance` takes them.
-        degree: of the polynomial, a whole number from 1 on.
+        degree: the polynomial's degree, a whole number from 1 on.
         gamma: factor of the product; None takes 1 / D.
         coef: constant of the polynomial, at least 0.
         unbiased: leave out the pairs of a video with itself. JEDi (arXiv 2410.05203) is 100 times the biased estimate

@@ -29,10 +29,10 @@ class ClipDataModule(LightningDataModule):
 
     Args:
         config: where the clips come from.
-        num_frames, size: of a clip.
+        num_frames, size: a clip's frames, and its height and width in pixels.
         batch_size: over all processes.
         num_held_out: clips to validate on, spread evenly over the held-out part.
-        seed: of the run.
+        seed: the run's seed.
         noise: draws the noise of a training batch.
         validation_batch_size: clips that a process validates at a time; its share of `batch_size` by default.
     """

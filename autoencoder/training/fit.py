@@ -68,9 +68,9 @@ def train(
     """Train to `config.max_steps` and leave the model in `folder.model`.
 
     Args:
-        config: of the run.
+        config: the run's config.
         model: the autoencoder; its weights are those that the run starts from.
-        folder: of the run; the newest checkpoint in it is loaded.
+        folder: the run's folder; the newest checkpoint in it is loaded.
         callbacks: further callbacks of the trainer.
         lpips: what `load_lpips` returns.
 
@@ -116,9 +116,9 @@ def dry_run(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, l
     """Take one step on one batch, and print the settings, the loss and the memory of a run; nothing is written.
 
     Args:
-        config: of the run.
+        config: the run's config.
         model: the autoencoder.
-        folder: of the run; it is not created. If it holds a run, the step is that after its newest checkpoint.
+        folder: the run's folder; it is not created. If it holds a run, the step is that after its newest checkpoint.
         lpips: what `load_lpips` returns.
     """
     checkpoint, step = newest_whole_checkpoint(folder.checkpoints)

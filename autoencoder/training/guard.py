@@ -51,11 +51,11 @@ class FiniteGuard:
         Returns:
             float32 (), 1 if the step must be skipped and else 0.
         """
-        found = torch.stack([norm.float() for norm in norms.values()])  # (1 or 2,)
-        is_bad = (~found.isfinite()).any().float()
+        stacked = torch.stack([norm.float() for norm in norms.values()])  # (1 or 2,)
+        is_bad = (~stacked.isfinite()).any().float()
         if self._record is None:
-            self._record = torch.zeros(2 + len(self.VALUES), device=found.device)  # step, loss, norms
-        values = torch.cat([step * is_bad[None], loss.float()[None], found])
+            self._record = torch.zeros(2 + len(self.VALUES), device=stacked.device)  # step, loss, norms
+        values = torch.cat([step * is_bad[None], loss.float()[None], stacked])
         values = nn.functional.pad(values, (0, len(self._record) - len(values)))
         self._record = torch.where(self._record[0] > 0, self._record, values)
         return is_bad

@@ -50,7 +50,7 @@ class VidTwinLoss(nn.Module):
 
         Args:
             reconstruction, video: (B, 3, F, H, W).
-            posterior: of the batch.
+            posterior: the batch's posterior.
 
         Returns:
             The loss: (|x - x_hat| + w LPIPS) / exp(logvar) + logvar summed over all elements, per frame, where the one

@@ -51,7 +51,7 @@ class VidTwinModule(LightningModule):
 
     Args:
         model: the autoencoder.
-        config: of the run.
+        config: the run's config.
         num_files: size of the training set, for the count of unreadable files.
         lpips: frozen LPIPS network as for `VidTwinLoss`; needed if the config has an `lpips_weight`.
 

@@ -17,8 +17,8 @@ class LatentNoise:
     """Draws the noise of clips by the seed and by their positions in the run.
 
     Args:
-        seed: of the run.
-        structure_shape, dynamics_shape: of a clip's latents.
+        seed: the run's seed.
+        structure_shape, dynamics_shape: shapes of a clip's latents.
         max_level: highest standard deviation of the noise that is added to the latents; 0 adds none.
     """
 

@@ -48,7 +48,7 @@ class StepProgress(Callback):
     The bar shows the values that were logged last, so that it makes no step wait for the device.
 
     Args:
-        max_steps: of the run.
+        max_steps: the run's number of steps.
     """
 
     def __init__(self, max_steps: int):

@@ -39,7 +39,7 @@ class Side:
 
     Args:
         parts: modules whose weights all get a gradient in that pass.
-        device: of their weights.
+        device: device of their weights.
     """
 
     def __init__(self, *parts: nn.Module, device: torch.device):

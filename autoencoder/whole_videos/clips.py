@@ -42,7 +42,7 @@ class Fit:
     Attributes:
         mode: "pad": the whole picture, padded to a square by repeating its edges (black bars would bleed into the
             picture, since models are trained without them); "crop": its centre square.
-        width, height: of the frames, in pixels.
+        width, height: size of the frames, in pixels.
         size: side of the square, in pixels.
 
     Raises:
@@ -159,7 +159,7 @@ def decode_frames(
 
     Args:
         model: in eval mode.
-        latents: of one clip each (B = 1).
+        latents: latents of one clip each (B = 1).
         overlap: with which the video was encoded.
         part: "both", or "structure" or "dynamics" to leave the other one out.
 

@@ -25,9 +25,9 @@ class EncodedVideo:
     """A video as latents.
 
     Attributes:
-        latents: of all clips, structure (B, d_S, n_q, h_S, w_S) and dynamics (B, d_D, F, w_D + h_D).
+        latents: latents of all clips, structure (B, d_S, n_q, h_S, w_S) and dynamics (B, d_D, F, w_D + h_D).
         times: int64 (N, 2), time stamp and duration of every frame in units of the format's time base.
-        format: of the video that was encoded.
+        format: format of the video that was encoded.
         fit: how its frames went into the model's square.
         overlap: frames that neighbouring clips share.
         model: fingerprint of the autoencoder.

@@ -46,7 +46,7 @@ def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetri
 
     Args:
         lpips: path of the weights, "download" or "none".
-        device: of the metrics.
+        device: the metrics' device.
 
     Raises:
         UserError: if the weights are asked for and cannot be found or read.

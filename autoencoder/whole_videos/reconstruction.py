@@ -38,7 +38,7 @@ def reconstructed(
         model: in eval mode.
         structure: video of the structure latent, whose size and time stamps the result has.
         dynamics: video of the dynamics latent; the same object for a plain reconstruction.
-        config: of the command.
+        config: the command's config.
 
     Yields:
         Frames uint8 (H, W, 3), or (H, 2 W, 3) with the original on the left.
@@ -100,7 +100,7 @@ def execute(config: ReconstructConfig, source: Path, dynamics_source: Path, outp
     """Reconstruct a video file.
 
     Args:
-        config: of the command.
+        config: the command's config.
         source: video of the structure latent.
         dynamics_source: video of the dynamics latent; the same one for a plain reconstruction.
         output: file to write.

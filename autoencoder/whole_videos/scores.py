@@ -208,15 +208,15 @@ class Evaluation:
 
     Attributes:
         model: in eval mode.
-        protocol: of the evaluation.
+        protocol: the evaluation's protocol.
         metrics: by name, on the device of the model, with `sync_on_compute=False`, for they are reset for every video;
             "psnr" is among them.
-        scores: of the videos that were read to their end.
+        scores: scores of the videos that were read to their end.
         distance: between the videos and their reconstructions, on the device of the model; None leaves it out. `add`
             only extracts features with it; `distance_of_sets` adds them all.
         unreadable: place in the list and reason of every video that could not be read.
         features: by place in the list, of the clips of a video and of their reconstructions, (clips, D) each.
-        work: of the model.
+        work: time and memory of the model.
     """
 
     model: AutoencoderVidTwin

@@ -74,8 +74,8 @@ class VideoFile:
     """A video file that `open_file` has scanned.
 
     Attributes:
-        path: of the file.
-        format: of the video.
+        path: the file's path.
+        format: the video's format.
         num_frames: frames by the packets of the file. A damaged file may decode to fewer.
         origin: time stamp from which the file counts frames of one length, where its time base (1 ms in Matroska) is
             too coarse to say so; None where stamps are taken as they are.
@@ -302,7 +302,7 @@ def open_writer(
 
     Args:
         path: ends in .mp4, .mov or .mkv; missing folders are made.
-        form: of the video.
+        form: the video's format.
         audio_of: file whose audio tracks are copied packet by packet, if it has any.
         whole_audio: copy the audio to its end, rather than to that of the pictures.
 

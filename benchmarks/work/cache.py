@@ -28,12 +28,12 @@ class CacheResult:
     """Reading one cache in a fresh process.
 
     Attributes:
-        clips, shards: of the cache.
-        disk_bytes: of its files.
+        clips, shards: numbers of both in the cache.
+        disk_bytes: bytes of its files.
         open_anonymous_bytes: anonymous memory (RssAnon) that opening the cache takes, labels of all clips included;
             None on systems without /proc.
         read_anonymous_bytes: that opening it and reading all batches takes.
-        samples_per_second: of random clips; files that were just written may still be in the system's cache.
+        samples_per_second: rate of random clips; files that were just written may still be in the system's cache.
     """
 
     clips: int

@@ -37,13 +37,13 @@ class LoaderResult:
     Attributes:
         file: its path.
         sampling: how frames were chosen, "time" or "stride".
-        width, height: of the picture, in pixels.
+        width, height: size of the picture, in pixels.
         decoder: with which the loader reads the file, "decord" or "pyav".
-        clips_per_second: of the loader, on one core: the file's cached index, decoding, antialiased resize and crop;
-            median.
-        decord_clips_per_second: of `decord.VideoReader(file, num_threads=1).get_batch(frames)`, and nothing else.
-        ratio: of the two rates, median over the rounds.
-        lowest_ratio: of any round.
+        clips_per_second: rate of the loader on one core: the file's cached index, decoding, antialiased resize and
+            crop; median.
+        decord_clips_per_second: rate of `decord.VideoReader(file, num_threads=1).get_batch(frames)` alone.
+        ratio: ratio of the two rates, median over the rounds.
+        lowest_ratio: lowest ratio of any round.
         wall_ratio: the same as `ratio` by wall time.
         decoded_frames: frames from the key frame before the clip to its end, which both must decode; mean.
         index_seconds: processor time of `index_frames`, which recalls the file's index after the warm-up; median.

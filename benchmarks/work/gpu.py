@@ -51,7 +51,7 @@ class Row:
         mode: "eager" or "compiled".
         batch_size: samples.
         seconds: median of the rounds; None if the part ended before it was measured.
-        flops: of one round; a training step counts as three forwards.
+        flops: FLOPs of one round; a training step counts as three forwards.
         mfu: FLOPs per second over the card's peak; None where that is not known.
         peak_memory_bytes: the allocator's peak on CUDA; None on other devices.
         counted_memory_bytes: what `benchmarks.memory` counts for the same.

@@ -51,7 +51,7 @@ def is_border(num_transitions: int, num_frames: int, overlap: int) -> np.ndarray
     """Which transitions lead from one clip to the next.
 
     Args:
-        num_transitions: of the video, one less than its frames; transition i leads from frame i to frame i + 1.
+        num_transitions: one less than the video's frames; transition i leads from frame i to frame i + 1.
         num_frames: frames of a clip.
         overlap: frames that neighbouring clips share.
 
@@ -75,15 +75,15 @@ def measure(model: AutoencoderVidTwin, path: Path, overlap: int) -> tuple[np.nda
     top, left, height, width = fit.box
     ahead, behind = tee(fit.into(pixels) for pixels, _, _ in video.frames())
     squares = decode_frames(model, encode_frames(model, ahead, overlap), overlap)
-    found, former = [], None
+    differences, former = [], None
     for original, square in zip(behind, squares, strict=False):  # the decoded frames go on with repeats of the last
         both = torch.stack([square.clamp(-1, 1), to_video(original[None, None])[0, :, 0]])  # (2, 3, S, S)
         both = both[:, :, top : top + height, left : left + width]  # (2, 3, h, w)
         if former is not None:
-            found.append((both - former).abs().mean((1, 2, 3)))
+            differences.append((both - former).abs().mean((1, 2, 3)))
         former = both
-    differences = torch.stack(found, dim=1).numpy() if found else np.empty((2, 0))  # (2, N - 1)
-    return *differences, is_border(len(found), model.config.num_frames, overlap)
+    rows = torch.stack(differences, dim=1).numpy() if differences else np.empty((2, 0))  # (2, N - 1)
+    return *rows, is_border(len(differences), model.config.num_frames, overlap)
 
 
 def summarize(

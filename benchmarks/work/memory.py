@@ -38,7 +38,7 @@ class Memory:
     Attributes:
         stage: "autoencoder" or "generator".
         preset: presets, in the order in which they are given.
-        parameters: of the model that trains, without a discriminator.
+        parameters: number of parameters of the model that trains, without a discriminator.
         precision: "bf16" or "fp32".
         micro_batch: samples that go through at a time on one GPU.
         checkpointing: whether the preset computes blocks again in the backward pass.

@@ -48,10 +48,10 @@ class Resources:
         tokenizer: its name.
         grids: (d, T, H, W) of its latents.
         tokens: length of the sequence.
-        parameters: of the whole model.
+        parameters: number of parameters of the whole model.
         attention_parameters: those of its attention layers.
         norm_and_ffn_parameters: those of its feed-forwards and norms, which the paper counts.
-        flops: of a training step, three forwards by convention, attention counted.
+        flops: FLOPs of a training step, three forwards by convention, attention counted.
         attention_share: share of scores and weighted sums in these FLOPs, which grows with the square of the tokens.
         states_bytes: parameters, gradients and Adam's two averages.
         activation_bytes: what autograd keeps for the backward pass, every storage once.
@@ -175,8 +175,8 @@ def verdict(quantity: str, ratios: dict[str, float], claim: tuple[int, int]) -> 
     for name, ratio in ratios.items():
         kind = "below" if ratio < low else "above" if ratio > high else "within"
         kinds[kind].append(f"{name} {ratio:.2f}")
-    found = "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in kinds.items())
-    return f"{quantity}, the paper claims {low} to {high} times those of VidTwin: {found}."
+    placed = "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in kinds.items())
+    return f"{quantity}, the paper claims {low} to {high} times those of VidTwin: {placed}."
 
 
 def summary(rows: Sequence[Resources], kernel: str) -> str:

@@ -30,10 +30,10 @@ class SamplingRow:
 
     Attributes:
         comparison: "denoiser" or "decoder".
-        name: of the model.
-        flops: of one step, or of decoding the clip.
+        name: the model's name.
+        flops: FLOPs of one step, or of decoding the clip.
         steps: calls that were timed, in turns with the others.
-        seconds: of all these calls together.
+        seconds: seconds of all these calls together.
         peak_memory_bytes: the allocator's peak on CUDA with this model alone, its weights included; None means not
             measured.
     """
@@ -92,10 +92,10 @@ class EqualRow:
         work: "forward" or "training step".
         layers: blocks of each.
         compiled: whether both were compiled.
-        flops, other_flops: of the work, ours and theirs.
+        flops, other_flops: FLOPs of the work, ours and theirs.
         seconds, other_seconds: medians over the rounds.
         ratio: theirs over ours, median over the rounds; above 1 ours is faster.
-        lowest_ratio: of any round.
+        lowest_ratio: lowest ratio of any round.
         rounds: how many.
         time_by_kind, other_time_by_kind: share of the time of each kind of operator.
     """

@@ -27,7 +27,7 @@ class SolverResult:
 
     Attributes:
         pipeline, prediction_type, scheduler, steps: what was sampled.
-        calls: of the transformer; a guided step counts once.
+        calls: the transformer's calls; a guided step counts once.
         shape, motion, both: shares of the samples that the oracle confirms.
     """
 

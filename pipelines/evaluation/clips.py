@@ -39,7 +39,7 @@ class ClipFindings:
 
     Attributes:
         features: float32 (num_features,) on the CPU; None without an extractor.
-        verdict: of the oracle; None where the clips are not moving shapes.
+        verdict: the oracle's verdict; None where the clips are not moving shapes.
     """
 
     features: torch.Tensor | None
@@ -50,10 +50,10 @@ class ClipMeasurer:
     """Extracts the features of clips for the distances, and lets the oracle judge them.
 
     Args:
-        extractor: of features; None extracts none.
+        extractor: feature extractor; None extracts none.
         with_oracle: whether the clips are moving shapes.
         batch_size: clips that go through the extractor at a time.
-        device: of the extractor.
+        device: the extractor's device.
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class RealClips:
 
     Args:
         clips: the data set.
-        seed: of the repeat.
+        seed: the repeat's seed.
         batch_size: clips that are measured together.
-        rank, world_size: of this process, which reads its share.
+        rank, world_size: rank of this process, which reads its share, and number of processes.
         num_workers: processes that read for it.
 
     Attributes:

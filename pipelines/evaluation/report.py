@@ -21,7 +21,7 @@ class Repeat:
     """The findings of one seed.
 
     Attributes:
-        seed: of the repeat.
+        seed: the repeat's seed.
         real: findings of the real clips, by index in the data set.
         reconstructions: the same clips through the autoencoder.
         other_real: findings of real clips of other videos; fewer than `real` if the data set runs out.

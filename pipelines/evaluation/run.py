@@ -114,9 +114,9 @@ class Evaluation:
     """The evaluation on one process.
 
     Args:
-        config: of the evaluation.
-        extractor: of features; None leaves the distances out.
-        rank, world_size: of the process.
+        config: the evaluation's config.
+        extractor: feature extractor; None leaves the distances out.
+        rank, world_size: rank of this process, and number of processes.
     """
 
     def __init__(

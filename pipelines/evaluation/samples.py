@@ -26,7 +26,7 @@ class SampleStore:
     As latents, a clip of 224 x 224 pixels takes 20 kB instead of the 2.4 MB of its frames.
 
     Args:
-        folder: of the files; None keeps no samples.
+        folder: the files' folder; None keeps no samples.
         identity: everything that the samples depend on, except their classes.
         labels: class of every sample.
         chunk_size: samples of a chunk.

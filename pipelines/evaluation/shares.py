@@ -15,8 +15,8 @@ def class_shares(repeats: Sequence[Repeat], class_name: Callable[[int], str]) ->
     """Shares of moving shapes whose shape, motion and both the oracle confirms, by row: `summary` over the repeats.
 
     Args:
-        repeats: of the evaluation.
-        class_name: of a real clip, by index.
+        repeats: the evaluation's repeats.
+        class_name: class name of a real clip, by index.
     """
     result = {}
     for row in ("samples", "reconstructions", "real clips"):

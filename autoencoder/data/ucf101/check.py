@@ -23,7 +23,7 @@ class Counts:
     """Expected numbers of videos and classes.
 
     Attributes:
-        videos, classes: of the archive.
+        videos, classes: numbers of the whole archive.
         train, test: videos of the two lists of split 1.
     """
 
@@ -41,7 +41,7 @@ def check(root: str | Path, counts: Counts = COMPLETE, *, quick: bool = False, n
 
     Args:
         root: as for `UCF101`.
-        counts: of the complete data set.
+        counts: expected numbers, those of the complete data set.
         quick: check names only, open no video.
         num_workers: processes that open videos; 0 opens them in this one.
 

@@ -17,7 +17,7 @@ from benchmarks.settings import check_counts
 
 @dataclass
 class CacheBenchmarkConfig:
-    """What is written and read. The defaults take 0.5 GB of disk while it runs."""
+    """What to write and read. The defaults take 0.5 GB of disk while it runs."""
 
     clips: int = 256
     """Clips of the small cache."""

@@ -12,7 +12,7 @@ SAMPLINGS = ("time", "stride")
 
 @dataclass
 class DataBenchmarkConfig:
-    """What is read, and how often."""
+    """What to read, and how often."""
 
     videos: str
     """Folder, or .csv manifest, of the videos."""

@@ -16,7 +16,7 @@ from autoencoder.common.errors import UserError
 
 @dataclass
 class GpuConfig:
-    """What runs, and for how long."""
+    """What to run, and for how long."""
 
     device: str = "auto"
     """Where to run, such as "cuda:1"; "auto" takes CUDA where there is one."""

@@ -1,11 +1,11 @@
 """Memory of a training step of every preset on a GPU, counted without one: python -m benchmarks.memory.
 
-Each preset is taken as it stands, with its micro-batch, its precision and its checkpointing, on one GPU. Counted is
-what autograd keeps for the backward pass when it begins, each storage once, with attention kernels that keep no
-weights; where blocks are computed again, also what the largest of them keeps. To it come weights, gradients, the
-optimiser's states, moving averages, and in stage one the discriminator and LPIPS. Not counted: temporary tensors of
-the backward pass and of the optimiser, the work space of kernels, what the allocator cannot use, CUDA's context (0.5 to
-1 GB), previews and validation. A tenth of the card is left for them.
+Each preset is taken as it stands, with its micro-batch, its precision and its checkpointing, on one GPU. The count is
+of the tensors that autograd keeps when the backward pass begins, each storage once, with attention kernels that keep no
+weights; with checkpointing, also of those that the largest block keeps while it is computed again. Weights, gradients,
+optimiser states, moving averages, and in stage one the discriminator and LPIPS are added. Not counted: temporary
+tensors of the backward pass and of the optimiser, the work space of kernels, fragmentation, CUDA's context (0.5 to 1
+GB), previews and validation. A tenth of the card is left for them.
 """
 
 from collections.abc import Sequence

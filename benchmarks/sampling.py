@@ -16,10 +16,10 @@ PARTS = ("denoiser", "decoder", "equal")
 
 @dataclass
 class SamplingConfig:
-    """What is measured, and how often."""
+    """What to measure, and how often."""
 
     parts: str = ",".join(PARTS)
-    """What is compared, separated by commas: denoiser, decoder, equal (the DiTs of equal width, depth and tokens)."""
+    """Comparisons, separated by commas: denoiser, decoder, equal (the DiTs of equal width, depth and tokens)."""
     steps: int | None = None
     """Steps of each denoiser that are timed, in turns; by default 50 on CUDA and 2 on a CPU."""
     dtype: str = "fp32"

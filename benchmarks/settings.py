@@ -33,7 +33,7 @@ def chosen_variants(text: str, known: Sequence[str]) -> list[str]:
 
 @dataclass
 class BenchmarkConfig:
-    """What is measured, and how often. Lists are separated by commas."""
+    """What to measure, and how often. Lists are separated by commas."""
 
     sizes: str = "tiny,paper"
     """Sizes of the model: tiny, paper."""

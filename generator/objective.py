@@ -123,7 +123,7 @@ def diffusion_loss(
         Losses over the numbers that `mask` keeps, `masked_losses` of the model's prediction.
 
     Raises:
-        ValueError: as `noisy_batch`.
+        UserError, ValueError: as `noisy_batch`.
     """
     batch = noisy_batch(tokens, labels, config, generators, num_structure_tokens, null_label)
     return denoising_losses(model, batch, mask, num_structure_tokens)

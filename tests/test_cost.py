@@ -75,7 +75,7 @@ def attention(sequences: int, length: int, width: int) -> int:
 
 
 def decoder_flops(config: dict, batch: int) -> int:
-    """A VAE's `decode`, from PAPER.md "Autoencoder" 1 and 5."""
+    """A VAE's `decode`, from the layers of the paper's backbone and branches (arXiv 2412.17726)."""
     frames, width, queries = config["num_frames"], config["hidden_size"], config["structure_queries"]
     grid = config["sample_size"] // config["patch_size"]
     tokens = batch * frames * grid**2
@@ -111,7 +111,7 @@ def test_vae_decoder_matches_closed_form(config):
 
 
 def test_forward_of_the_papers_size():
-    """PAPER.md, "Sizes and rates": 1.984 TFLOP."""
+    """1.984 TFLOP, counted on the published reference."""
     with torch.device("meta"):
         vae = AutoencoderVidTwin()
         video = torch.rand(1, *vae.video_shape)
@@ -119,7 +119,7 @@ def test_forward_of_the_papers_size():
 
 
 def dit_flops(config: dict, batch: int, cross_attention: bool) -> int:
-    """A DiT's forward with times of shape (B,), from PAPER.md "Generation"."""
+    """A DiT's forward with times of shape (B,), from the layers of the paper's model."""
     width = config["hidden_size"]
     d_s, *structure = config["structure_shape"]
     d_d, frames, _ = config["dynamics_shape"]

@@ -1,4 +1,4 @@
-"""The training loss in closed form and against the reference (PAPER.md, Autoencoder 6)."""
+"""The training loss in closed form and against the reference."""
 
 import json
 import zlib

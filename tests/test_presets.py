@@ -20,7 +20,7 @@ from generator.objective import make_scheduler
 
 PRESETS = sorted(path.stem for path in (commands.PRESETS / "autoencoder").glob("*.yaml"))
 
-# PAPER.md: parameters counted on the reference without what no forward reads, latent scalars, and the rate in percent.
+# Parameters counted on the reference without those that no forward reads, latent scalars, and the rate in percent.
 COUNTED = {
     ("base",): (311_491_114, 3136, 1792, 0.205),
     ("base", "setting2"): (316_917_008, 3136, 2048, 0.215),

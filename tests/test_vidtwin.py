@@ -15,7 +15,7 @@ from tiny_models import tiny_vae
 from autoencoder import AutoencoderVidTwin, VidTwinLatents, transformer
 
 REFERENCE = Path(__file__).parent / "data" / "reference"
-PARAMETERS = {"one_block": 277_800, "two_block": 224_977}  # PAPER.md, without what no forward reads
+PARAMETERS = {"one_block": 277_800, "two_block": 224_977}  # of the reference, without those that no forward reads
 
 
 def random_vae(**changes) -> AutoencoderVidTwin:

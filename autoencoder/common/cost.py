@@ -26,7 +26,7 @@ _OFFLOADING = ("_hf_hook", "_diffusers_hook", "_old_forward", "forward")
 
 @dataclass
 class Cost:
-    """What a piece of work cost.
+    """Cost of a piece of work.
 
     Attributes:
         flops: floating-point operations, 2 per multiply-add of matrix products, convolutions and attention.
@@ -63,8 +63,8 @@ def format_bytes(size: float) -> str:
 def measure(device: torch.device | str) -> Iterator[Cost]:
     """Measure the seconds and the peak memory of a block.
 
-    On CUDA the allocator's peak is reset first, and the clock waits for the device at both ends. There is no honest
-    peak to be had on other devices, so there `peak_memory_bytes` stays None.
+    On CUDA the allocator's peak is reset first, and the clock waits for the device at both ends. On other devices no
+    reliable peak can be measured, and `peak_memory_bytes` stays None.
 
     Args:
         device: where the work runs.

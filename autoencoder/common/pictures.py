@@ -125,7 +125,7 @@ def sheet(
     Args:
         rows: caption, and frames uint8 (T, H, W, 3) or a list of such, which become lines under the one caption.
         columns: most frames of a line; the first and the last frame are always among them.
-        scale: how often each pixel is repeated; None brings small frames to about 100 pixels.
+        scale: factor by which each pixel is repeated; None enlarges small frames to about 100 pixels.
 
     Returns:
         An RGB picture.

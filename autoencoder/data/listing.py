@@ -1,7 +1,7 @@
 """Lists of videos, kept in arrays, and the CSV manifest.
 
-A list of a million Python strings takes over 100 MB, and every worker process that looks at them ends up with a copy of
-its own, because looking changes their reference counts. Arrays of plain bytes stay shared.
+A list of a million Python strings takes over 100 MB, and every worker process that reads it ends up with its own copy,
+because reading changes reference counts. Arrays of plain bytes stay shared.
 """
 
 import csv

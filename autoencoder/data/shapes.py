@@ -113,9 +113,11 @@ class Shapes:
         return self.count
 
     def label(self, index: int) -> int:
+        """Class id of a clip, an index into `CLASS_NAMES`."""
         return index % len(CLASS_NAMES)
 
     def source(self, index: int) -> str:
+        """Name of a clip for messages."""
         return f"shapes[{self.first + index}]"
 
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:

@@ -105,7 +105,7 @@ class FeatureDistance(Metric):
             real: whether they are real or fake.
 
         Raises:
-            ValueError: as `extract`.
+            ValueError, UserError: as `extract`.
         """
         self._add(self.extract(video).double(), REAL if real else FAKE)
 

@@ -36,15 +36,15 @@ class LatentNoise:
         """
         noise = {"posterior": self._normal(generators(self.seed, "posterior", positions))}
         if self.max_level:
-            chance = generators(self.seed, "latent noise", positions)
-            levels = self.max_level * torch.stack([torch.rand((), generator=generator) for generator in chance])
-            structure, dynamics = (levels.view(-1, *[1] * (eps.ndim - 1)) * eps for eps in self._normal(chance))
+            drawn_from = generators(self.seed, "latent noise", positions)
+            levels = self.max_level * torch.stack([torch.rand((), generator=generator) for generator in drawn_from])
+            structure, dynamics = (levels.view(-1, *[1] * (eps.ndim - 1)) * eps for eps in self._normal(drawn_from))
             noise["latents"] = structure, dynamics
         return noise
 
-    def _normal(self, chance: list[torch.Generator]) -> Pair:
+    def _normal(self, drawn_from: list[torch.Generator]) -> Pair:
         shapes = self.structure_shape, self.dynamics_shape
-        structure, dynamics = (randn_tensor((len(chance), *shape), generator=chance) for shape in shapes)
+        structure, dynamics = (randn_tensor((len(drawn_from), *shape), generator=drawn_from) for shape in shapes)
         return structure, dynamics
 
 

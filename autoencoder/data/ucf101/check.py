@@ -136,12 +136,12 @@ def _check_splits(splits: dict[int, tuple[list[str], list[str]]], on_disk: set[s
         yield from _some(f"videos are in neither list of split {fold}", (listed | on_disk) - set(times))
 
 
-def _compare(what: str, found: int, expected: int) -> list[str]:
-    return [] if found == expected else [f"{found:,} {what}, there should be {expected:,}"]
+def _compare(noun: str, count: int, expected: int) -> list[str]:
+    return [] if count == expected else [f"{count:,} {noun}, there should be {expected:,}"]
 
 
-def _some(what: str, names: Iterable[str]) -> list[str]:
+def _some(problem: str, names: Iterable[str]) -> list[str]:
     """One problem that counts the names and gives the first of them; none without names."""
     names = sorted(names)
     few = ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
-    return [f"{len(names):,} {what}: {few}"] if names else []
+    return [f"{len(names):,} {problem}: {few}"] if names else []

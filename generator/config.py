@@ -142,7 +142,10 @@ def check_kind(name: str, value: str) -> None:
 
 @dataclass
 class TrainConfig(RunConfig, CacheConfig):
-    """All settings of a stage-two run except the model's; MAY_CHANGE as in `RunConfig`."""
+    """Settings of a stage-two run.
+
+    Those of the model are in `generator.settings`. MAY_CHANGE is as in `RunConfig`.
+    """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         RunConfig.MAY_CHANGE

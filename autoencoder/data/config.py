@@ -18,7 +18,10 @@ HELD_OUT_SHARE = 0.05  # of the videos of one folder
 
 @dataclass
 class DataConfig:
-    """Which clips to read, and how; MAY_CHANGE as in `RunConfig`."""
+    """Which clips to read, and how.
+
+    MAY_CHANGE is as in `RunConfig`.
+    """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_bad_share"})
 

@@ -18,7 +18,10 @@ def _discriminator_optimizer() -> OptimizerConfig:
 
 @dataclass
 class TrainConfig(RunConfig, DataConfig):
-    """All settings of a stage-one run except the model's; MAY_CHANGE as in `RunConfig`."""
+    """Settings of a stage-one run.
+
+    Those of the model are in `autoencoder.settings`. MAY_CHANGE is as in `RunConfig`.
+    """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         RunConfig.MAY_CHANGE

@@ -34,9 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     namespace = parser.read(argv)
     config = commands.build(DecodeConfig, namespace)
 
-    from tqdm.auto import tqdm
-
     from autoencoder.checkpoint import load_autoencoder
+    from autoencoder.common.progress import progress_bar
     from autoencoder.whole_videos.encoded_video import EncodedVideo, decode_video
     from autoencoder.whole_videos.video_file import check_output, open_writer
 
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     width, height = encoded.fit.output_size
     form = replace(encoded.format, width=width, height=height)
     with open_writer(namespace.output, form, config.audio_of) as writer:
-        for frame in tqdm(frames, "decoding", len(encoded.times), unit="frame"):
+        for frame in progress_bar(len(encoded.times), "decoding", "frame", over=frames):
             writer.write(*frame)
     print(f"wrote {len(encoded.times)} frames to {namespace.output}")
 

@@ -37,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if namespace.output.suffix != ".safetensors":
         raise UserError(f"{namespace.output}: the name of the file must end in .safetensors")
 
-    from tqdm.auto import tqdm
-
     from autoencoder.checkpoint import load_autoencoder
+    from autoencoder.common.progress import progress_bar
     from autoencoder.whole_videos.clips import chosen_overlap
     from autoencoder.whole_videos.encoded_video import encode_video
     from autoencoder.whole_videos.video_file import open_file
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = load_autoencoder(config.checkpoint, config.device)
     overlap = chosen_overlap(config.overlap, model.config.num_frames)
     video = open_file(namespace.input)
-    with tqdm(desc="encoding", total=video.num_frames, unit="frame") as bar:
+    with progress_bar(video.num_frames, "encoding", "frame") as bar:
         encoded = encode_video(model, video, config.fit, overlap, bar.update)
     encoded.save(namespace.output)
     print(f"wrote {len(encoded.latents)} clips of {len(encoded.times)} frames to {namespace.output}")

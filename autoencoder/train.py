@@ -34,6 +34,7 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin"
 
     from autoencoder.common.device import resolve_device
     from autoencoder.common.precision import settle_precision
+    from autoencoder.training.fit import check_inputs
     from autoencoder.vidtwin import AutoencoderVidTwin
 
     device = "cpu" if settings.accelerator == "cpu" else resolve_device("auto")
@@ -42,6 +43,7 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin"
     config = commands.build(TrainConfig, parser.instantiate(settings))
     if config.resume:
         announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE)
+    check_inputs(config, settings.model.num_frames, settings.model.sample_size)
     torch.manual_seed(config.seed)  # the weights that the model starts from
     model = AutoencoderVidTwin(**vars(settings.model))
     if not config.dry_run:

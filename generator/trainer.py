@@ -132,7 +132,8 @@ class GeneratorTrainer:
                     self.step += 1
                     if self.is_due(config.log_every):
                         self._log(terms, learning_rate)
-                    if self.step == first_step or self.is_due(config.log_every):
+                        bar.set_postfix({"loss": f"{self.scalars['train/loss']:.4f}"}, refresh=False)
+                    elif self.step == first_step:
                         bar.set_postfix({"loss": f"{terms['loss'].item():.4f}"}, refresh=False)
                     if config.validate_every and self.is_due(config.validate_every):
                         self._record(self._validate())

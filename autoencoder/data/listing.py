@@ -151,6 +151,8 @@ def _read_lines(lines: Iterator[list[str]]) -> Listing:
 def _given(column: str, cell: str) -> str:
     if not (value := cell.strip()):
         raise UserError(f"no {column} given")
+    if "\0" in value:
+        raise UserError(f"the {column} {value!r} holds a NUL character, which no file's name can")
     return value
 
 

@@ -32,21 +32,40 @@ DOWNLOAD = "download"
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
-def load_lpips(config: TrainConfig) -> nn.Module | None:
-    """The LPIPS network that the config asks for; None if it does not.
+def check_inputs(config: TrainConfig, num_frames: int, size: int) -> None:
+    """Refuse, before a model is built, what cannot be trained on.
+
+    Args:
+        config: of the run.
+        num_frames, size: of a clip.
 
     Raises:
-        UserError: if it asks for LPIPS and does not say where the weights are, or they cannot be read.
+        UserError: if the data set is not there, or LPIPS is asked for without its weights.
     """
+    if config.dataset != "shapes" and not config.root.exists():
+        config.build("train", num_frames, size)  # its error says what is to be put where
+    _require_lpips_weights(config)
+
+
+def load_lpips(config: TrainConfig) -> nn.Module | None:
+    """The LPIPS network that the config asks for, or None.
+
+    Raises:
+        UserError: if the config does not say where its weights are.
+    """
+    _require_lpips_weights(config)
     if not config.lpips_weight:
         return None
-    if config.lpips_weights is None:
+    return lpips_network(None if config.lpips_weights == DOWNLOAD else config.lpips_weights)
+
+
+def _require_lpips_weights(config: TrainConfig) -> None:
+    if config.lpips_weight and config.lpips_weights is None:
         raise UserError(
             f"lpips_weight={config.lpips_weight} needs the weights of VGG-16: give the path of torchvision's "
             f"vgg16-397923af.pth as --lpips-weights, let torchvision get it by --lpips-weights {DOWNLOAD}, or train "
             "without LPIPS by --lpips-weight 0"
         )
-    return lpips_network(None if config.lpips_weights == DOWNLOAD else config.lpips_weights)
 
 
 def make_environment() -> ClusterEnvironment:

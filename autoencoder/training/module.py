@@ -146,7 +146,7 @@ class VidTwinModule(LightningModule):
             NumericalError: if a gradient was not finite; on a GPU, at the next step that is logged (`FiniteGuard`).
         """
         self._report(self.files.update(batch))
-        torch.manual_seed(derive_seed(self.config.seed, "dropout", self.global_rank, self.global_step))
+        self._seed_dropout()
         for optimizer in self.trainer.optimizers:
             optimizer.zero_grad()
         share_of_gan = gan_share(self.config, self.global_step + 1)
@@ -157,6 +157,13 @@ class VidTwinModule(LightningModule):
         if is_last or self.global_step % self.config.log_every == 0:
             self._log_step(terms, learning_rates)
         self.trainer.should_stop |= is_last  # Lightning validates the step at which it is told to stop
+
+    def _seed_dropout(self) -> None:
+        """Seed what dropout draws from; `torch.manual_seed` takes a millisecond for devices that are not there."""
+        seed = derive_seed(self.config.seed, "dropout", self.global_rank, self.global_step)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _accumulate_gradients(self, sample: dict, gan_share: float) -> dict[str, torch.Tensor]:
         """Backward over the micro-batches; returns the mean of the loss terms."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from autoencoder.checkpoint import fingerprint, load_autoencoder
 from autoencoder.common.cost import count_flops, format_bytes, format_flops
@@ -19,6 +18,7 @@ from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import save_png, sheet, to_uint8
 from autoencoder.common.processes import process_group
+from autoencoder.common.progress import progress_bar
 from autoencoder.evaluate import EvaluateConfig
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import I3D, FrechetVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
@@ -234,7 +234,7 @@ def execute(config: EvaluateConfig) -> None:
         videos = list_videos(config.videos)
         evaluation, lpips_weights = prepare(config)
         share = list(enumerate(videos))[rank::world_size]
-        evaluation.add(tqdm(share, "evaluating", unit="video", disable=rank > 0))
+        evaluation.add(progress_bar(None, "evaluating", "video", show=rank == 0, over=share))
         evaluation.gather()
         if rank > 0:
             return

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from tqdm.auto import tqdm
 
 from autoencoder.checkpoint import load_autoencoder
+from autoencoder.common.progress import progress_bar
 from autoencoder.reconstruct import ReconstructConfig
 from autoencoder.vidtwin import AutoencoderVidTwin
 from autoencoder.whole_videos.clips import Fit, chosen_overlap, decode_frames, encode_frames, swap_dynamics
@@ -90,7 +90,7 @@ def reconstruct(
     count = 0
     with open_writer(output, form, audio_of, whole_audio=total == structure.num_frames) as writer:
         frames = reconstructed(model, structure, dynamics, config)
-        for frame in tqdm(frames, "reconstructing", total, unit="frame"):
+        for frame in progress_bar(total, "reconstructing", "frame", over=frames):
             writer.write(*frame)
             count += 1
     return count

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from autoencoder.checkpoint import fingerprint
 from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.processes import from_all, process_group
+from autoencoder.common.progress import progress_bar
 from autoencoder.common.seeding import generators
 from autoencoder.data import UCF101, ClipDataset, Shapes, VideoFolder
 from autoencoder.data.folder import VideoFiles, format_names
@@ -180,7 +180,7 @@ class Evaluation:
         store = SampleStore(folder, self.identity | {"seed": seed}, labels, config.chunk_size)
         sample = make_sampler(self.pipe, config, seed)
         numbers = range(len(store.places))[self.rank :: self.world_size]
-        bar = tqdm(numbers, f"seed {seed}: samples", unit="chunk", disable=self.rank > 0)
+        bar = progress_bar(None, f"seed {seed}: samples", "chunk", show=self.rank == 0, over=numbers)
         mine = {}
         for number in bar:
             latents = store.get(number, sample, config.batch_size)

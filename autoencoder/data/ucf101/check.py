@@ -8,8 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
+from autoencoder.common.progress import progress_bar
 from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data.frame_index import UnreadableVideo, index_frames
 from autoencoder.data.ucf101.dataset import avi_files, find_lists, read_classes, read_split, videos_folder
@@ -62,7 +62,7 @@ def unreadable(paths: list[Path], num_workers: int = 0) -> list[str]:
     loader = DataLoader(
         _Reasons(paths), batch_size=None, num_workers=num_workers, worker_init_fn=leave_signals_to_the_parent
     )
-    return [reason for reason in tqdm(loader, "opening videos", unit="video") if reason]
+    return [reason for reason in progress_bar(None, "opening videos", "video", over=loader) if reason]
 
 
 class _Reasons(Dataset):

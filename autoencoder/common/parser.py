@@ -97,6 +97,7 @@ class CommandParser(ArgumentParser):
     stage: str | None = None
     repeated: dict[str, str] = {}  # settings that are lists, by the flag that adds one value to them
     passed_over: frozenset[str] = frozenset()  # keys of files that belong to another command and are ignored
+    is_asked_for_help: bool = False
 
     def read(
         self, argv: Sequence[str] | None = None, base: Callable[[Namespace], Path | None] | None = None
@@ -110,6 +111,7 @@ class CommandParser(ArgumentParser):
             base: takes the settings of the other layers and returns the YAML file to put below them, or None.
         """
         arguments = list(sys.argv[1:] if argv is None else argv)
+        self.is_asked_for_help = any(part in HELP for part in arguments)
         try:
             line = take_apart([part for part in arguments if part not in HELP], self.names)
             layers = [read_layer(config_path(value, self.stage), self.names) for value in line.configs]
@@ -120,7 +122,7 @@ class CommandParser(ArgumentParser):
             self.error(str(error))
         if base is not None and (path := base(self._parse(layers, line.positionals))):
             layers.insert(0, read_layer(path, self.names))
-        if any(part in HELP for part in arguments):
+        if self.is_asked_for_help:
             self._show_help(layers[:-1])
         return self._parse(layers, line.positionals)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path, naming_failed_writes, threads_silent_on_full_disks
 from autoencoder.common.launchers import is_first_process, launch
 from autoencoder.common.parser import CommandParser
@@ -36,7 +37,12 @@ def prepare(
     chosen = []
 
     def base(asked: Namespace) -> Path:
-        folder = RunFolder.choose(parent, asked.output_dir, asked.resume)
+        try:
+            folder = RunFolder.choose(parent, asked.output_dir, asked.resume)
+        except UserError:
+            if parser.is_asked_for_help:  # which says what would run if the folder were right
+                return preset_path(parser.stage, preset(asked))
+            raise
         chosen.append(folder)
         return folder.config if asked.resume else preset_path(parser.stage, preset(asked))
 

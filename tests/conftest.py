@@ -1,5 +1,7 @@
 """What every test starts from."""
 
+import signal
+
 import pytest
 import torch
 from diffusers.models.attention_dispatch import attention_backend
@@ -10,6 +12,14 @@ def default_attention_backend():
     """A model's choice of attention backend is kept for the whole process; no test is to see another's."""
     with attention_backend("native"):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_arrive():
+    """Signals do what they do in a terminal, also where the tests run under nohup or in the background of a script."""
+    for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
 
 
 @pytest.fixture

@@ -19,20 +19,27 @@ from benchmarks.settings import BenchmarkConfig
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("module, batch_size", [(benchmarks.autoencoder, 1), (benchmarks.generator, 2)])
-def test_command_writes_what_it_measured(module, batch_size, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "command, stage, batch_size",
+    [
+        (benchmarks.autoencoder, benchmarks.work.autoencoder.STAGE, 1),
+        (benchmarks.generator, benchmarks.work.generator.STAGE, 2),
+    ],
+    ids=["autoencoder", "generator"],
+)
+def test_command_writes_what_it_measured(command, stage, batch_size, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     output = tmp_path / "report.json"
-    module.main(["--sizes", "tiny", "--rounds", "1", "--batch-size", str(batch_size), "--output", str(output)])
+    command.main(["--sizes", "tiny", "--rounds", "1", "--batch-size", str(batch_size), "--output", str(output)])
 
     report = json.loads(output.read_text())
-    assert report["benchmark"] == module.STAGE.name
+    assert report["benchmark"] == stage.name
     assert {"device", "cpu", "threads", "torch", "date"} < report.keys()
     rows = {(row["work"], row["dtype"]): row for row in report["results"]}
     assert set(rows) == {(work, dtype) for work in ("forward", "training step") for dtype in ("fp32", "bf16")}
 
-    model = module.STAGE.models["tiny"]()
-    flops = count_flops(model, *module.STAGE.inputs(model, batch_size))
+    model = stage.models["tiny"]()
+    flops = count_flops(model, *stage.inputs(model, batch_size))
     for (work, _), row in rows.items():
         assert row.keys() == Result.__dataclass_fields__.keys()
         assert (row["size"], row["batch_size"], row["rounds"]) == ("tiny", batch_size, 1)

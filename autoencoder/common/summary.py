@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,7 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 from autoencoder.common.config import RunConfig
 from autoencoder.common.cost import format_bytes
 from autoencoder.common.run import RunFolder
-from autoencoder.data.clips import ClipDataset
+
+if TYPE_CHECKING:
+    from autoencoder.data.clips import ClipDataset
 
 MEASURED_SECONDS = 10.0
 SKIPPED_STEPS = 3  # at the start, which compile, load and warm up
@@ -31,7 +34,7 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def describe_clips(clips: ClipDataset) -> str:
+def describe_clips(clips: "ClipDataset") -> str:
     """One line: how many clips a data set has, and of how many classes."""
     count = len(clips.class_names)
     return f"{len(clips):,} clips" + (f" of {count} class{'es' * (count > 1)}" if count else ", no classes")

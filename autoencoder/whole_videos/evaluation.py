@@ -17,6 +17,7 @@ from autoencoder.common.cost import count_flops, format_bytes, format_flops
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import save_png, sheet, to_uint8
+from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import process_group
 from autoencoder.common.progress import progress_bar
 from autoencoder.evaluate import EvaluateConfig
@@ -88,7 +89,7 @@ def prepare(config: EvaluateConfig) -> tuple[Evaluation, str]:
     size = {"num_frames": model.config.num_frames, "size": model.config.sample_size}
     protocol = Protocol(config.sample_fps, part=config.part, batch_size=config.batch_size, **size)
     if model.device.type == "cuda":  # without TF32 all machines agree; the first clips on a GPU are slower
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        set_tf32(False)
         reconstruction(model, torch.zeros(config.batch_size, *model.video_shape, device=model.device))
     return Evaluation(model, protocol, metrics, distance), lpips_weights
 

@@ -13,6 +13,7 @@ from autoencoder.checkpoint import fingerprint
 from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
+from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import from_all, process_group
 from autoencoder.common.progress import progress_bar
 from autoencoder.common.seeding import generators
@@ -126,7 +127,7 @@ class Evaluation:
         self.pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
         self.pipe.set_progress_bar_config(disable=True)
         if self.pipe.device.type == "cuda":  # without TF32, so that machines agree
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            set_tf32(False)
         size = self.pipe.vae.config
         self.clips = real_clips(config, size.num_frames, size.sample_size)
         self.ids = class_ids(self.pipe, self.clips)

@@ -64,15 +64,15 @@ def test_help_imports_nothing_heavy_and_speaks_the_readmes_language(helps, name)
 
 def test_help_shows_the_defaults_of_the_default_preset_and_lists_the_presets(helps):
     text = " ".join(helps["autoencoder.train"][0].split())
-    assert "--max-steps N Optimiser steps of the whole run. (default: 2200)" in text
+    assert "--max-steps N Optimiser steps of the whole run. (default: 2500)" in text
     assert "--model.hidden-size N Width of the backbone. (default: 96)" in text
     assert "base The paper's base model" in text and "setting2 The paper's second latent setting" in text
     text = " ".join(helps["generator.train"][0].split())
-    assert "(default: 2500)" in text and "ucf101_paper The paper's recipe for UCF-101" in text
+    assert "(default: 2300)" in text and "ucf101_paper The paper's recipe for UCF-101" in text
 
 
 @pytest.mark.parametrize(
-    "flags, steps", [("--config base", 500_000), ("--config base --max-steps 7", 500_000), ("--resume", 2200)]
+    "flags, steps", [("--config base", 500_000), ("--config base --max-steps 7", 500_000), ("--resume", 2500)]
 )
 def test_help_follows_the_presets_on_the_line(flags, steps, capsys, monkeypatch, tmp_path):
     from autoencoder.train import main

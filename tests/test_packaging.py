@@ -59,7 +59,7 @@ def test_an_installed_wheel_finds_its_presets_beside_folders_of_the_same_names(w
     assert done.stdout.strip() == str(site / "vidtwin/configs/autoencoder/tiny.yaml"), done.stderr
     assert yaml.safe_load(Path(done.stdout.strip()).read_text())["max_steps"] > 1
     done = subprocess.run([sys.executable, "-m", "vidtwin", "train-autoencoder", "--config", "tiny", "--help"], **run)
-    assert done.returncode == 0 and "(default: 2200)" in done.stdout, done.stderr
+    assert done.returncode == 0 and "(default: 2500)" in done.stdout, done.stderr
 
 
 def test_public_names_and_version():

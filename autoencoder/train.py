@@ -18,8 +18,15 @@ RUNS = Path("outputs/autoencoder")
 PRESET = "tiny"
 
 
-def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin", RunFolder, str]:
-    """Read the command line: config, initialised model, run folder, and all settings as YAML."""
+def parse(
+    argv: Sequence[str] | None, needs_inputs: bool = False
+) -> tuple[TrainConfig, "AutoencoderVidTwin", RunFolder, str]:
+    """Config, model, folder, and the whole config as YAML.
+
+    Args:
+        argv: command-line arguments; None takes those of the process.
+        needs_inputs: refuse missing data or LPIPS weights, before the model is built.
+    """
     parser = commands.make_parser(
         TrainConfig,
         __doc__,
@@ -43,7 +50,8 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin"
     config = commands.build(TrainConfig, parser.instantiate(settings))
     if config.resume:
         announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE)
-    check_inputs(config, settings.model.num_frames, settings.model.sample_size)
+    if needs_inputs:
+        check_inputs(config, settings.model.num_frames, settings.model.sample_size)
     torch.manual_seed(config.seed)  # the weights that the model starts from
     model = AutoencoderVidTwin(**vars(settings.model))
     if not config.dry_run:
@@ -54,7 +62,7 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, "AutoencoderVidTwin"
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the autoencoder, from command-line arguments."""
     join_launched()
-    config, model, folder, text = parse(argv)
+    config, model, folder, text = parse(argv, needs_inputs=True)
     check_number(config.num_devices, config.num_nodes)
 
     from autoencoder.training.fit import dry_run, load_lpips, train

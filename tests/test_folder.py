@@ -136,6 +136,7 @@ def test_windows_of_one_file_share_its_split(tmp_path):
         ("path,label\na.mp4\n", "line 2: 1 values for the 2 columns path,label"),
         ("path,label\na.mp4,run\nb.mp4,\n", "line 3: no label given"),
         ("path,label\n,run\n", "line 2: no path given"),
+        ("path,label\na\0.mp4,run\n", "line 2: .*NUL"),
     ],
 )
 def test_wrong_manifest_lines_are_named(tmp_path, text, message):

@@ -1,8 +1,10 @@
 """What stage one's training says."""
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from autoencoder import train as train_command
+from autoencoder.common.errors import UserError
 
 TINY = """
 dataset: shapes
@@ -47,3 +49,22 @@ def test_a_dry_run_takes_a_step_and_writes_nothing(tmp_path, monkeypatch, capsys
     assert "l1 " in lines["one"] and "discriminator_loss " in lines["one"] and "gradient_norm " in lines["one"]
     assert all(f"{part} " in lines["memory"] for part in ("weights", "gradients", "optimiser", "averages"))
     assert "not measured on cpu" in lines["memory"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--dataset shapes --config base", "lpips_weight=0.05 needs the weights of VGG-16"),
+        ("--dataset ucf101 --config base --lpips-weight 0", "UCF-101 is not complete in .*data/ucf101"),
+        ("--dataset folder --data-root nowhere", "nowhere"),
+    ],
+)
+def test_missing_data_and_weights_are_told_before_a_model_is_built(flags, message, tmp_path, monkeypatch):
+    def build(**_):
+        raise AssertionError("a model was built")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("autoencoder.vidtwin.AutoencoderVidTwin", build)
+    with pytest.raises(UserError, match=message):
+        train_command.main(flags.split())
+    assert not list(tmp_path.iterdir())

@@ -12,10 +12,9 @@ import test_autoencoder_train
 import test_generator_train
 import torch
 from lightning.pytorch import Callback
-from test_latent_cache import make_autoencoder
 
 from autoencoder import train as first_stage
-from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, write_pointer
+from autoencoder.common.run import RunFolder
 from autoencoder.common.signals import Stopped
 from autoencoder.training import fit as fit_first
 from generator import fit as fit_second
@@ -24,6 +23,7 @@ from generator import train as second_stage
 from generator.trainer import GeneratorTrainer
 
 fresh_accelerate = test_generator_train.fresh_accelerate  # for the tests of this file, too
+workplace = test_generator_train.workplace
 
 SHORT = {"max_steps": 6, "checkpoint_every": 100, "validate_every": 5}
 
@@ -100,14 +100,6 @@ def test_stage_one_in_the_export_leaves_no_model(tmp_path, monkeypatch, capsys):
     with pytest.raises(Stopped):
         run_first(tmp_path / "run")
     assert not list((tmp_path / "run").glob("*model*")) and "after step 6, which is saved" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("workplace")
-    make_autoencoder().save_pretrained(root / "autoencoder")
-    write_pointer(root / LAST_AUTOENCODER, root / "autoencoder")
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from benchmarks.gpu import GpuConfig
 from benchmarks.report import environment, write_json
+from benchmarks.suite import TRAINING_FLOPS
 from benchmarks.training_steps import DenoiserStep, Step, make_step, read_presets
 from benchmarks.work.memory import count_presets
 from generator.objective import make_scheduler
@@ -39,7 +40,6 @@ PEAKS = {
 LIBRARIES = ("torch", "diffusers", "accelerate", "lightning", "triton", "flash-attn")
 TEST_SECONDS = 120
 ROOT = Path(__file__).resolve().parents[2]
-TRAINING_FLOPS = 3  # of a forward, by convention
 
 
 @dataclass(frozen=True, kw_only=True)

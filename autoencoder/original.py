@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from autoencoder.common.errors import MissingFileError, UserError
+from autoencoder.common.errors import MissingFileError, UserError, first_few
 
 # Our names to theirs; applied in this order to every key of our state dict.
 RENAMES = [
@@ -70,7 +70,7 @@ def load_original(model_class, path: str | Path, overrides: Mapping):
     left_over = [key for key in state if key not in names and key not in buffers and not key.startswith(NEVER_READ)]
     missing = sorted((names.keys() | buffers.keys()) - state.keys())
     if left_over or missing:
-        raise UserError(f"{path} does not fit: missing {_some(missing)}; left over {_some(left_over)}")
+        raise UserError(f"{path} does not fit: missing {first_few(missing, 8)}; left over {first_few(left_over, 8)}")
     for key, own in names.items():
         ours[own] = _reshaped(path, key, state[key], ours[own])
     for key, buffer in buffers.items():
@@ -123,10 +123,10 @@ def _foreign_objects_message(path: Path, error: pickle.UnpicklingError) -> str:
     except (ValueError, RuntimeError):
         foreign = re.findall(r"GLOBAL (\S+)", str(error))
     return (
-        f"{path} holds objects that are not tensors ({_some(foreign)}), and reading those can run code. If you trust "
-        "its source, convert it once: python -c \"import torch, safetensors.torch as s; d = torch.load('in.ckpt', "
-        "weights_only=False, map_location='cpu'); s.save_file({k: v.contiguous().clone() for k, v in "
-        "d.get('state_dict', d).items()}, 'out.safetensors')\", and load out.safetensors"
+        f"{path} holds objects that are not tensors ({first_few(foreign, 8)}), and reading those can run code. If you "
+        'trust its source, convert it once: python -c "import torch, safetensors.torch as s; d = '
+        "torch.load('in.ckpt', weights_only=False, map_location='cpu'); s.save_file({k: v.contiguous().clone() "
+        "for k, v in d.get('state_dict', d).items()}, 'out.safetensors')\", and load out.safetensors"
     )
 
 
@@ -193,8 +193,3 @@ def _compare_positions(path: str | Path, key: str, tensor: torch.Tensor, buffer:
     difference = (tensor[0].float() - buffer).abs().max().item()
     if not difference <= POSITION_TOLERANCE:
         raise UserError(f"{path}: {key} differs from the fixed sin-cos positions by up to {difference:.3g}")
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more if names else "nothing"

@@ -7,30 +7,16 @@ import torch
 from torch import nn
 
 from autoencoder import AutoencoderVidTwin
-from autoencoder.common import commands
 from autoencoder.common.optimization import OptimizerConfig
 from autoencoder.metrics.lpips import Lpips
-from autoencoder.settings import AutoencoderSettings
 from autoencoder.training import config as stage_one
 from autoencoder.training.discriminator import PatchDiscriminator
 from autoencoder.training.losses import VidTwinLoss, generator_hinge
 from generator import VidTwinDiT
 from generator import config as stage_two
-from generator.settings import TransformerSettings
+from pipelines.stages import read_presets
 
 NUM_CLASSES = 101
-STAGES = {
-    "autoencoder": (stage_one.TrainConfig, AutoencoderSettings),
-    "generator": (stage_two.TrainConfig, TransformerSettings),
-}
-
-
-def read_presets(stage: str, *presets: str) -> tuple[Any, dict[str, Any]]:
-    """The training config that presets give, and their settings of the model by name."""
-    config_class, model_settings = STAGES[stage]
-    parser = commands.make_parser(config_class, "", stage=stage, groups={"model": model_settings})
-    settings = parser.read([argument for name in presets for argument in ("--config", name)])
-    return commands.build(config_class, parser.instantiate(settings)), vars(settings.model)
 
 
 class AutoencoderStep:

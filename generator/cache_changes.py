@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import ClipDataset
 from autoencoder.data.folder import VideoFiles
@@ -20,7 +20,6 @@ from generator.cache_identity import (
     VideoTable,
     are_replaced,
     check_identity,
-    few_of,
     file_states,
     read_metadata,
 )
@@ -116,7 +115,9 @@ def _compare(
     table, differences = before.follow(clips.listing)
     table, replaced = _refresh_states(folder, table, _encoded(table, chosen_videos(config, before.ends)), clips)
     if replaced.size:
-        differences.append(f"{len(replaced)} replaced ({few_of([table.listing.paths[place] for place in replaced])})")
+        differences.append(
+            f"{len(replaced)} replaced ({first_few([table.listing.paths[place] for place in replaced])})"
+        )
     if differences:
         added = int((table.numbers >= before.ends[-1]).sum())
         differences += [f"{added} added"] * bool(added)

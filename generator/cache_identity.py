@@ -23,9 +23,8 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.files import save_safetensors
-from autoencoder.data.folder import format_names
 from autoencoder.data.listing import Listing, PathTable
 
 VIDEOS = "videos.safetensors"
@@ -239,15 +238,9 @@ def _differences(
         "with another start or end": [path for path in gone if path in added],
         "of another class": [f"{path}, {there!r} there and {here!r} here" for path, there, here in relabelled],
     }
-    found = [f"{len(names)} {what} ({few_of(names)})" for what, names in groups.items() if names]
+    found = [f"{len(names)} {what} ({first_few(names)})" for what, names in groups.items() if names]
     lost = [name for name in old.class_names if name not in new.class_names]
-    return found + ([f"no class {format_names(lost)} any more"] if lost else [])
-
-
-def few_of(names: Sequence[str], count: int = 3) -> str:
-    """The first names for a message, with bytes that are not UTF-8 escaped."""
-    listed = "; ".join(name.encode(errors="backslashreplace").decode() for name in names[:count])
-    return listed + ("; ..." if len(names) > count else "")
+    return found + ([f"no class {first_few(map(repr, lost), 10)} any more"] if lost else [])
 
 
 def are_replaced(paths: Sequence[str], digests: Sequence[str]) -> np.ndarray:

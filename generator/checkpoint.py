@@ -95,17 +95,28 @@ class TrainingState:
     def _check(self, path: Path, state: dict[str, Any]) -> None:
         if "averages" not in state:
             raise UserError(f"{path} has the form of an earlier version, which cannot be resumed: begin a new run")
-        if state["autoencoder"] != self.autoencoder:
-            raise UserError(
-                f"{path} was trained on the latents of the autoencoder {state['autoencoder']}, not of "
-                f"{self.autoencoder}: give its folder with --autoencoder"
-            )
+        _check_autoencoder(path, state["autoencoder"], self.autoencoder)
         if len(state["averages"]) != len(self.averages):
             second = self.averages[1].decay if len(self.averages) > 1 else None
             raise UserError(
                 f"{path} holds {len(state['averages'])} moving averages, second_ema_decay={second} asks for "
                 f"{len(self.averages)}: go on as the run began"
             )
+
+
+def check_autoencoder(folder: RunFolder, autoencoder: str) -> None:
+    """Refuse to go on with a run on the latents of another autoencoder, before any are encoded.
+
+    Args:
+        folder: the run's folder, which may hold no checkpoint yet.
+        autoencoder: fingerprint of the autoencoder to go on with.
+
+    Raises:
+        UserError: naming both fingerprints.
+    """
+    known = _known_autoencoder(folder)
+    if known is not None:
+        _check_autoencoder(folder.newest_checkpoint()[0], known, autoencoder)
 
 
 def is_same_autoencoder(folder: RunFolder, saved: str, wanted: str) -> bool:
@@ -116,11 +127,24 @@ def is_same_autoencoder(folder: RunFolder, saved: str, wanted: str) -> bool:
         saved: folder of the autoencoder in the run's config.
         wanted: folder of the autoencoder to go on with.
     """
-    checkpoint, _ = folder.newest_checkpoint()
-    if checkpoint is not None and defect_of(checkpoint) is None:
-        known = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True).get("autoencoder")
-    elif (Path(saved) / "config.json").is_file():
+    known = _known_autoencoder(folder)
+    if known is None and (Path(saved) / "config.json").is_file():
         known = fingerprint(load_autoencoder(saved, "cpu"))
-    else:
-        return True  # nothing is left of the run that could be another one's
-    return fingerprint(load_autoencoder(wanted, "cpu")) == known
+    # Where nothing is known, nothing is left of the run that could be another one's.
+    return known is None or fingerprint(load_autoencoder(wanted, "cpu")) == known
+
+
+def _known_autoencoder(folder: RunFolder) -> str | None:
+    """Fingerprint in the newest checkpoint of a run; None where there is none, or it is damaged."""
+    checkpoint, _ = folder.newest_checkpoint()
+    if checkpoint is None or defect_of(checkpoint) is not None:
+        return None
+    return torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True).get("autoencoder")
+
+
+def _check_autoencoder(path: Path, known: str, wanted: str) -> None:
+    if wanted != known:
+        raise UserError(
+            f"{path} was trained on the latents of the autoencoder {known}, not of {wanted}: give its folder with "
+            "--autoencoder"
+        )

@@ -10,6 +10,7 @@ from autoencoder.checkpoint import fingerprint
 from autoencoder.common.run import RunFolder
 from autoencoder.common.summary import step_memory, summary
 from autoencoder.vidtwin import AutoencoderVidTwin
+from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
 from generator.fit import build_transformer
 from generator.latent_cache import autoencoder_folder, build_cache
@@ -29,13 +30,14 @@ def dry_run(config: TrainConfig, model_settings: dict[str, Any], folder: RunFold
         accelerator: the run's accelerator.
     """
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
+    autoencoder_hash = fingerprint(vae)
+    check_autoencoder(folder, autoencoder_hash)
     size = config.micro_batches(accelerator.num_processes)[0]
     few = replace(config, max_videos=min(size, config.max_videos or size), clips_per_video=1, validate_every=None)
     with TemporaryDirectory(prefix="vidtwin-dry-run-") as temporary:
         cache = build_cache(vae, few, temporary, progress=False)
         model = build_transformer(config, model_settings, vae, cache)
         trainer = GeneratorTrainer(model, cache, few, folder, accelerator)
-        autoencoder_hash = fingerprint(vae)
         place = config.latent_cache or config.cache_folder(autoencoder_hash)
         entries = describe_run(trainer, vae, autoencoder_hash)
         entries["data"] = f"{config.dataset}, {len(cache.class_names)} classes; the latents would lie in {place}"

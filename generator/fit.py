@@ -9,14 +9,14 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from autoencoder.common.device import resolve_device
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.files import atomic_folder
 from autoencoder.common.pictures import Previews, add_moving_picture, unit_to_uint8
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.summary import log_config, summary
-from autoencoder.data.folder import format_names
 from autoencoder.vidtwin import AutoencoderVidTwin
+from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
@@ -148,7 +148,7 @@ def build_transformer(
 def _check_classes(cache: LatentCache, held_out: LatentCache) -> None:
     """Refuse caches in which a label means different classes."""
     if held_out.class_names != cache.class_names:
-        there, here = format_names(held_out.class_names), format_names(cache.class_names)
+        there, here = (first_few(map(repr, names), 10) for names in (held_out.class_names, cache.class_names))
         raise UserError(
             f"the held-out latents in {held_out.folder} are of the classes {there}, those in {cache.folder} of {here}: "
             "remove the older of the two, or have both encoded anew by --rebuild-cache"
@@ -195,6 +195,7 @@ def _train(
 ) -> GeneratorTrainer:
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
     autoencoder_hash = fingerprint(vae)
+    check_autoencoder(folder, autoencoder_hash)
     show = progress and accelerator.is_main_process
     place = config.latent_cache or config.cache_folder(autoencoder_hash)
     cache = build_cache(vae, config, place, show, config.rebuild_cache)

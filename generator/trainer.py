@@ -15,8 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.compiling import should_compile
-from autoencoder.common.cost import PeakMemory, count_flops
-from autoencoder.common.errors import NumericalError, UserError
+from autoencoder.common.cost import PeakMemory, training_flops
+from autoencoder.common.errors import UserError
+from autoencoder.common.guard import FiniteGuard
 from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import CommonStop
 from autoencoder.common.progress import progress_bar
@@ -77,7 +78,7 @@ class GeneratorTrainer:
             raise UserError(f"{len(held_out)} held-out clips are too few for {accelerator.num_processes} processes")
         self.cache, self.config, self.folder, self.accelerator = cache, config, folder, accelerator
         self.held_out = held_out
-        self.flops_per_step = 3 * _forward_flops(model) * config.batch_size
+        self.flops_per_step = flops_of_sample(model) * config.batch_size
         optimizer, self.schedule = config.optimizer.build(model, config.max_steps, config.precision)
         if config.attention_backend:
             model.set_attention_backend(config.attention_backend)
@@ -101,7 +102,7 @@ class GeneratorTrainer:
         if path is not None:
             self.state.load(path)
         self._sizes = config.micro_batches(accelerator.num_processes)
-        self._divergence = _Divergence(accelerator.device)
+        self._guard = FiniteGuard("gradient_norm")
         self.peak_memory = PeakMemory(accelerator.device)
         self.scalars: dict[str, float] = {}
         self.writer = self._open_writer() if accelerator.is_main_process and not config.dry_run else None
@@ -148,7 +149,7 @@ class GeneratorTrainer:
     def try_step(self) -> dict[str, float]:
         """Take one step without recording it; returns this process's losses and gradient norm by name."""
         terms, _ = self._train_step(self._micro_batches())
-        self._divergence.check()
+        self._guard.check()
         return {name: term.item() for name, term in terms.items()}
 
     def is_due(self, every: int) -> bool:
@@ -172,7 +173,7 @@ class GeneratorTrainer:
 
     def averaged_model(self, average: EMAModel) -> VidTwinDiT | None:
         """A new model with a moving average as its weights, in the main process; all processes must call it."""
-        self._divergence.check()
+        self._guard.check()
         return averaged_model(self.model, average, keep=self.accelerator.is_main_process)
 
     def _micro_batches(self) -> Iterator[NoisyBatch]:
@@ -202,7 +203,7 @@ class GeneratorTrainer:
         terms = self._accumulate_gradients(batches)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        self._divergence.note(self.step + 1, terms["loss"], norm)
+        self._guard.watch(self.step + 1, terms["loss"], {"gradient_norm": norm})
         learning_rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
@@ -232,7 +233,7 @@ class GeneratorTrainer:
         Every process takes equally many clips, because a sharded model must be called by all processes; the remainder
         is left out.
         """
-        self._divergence.check()
+        self._guard.check()
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         share = range(rank, len(self.held_out) // processes * processes, processes)
         size = self._sizes[0]
@@ -253,7 +254,7 @@ class GeneratorTrainer:
         return writer
 
     def _log(self, terms: dict[str, torch.Tensor], learning_rate: float) -> None:
-        self._divergence.check()
+        self._guard.check()
         values = self.accelerator.reduce(torch.stack(list(terms.values())), "mean").tolist()
         seconds = time.perf_counter() - self._window_start
         steps = self.step - self._window_step
@@ -274,37 +275,12 @@ class GeneratorTrainer:
                 self.writer.add_scalar(name, value, self.step)
 
     def _save_checkpoint(self) -> None:
-        self._divergence.check()
+        self._guard.check()
         if self.writer:
             self.writer.flush()
         self.state.save(self.folder.checkpoint_path(self.step), self.step)
         if self.accelerator.is_main_process:
             self.folder.remove_old_checkpoints(self.config.keep_checkpoints)
-
-
-class _Divergence:
-    """Records on the device the first step whose gradient is not finite, so that no step has to wait.
-
-    The steps after it are lost; therefore `check` runs before anything is recorded or saved. The norm is that of all
-    processes, so they stop together.
-    """
-
-    def __init__(self, device: torch.device):
-        self.first = torch.zeros(3, device=device)  # step, or 0 for none, loss and gradient norm
-
-    def note(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
-        """Record a step, unless one was not finite before."""
-        values = torch.stack([torch.full_like(norm, step), loss, norm])
-        self.first = torch.where((self.first[0] == 0) & ~norm.isfinite(), values, self.first)
-
-    def check(self) -> None:
-        """Raise a NumericalError if there was such a step; this waits for the device."""
-        step, loss, norm = self.first.tolist()
-        if step:
-            raise NumericalError(
-                f"step {step:.0f}: the loss is {loss}, its gradient norm {norm}; the run stops, the last checkpoint is "
-                "good. A lower optimizer.learning_rate or precision=fp32 may help"
-            )
 
 
 def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
@@ -319,7 +295,8 @@ def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
         )
 
 
-def _forward_flops(model: VidTwinDiT) -> int:
-    """FLOPs of a forward of one sample."""
+def flops_of_sample(model: VidTwinDiT) -> int:
+    """FLOPs that a training step takes for one sample."""
     tokens = torch.empty(1, model.layout.num_tokens, model.layout.token_dim, device="meta")
-    return count_flops(model, tokens, torch.empty(1, device="meta"), torch.empty(1, dtype=torch.long, device="meta"))
+    times, labels = torch.empty(1, device="meta"), torch.empty(1, dtype=torch.long, device="meta")
+    return training_flops(model, tokens, times, labels)

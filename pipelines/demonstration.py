@@ -10,19 +10,24 @@ import torch
 from autoencoder import AutoencoderVidTwin
 from autoencoder.codec import decode_clips, decode_float_clips, encode_clips
 from autoencoder.common.commands import start_command
-from autoencoder.common.cost import count_flops, format_flops
+from autoencoder.common.cost import count_flops, format_flops, training_flops
 from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import save_png, sheet, to_uint8, unit_to_uint8
 from autoencoder.common.plots import pyplot, read_scalars, save_figure
+from autoencoder.common.summary import summary as aligned
 from autoencoder.data import Shapes, to_video
+from autoencoder.data.shapes import CLASS_NAMES
 from autoencoder.data.video_io import write_video
 from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.metrics.oracle import confirmed, oracle
+from generator import VidTwinDiT
+from generator.trainer import flops_of_sample
 from pipelines.checkpoint import load_pipeline
 from pipelines.demo import DemoConfig
 from pipelines.evaluation.shares import spread
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.recombination import recombination_table, recombine
+from pipelines.stages import read_presets
 
 FPS = 8.0
 BATCH = 10
@@ -34,6 +39,28 @@ def run(module: str, *flags: str) -> float:
     start = time.perf_counter()
     start_command(module, flags)
     return time.perf_counter() - start
+
+
+def expected_cost() -> str:
+    """What the presets of both trainings compute, as lines to print before they start."""
+    first, settings = read_presets("autoencoder", "tiny")
+    second, transformer_settings = read_presets("generator", "shapes")
+    with torch.device("meta"):
+        vae = AutoencoderVidTwin(**settings)
+        transformer = VidTwinDiT(
+            structure_shape=vae.structure_shape,
+            dynamics_shape=vae.dynamics_shape,
+            dynamics_axes=vae.dynamics_axes,
+            num_classes=len(CLASS_NAMES),
+            independent_times=second.objective.independent_times,
+            **transformer_settings,
+        )
+    clip = torch.empty(1, *vae.video_shape, device="meta")
+    flops = [first.max_steps * first.batch_size * training_flops(vae, clip)]
+    flops.append(second.max_steps * second.batch_size * flops_of_sample(transformer))
+    names = (f"autoencoder, {first.max_steps} steps", f"transformer, {second.max_steps} steps", "both trainings")
+    counts = map(format_flops, [*flops, sum(flops)])
+    return aligned(dict(zip(names, counts, strict=True)))
 
 
 def train(config: DemoConfig) -> dict[str, float]:
@@ -194,6 +221,8 @@ def execute(config: DemoConfig) -> None:
     """Train both stages, sample, measure, and write the results."""
     for part in ("autoencoder", "latents", "generator"):
         shutil.rmtree(config.output_dir / part, ignore_errors=True)
+    if not config.quick:
+        print(expected_cost(), flush=True)
     seconds = train(config)
 
     start = time.perf_counter()

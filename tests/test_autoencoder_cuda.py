@@ -11,19 +11,19 @@ from torch import nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from autoencoder.common.errors import NumericalError
+from autoencoder.common.guard import FiniteGuard
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import NoisyCollate
-from autoencoder.training.guard import FiniteGuard
 from autoencoder.training.module import VidTwinModule
 from autoencoder.training.noise import LatentNoise
 
 # Where the host may wait in a run: where scalars are logged, and in a validation.
-LOGGING = ("autoencoder/training/module.py _log_step", "autoencoder/training/guard.py check")
+LOGGING = ("autoencoder/training/module.py _log_step", "autoencoder/common/guard.py check")
 VALIDATION = (
     "autoencoder/training/module.py _take_average",
     "autoencoder/training/module.py validation_step",
     "autoencoder/metrics/reconstruction.py update",
-    "autoencoder/training/guard.py check",
+    "autoencoder/common/guard.py check",
 )
 SIDE = 32
 
@@ -96,14 +96,17 @@ def take_step(module: VidTwinModule) -> None:
     module.trainer.global_step += 1
 
 
-def test_a_step_waits_only_where_it_logs():
-    module = make_module("adam")
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_step_waits_only_where_it_logs(optimizer):
+    """Nor does skipping a step that is not finite wait, which either optimiser does on the device."""
+    module = make_module(optimizer)
     with FakeCuda() as gpu:
         start_on_gpu(module)
         for step in range(2):
             gpu.waits.clear()
             take_step(module)
             gpu.assert_waits_only(*(LOGGING if step == 0 else ()))
+            assert all(optimizer.found_inf.is_cuda for optimizer in module.trainer.optimizers)
 
 
 def test_validation_runs_on_the_gpu_and_waits_where_results_leave_it():
@@ -132,7 +135,7 @@ def test_encode_and_decode_wait_for_nothing(part):
 
 def test_a_bad_step_is_found_where_the_record_is_read():
     """Also when it is the second side's gradient, when steps that are fine come after it, and when worse come later."""
-    guard, fine = FiniteGuard(), torch.tensor(1.0)
+    guard, fine = FiniteGuard("gradient_norm", "discriminator_gradient_norm"), torch.tensor(1.0)
     guard.check()
     for step, norm in enumerate((1.0, float("nan"), 1.0, float("inf")), start=1):
         norms = {"gradient_norm": fine, "discriminator_gradient_norm": torch.tensor(norm)}

@@ -101,7 +101,7 @@ def test_steps_and_validation_wait_only_where_something_is_recorded(
         assert all(parameter.grad.device.type == "cuda" for parameter in trainer.model.parameters())
         gpu.assert_waits_only()
 
-        monkeypatch.setattr(trainer._divergence, "check", lambda: None)
+        monkeypatch.setattr(trainer._guard, "check", lambda: None)
         trainer._window_start, trainer._window_step, trainer.step = 0.0, 0, 2
         trainer._log(terms, learning_rate)
         trainer._record(trainer._validate())

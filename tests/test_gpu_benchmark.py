@@ -11,10 +11,10 @@ from fakecuda import FakeCuda
 
 from autoencoder.common.optimization import OptimizerConfig
 from benchmarks import gpu as gpu_command
-from benchmarks.training_steps import read_presets
 from benchmarks.work import gpu
 from benchmarks.work.gpu import Bench, GpuConfig, Row
 from benchmarks.work.memory import Memory
+from pipelines.stages import read_presets
 
 QUICK = ["--quick", "true", "--tests", "false", "--device", "cpu"]
 

@@ -1,5 +1,6 @@
 """Training with the whole loss: GAN, LPIPS, moving average, latent noise; steps, records, resume and processes."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_autoencoder_train import arguments
 from tiny_models import tiny_vae
@@ -350,3 +351,43 @@ def test_two_processes_end_with_equal_weights(tmp_path):
     for weights in (first, second):
         weights["state"] = {name: value for name, value in weights["state"].items() if not name.endswith(own)}
     assert_same(first, second)
+
+
+OF_ONE_STEP = """
+import sys
+import torch
+from test_module_gan import Gradients, run_one_step
+
+if __name__ == "__main__":
+    gradients, trainer = run_one_step(sys.argv[1], devices=2, micro_batch_size=2)
+    torch.save(gradients.by_name, f"rank-{trainer.global_rank}.pt")
+"""
+
+
+def run_one_step(folder: str | Path, **settings) -> tuple[Gradients, Trainer]:
+    """One step of both sides, with a factor of the GAN that does not depend on how the batch is shared out."""
+    original, gan_file.adaptive_weight = gan_file.adaptive_weight, lambda *_: torch.tensor(0.5)
+    try:
+        settings |= {"gan_start": 0, "max_steps": 1, "precision": "fp32", "optimizer.name": "adam"}
+        settings |= {"accelerator": "cpu", "discriminator_optimizer.name": "adam"}
+        gradients = Gradients()
+        return gradients, run(Path(folder), (gradients,), ("--model.qformer_dropout=0",), **settings)
+    finally:
+        gan_file.adaptive_weight = original
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path):
+    """Of the autoencoder and of the discriminator, clipped; the micro-batches are the same two."""
+    expected, _ = run_one_step(tmp_path / "one", micro_batch_size=2)
+    (tmp_path / "command.py").write_text(OF_ONE_STEP)
+    command = [sys.executable, "command.py", str(tmp_path / "two")]
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths}
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    both = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for name, gradient in expected.by_name.items():
+        side = "discriminator" if name.startswith("discriminator") else "model"
+        largest = max(g.abs().max() for n, g in expected.by_name.items() if n.startswith(side))
+        for found in both:
+            assert torch.allclose(found[name], gradient, rtol=1e-3, atol=1e-5 * largest), name

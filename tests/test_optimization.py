@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from autoencoder.common.config import OptimizerConfig
+from autoencoder.common.optimization import NEWTON_SCHULZ, orthogonalize
 
 
 def rates(config: OptimizerConfig, max_steps: int = 10) -> list[float]:
@@ -58,6 +59,20 @@ def test_muon_moves_matrices_along_every_direction_alike_and_leaves_the_rest_to_
     strengths = torch.linalg.svdvals(moved["linear.weight"])
     assert strengths[-1] > strengths[0] / 4  # the gradient's own ratio is 100
     assert moved["table.weight"].abs().max() < 0.03 and moved["linear.bias"].abs().max() < 0.03  # about 0.1 x 0.1
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (3, 8, 24), (8, 12), (1, 5), (8, 8)])
+@pytest.mark.parametrize("steps, scale_eps", [(1, False), (3, True), (7, False)])
+def test_orthogonalization_equals_timms(shape, steps, scale_eps):
+    generator = torch.Generator().manual_seed(0)
+    update = torch.randn(shape, generator=generator)
+    update[..., 0, :] *= 1e-3  # a direction that hardly any gradient has
+    coefficients = [(4.0848, -6.8946, 2.927), (3.9505, -6.3029, 2.6377), (3.4445, -4.775, 2.0315)]
+    expected = NEWTON_SCHULZ(update.double(), steps, coefficients, 1e-7, 1.01, torch.float64, scale_eps)
+    actual = orthogonalize(update, steps, coefficients, 1e-7, 1.01, scale_eps)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-3)
+    nothing = orthogonalize(torch.zeros(shape), steps, coefficients, 1e-7)
+    assert not nothing.any(), "a weight without a gradient must not move"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_what_is_left_out_is_said_once(tmp_path, capsys):
     said = capsys.readouterr().err
     for part in (
         "no video has a label, for 1 video (top.TS) beside the 2 folders",
-        "left out 4 files (a/notes.txt, sheet.csv, x.pdf, ...): videos end in .mp4",
+        "left out 4 files (a/notes.txt, sheet.csv, x.pdf, ... (4 in all)): videos end in .mp4",
         "left out 2 hidden files or folders (.git, b/.hidden.mp4)",
         "1 folder (b) without a video, which make no class",
     ):

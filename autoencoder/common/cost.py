@@ -59,6 +59,15 @@ def format_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def training_flops(model: nn.Module, *inputs: torch.Tensor) -> int:
+    """FLOPs of a training step on `inputs`: a backward pass costs twice its forward.
+
+    Args:
+        model, inputs: as for `count_flops`, on the meta device.
+    """
+    return 3 * count_flops(model, *inputs)
+
+
 @contextmanager
 def measure(device: torch.device | str) -> Iterator[Cost]:
     """Measure the seconds and the peak memory of a block.

@@ -1,5 +1,7 @@
 """Errors that the user of a command can mend: the command prints one line for these, a traceback for all others."""
 
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """A setting, an argument or a file is not usable; the message names it and says what would be right."""
@@ -15,6 +17,13 @@ class ExistingFileError(UserError, FileExistsError):
 
 class NumericalError(UserError, FloatingPointError):
     """The arithmetic left the range of numbers, as when a training diverges."""
+
+
+def first_few(names: Iterable[str], count: int = 3) -> str:
+    """The first names for a message, or "nothing"; names of files keep to UTF-8, with other bytes escaped."""
+    names = [name.encode(errors="backslashreplace").decode() for name in names]
+    more = f", ... ({len(names)} in all)" if len(names) > count else ""
+    return ", ".join(names[:count]) + more if names else "nothing"
 
 
 def message_of(error: Exception) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoencoder.common.errors import MissingFileError, UserError
+from autoencoder.common.errors import MissingFileError, UserError, first_few
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.config import HELD_OUT_SHARE
 from autoencoder.data.listing import VIDEO_ENDINGS, Listing, PathTable, read_manifest
@@ -165,11 +165,6 @@ class VideoFolder(VideoFiles):
         )
 
 
-def format_names(names: Sequence[str], count: int = 10) -> str:
-    """Names for a message, at most `count` of them."""
-    return ", ".join(map(repr, names[:count])) + (f", ... ({len(names)} in all)" if len(names) > count else "")
-
-
 def _nothing_there(root: Path, problem: str) -> str:
     return (
         f"no videos in {root.absolute()}: {problem}. It must be a folder with {', '.join(VIDEO_ENDINGS)} files, in one "
@@ -185,11 +180,11 @@ def _with_classes(root: Path, listing: Listing, classes: Sequence[str]) -> Listi
         UserError: if a class of the listing is not among them; the message names it.
     """
     unknown = [name for name in listing.class_names if name not in set(classes)]
-    known = "the training videos have " + (f"the classes {format_names(classes)}" if classes else "no labels")
+    known = f"the classes {first_few(map(repr, classes), 10)}" if classes else "no labels"
     if unknown:
         raise UserError(
-            f"{root}: held-out videos are of class {format_names(unknown)}, but {known}. Classes are matched by name: "
-            "rename these, or leave their videos out"
+            f"{root}: held-out videos are of class {first_few(map(repr, unknown), 10)}, but the training videos have "
+            f"{known}. Classes are matched by name: rename these, or leave their videos out"
         )
     if classes and listing.labels is None:
         raise UserError(

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoencoder.common.errors import first_few
 from autoencoder.common.launchers import launch
 from autoencoder.data.listing import VIDEO_ENDINGS, Listing, PathTable, sorted_classes
 
-EXAMPLES = 3  # of what is left out, named in a message
 _printed: set[str] = set()
 
 
@@ -124,4 +124,4 @@ def _remarks(scan: Scan) -> Iterator[str]:
 def _some(names: Sequence[str], plural: str) -> str:
     """Their number and the first of them."""
     noun = plural.removesuffix("s") if len(names) == 1 else plural
-    return f"{len(names)} {noun} ({', '.join(names[:EXAMPLES])}{', ...' if len(names) > EXAMPLES else ''})"
+    return f"{len(names)} {noun} ({first_few(names)})"

@@ -12,8 +12,9 @@ from diffusers.training_utils import EMAModel
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from autoencoder.common.cost import count_flops
+from autoencoder.common.cost import training_flops
 from autoencoder.common.errors import UserError
+from autoencoder.common.guard import FiniteGuard, skip_if
 from autoencoder.common.pictures import Previews, add_moving_picture, to_uint8
 from autoencoder.common.processes import mean_over_processes
 from autoencoder.common.seeding import derive_seed
@@ -24,7 +25,6 @@ from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.metrics.i3d import full_precision
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
-from autoencoder.training.guard import FiniteGuard, skip_if
 from autoencoder.training.losses import VidTwinLoss
 from autoencoder.training.noise import Pair, add_noise
 from autoencoder.training.sides import Side
@@ -68,12 +68,13 @@ class VidTwinModule(LightningModule):
         self.ema = EMAModel(model.parameters(), decay=config.ema_decay, foreach=True) if config.ema_decay else None
         self.files = FileReport(num_files, config.max_bad_share)
         self.psnr, self.ssim = VideoPSNR(), VideoSSIM()
-        self.guard = FiniteGuard()
+        norms = ("gradient_norm", "discriminator_gradient_norm") if config.gan else ("gradient_norm",)
+        self.guard = FiniteGuard(*norms)
         self.sides: tuple[Side, ...] = ()
         self._previews = Previews()
         self._window_start, self._window_step = time.perf_counter(), 0
         self.flops_per_step = (
-            3 * count_flops(model, torch.empty(1, *model.video_shape, device="meta")) * config.batch_size
+            training_flops(model, torch.empty(1, *model.video_shape, device="meta")) * config.batch_size
         )
         self.scalars: dict[str, float] = {}
 

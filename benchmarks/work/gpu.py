@@ -22,10 +22,11 @@ from autoencoder.common.files import atomic_path
 from benchmarks.gpu import GpuConfig
 from benchmarks.report import environment, write_json
 from benchmarks.suite import TRAINING_FLOPS
-from benchmarks.training_steps import DenoiserStep, Step, make_step, read_presets
+from benchmarks.training_steps import DenoiserStep, Step, make_step
 from benchmarks.work.memory import count_presets
 from generator.objective import make_scheduler
 from pipelines import VidTwinDiffusionPipeline
+from pipelines.stages import read_presets
 
 # Dense bf16 products with fp32 sums, in FLOP/s, of NVIDIA's data sheets; the first name that is part of the card's.
 PEAKS = {

@@ -17,7 +17,8 @@ from benchmarks import memory as command
 from benchmarks.memory import MemoryConfig
 from benchmarks.report import write_json
 from benchmarks.saved_memory import count_saved_in_blocks
-from benchmarks.training_steps import Step, make_step, read_presets
+from benchmarks.training_steps import Step, make_step
+from pipelines.stages import read_presets
 
 CARD = 80 * 10**9  # bytes of an A100 or H100 of 80 GB
 LIMIT = CARD * 9 // 10

@@ -11,14 +11,14 @@ import torch
 
 from autoencoder.checkpoint import fingerprint
 from autoencoder.codec import decode_clips, encode_clips
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.files import atomic_path
 from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import from_all, process_group
 from autoencoder.common.progress import progress_bar
 from autoencoder.common.seeding import generators
 from autoencoder.data import UCF101, ClipDataset, Shapes, VideoFolder
-from autoencoder.data.folder import VideoFiles, format_names
+from autoencoder.data.folder import VideoFiles
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import I3D
 from autoencoder.metrics.distance import VideoFeatureExtractor
@@ -66,8 +66,8 @@ def class_ids(pipe: VidTwinDiffusionPipeline, clips: ClipDataset) -> list[int]:
         unknown = [name for name in clips.class_names if name.casefold() not in folded]
         if unknown and known:
             raise UserError(
-                f"there is no class {format_names(unknown)}, of which there are real clips, in the pipeline; it knows "
-                f"{format_names(known)}. Classes are matched by name"
+                f"there is no class {first_few(map(repr, unknown), 10)}, of which there are real clips, in the "
+                f"pipeline; it knows {first_few(map(repr, known), 10)}. Classes are matched by name"
             )
         return [pipe.label(name) for name in clips.class_names]
     if pipe.transformer.config.num_classes != 1:

@@ -9,13 +9,12 @@ import av
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from autoencoder.common.errors import first_few
 from autoencoder.common.progress import progress_bar
 from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data.frame_index import UnreadableVideo, index_frames
 from autoencoder.data.ucf101.dataset import avi_files, find_lists, read_classes, read_split, videos_folder
 from autoencoder.data.video_io import DECODERS
-
-EXAMPLES = 3  # of what is missing, named in a message
 
 
 @dataclass(frozen=True)
@@ -143,5 +142,4 @@ def _compare(noun: str, count: int, expected: int) -> list[str]:
 def _some(problem: str, names: Iterable[str]) -> list[str]:
     """One problem that counts the names and gives the first of them; none without names."""
     names = sorted(names)
-    few = ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
-    return [f"{len(names):,} {problem}: {few}"] if names else []
+    return [f"{len(names):,} {problem}: {first_few(names)}"] if names else []

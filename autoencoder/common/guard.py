@@ -31,12 +31,14 @@ class FiniteGuard:
     Reading whether a step is finite would make the host wait for the device in every step. So the device keeps a record
     of the first bad step, which the optimisers skip; the host reads the record where it waits anyway, that is when
     scalars are logged and before anything is saved or validated, and stops the run there. On a CPU, where reading costs
-    nothing, it is read in every step.
+    nothing, it can be read in every step.
+
+    Args:
+        names: the gradient norms that steps may have, in the order of the message.
     """
 
-    VALUES = ("gradient_norm", "discriminator_gradient_norm")
-
-    def __init__(self):
+    def __init__(self, *names: str):
+        self.names = names
         self._record: torch.Tensor | None = None
 
     def watch(self, step: int, loss: torch.Tensor, norms: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -45,16 +47,16 @@ class FiniteGuard:
         Args:
             step: its number, from 1.
             loss: (), for the message; it may be that of this process alone.
-            norms: gradient norms, () each, by the names in `VALUES`; the same in all processes, so all skip the same
+            norms: gradient norms, () each, of the first of `names`; the same in all processes, so all skip the same
                 steps.
 
         Returns:
             float32 (), 1 if the step must be skipped and else 0.
         """
-        stacked = torch.stack([norm.float() for norm in norms.values()])  # (1 or 2,)
+        stacked = torch.stack([norm.float() for norm in norms.values()])
         is_bad = (~stacked.isfinite()).any().float()
         if self._record is None:
-            self._record = torch.zeros(2 + len(self.VALUES), device=stacked.device)  # step, loss, norms
+            self._record = torch.zeros(2 + len(self.names), device=stacked.device)  # step, loss, norms
         values = torch.cat([step * is_bad[None], loss.float()[None], stacked])
         values = nn.functional.pad(values, (0, len(self._record) - len(values)))
         self._record = torch.where(self._record[0] > 0, self._record, values)
@@ -70,7 +72,7 @@ class FiniteGuard:
             return
         step, loss, *norms = self._record.tolist()
         if step >= 1:
-            values = ", ".join(f"{name} {norm}" for name, norm in zip(self.VALUES, norms, strict=True))
+            values = ", ".join(f"{name} {norm}" for name, norm in zip(self.names, norms, strict=True))
             raise NumericalError(
                 f"step {int(step)}: the loss is {loss}, {values}; the run stops, the last checkpoint is good. "
                 "A lower optimizer.learning_rate or precision=fp32 may help"

@@ -1,12 +1,13 @@
 """Moving shapes and their oracle."""
 
+import hashlib
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
-from autoencoder.data.shapes import CLASS_NAMES, MOTIONS, SHAPES, SPLITS, Shapes
+from autoencoder.data.shapes import CLASS_NAMES, MOTIONS, SHAPES, SPLITS, Shapes, draw_motion, render
 from autoencoder.metrics.oracle import oracle
 
 SHARE_TOLERANCE = 0.01  # of antialiasing
@@ -134,6 +135,76 @@ def test_clips_are_a_function_of_the_index():
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     other = [val.clip(index) for index in range(30)]
     assert len({clip.numpy().tobytes() for clip in first + other}) == 60
+
+
+@pytest.mark.parametrize(
+    "options, digest",
+    [
+        ((16, 32, "train"), "23ea68ca7f02cf6c"),
+        ((16, 32, "val"), "fdd7b5c9426d3366"),
+        ((8, 48, "val"), "37cbe7b93d042edf"),
+        ((24, 64, "train"), "a94223931c38f697"),
+    ],
+)
+def test_clips_keep_their_bits(options, digest):
+    """The digests of 20 clips each, made before contents and motions could be drawn apart."""
+    data = Shapes(*options)
+    clips = b"".join(data.clip(index).numpy().tobytes() for index in range(20))
+    assert hashlib.sha256(clips).hexdigest()[:16] == digest
+
+
+def test_content_in_the_motion_of_another_clip():
+    data = Shapes(size=64, split="val")
+    for one, other in zip(range(20), range(7, 27), strict=True):
+        content, motion = data.content(one), data.motion(other)
+        mixed = render(content, motion, data.size)
+        verdict = oracle(mixed)
+        assert f"{verdict.shape}_{verdict.motion}" == f"{content.shape}_{motion.axis}"
+        assert np.abs(verdict.colour - content.colour).max() < 0.02
+        assert np.abs(mixed[0, 0, 0].numpy() / 255 - content.background).max() < 0.01
+        matte = mattes(mixed.numpy()[None])[0]
+        x, y = (matte.sum(axis=axis) @ (np.arange(64) + 0.5) / matte.sum(axis=(1, 2)) for axis in (1, 2))
+        low, high = content.extent[[0, 2]], data.size - content.extent[[1, 3]]
+        whole = ((motion.path >= low) & (motion.path <= high)).all(axis=1)  # frames that cut nothing off
+        assert np.abs(np.stack([x, y], axis=1) - motion.path)[whole].max(initial=0) < 0.5
+
+
+def test_a_drawn_motion_keeps_the_shape_within_the_frame():
+    data, rng = Shapes(), np.random.default_rng(0)
+    for index in range(100):
+        extent = data.content(index).extent
+        for motion in (data.motion(index), draw_motion(MOTIONS[index % 2], extent, 30, 32, rng, later=index)):
+            assert (motion.path >= extent[[0, 2]]).all() and (motion.path <= 32 - extent[[1, 3]]).all()
+            moving = np.ptp(motion.path, axis=0) > 0
+            assert moving.tolist() == [motion.axis == "horizontal", motion.axis == "vertical"]
+
+
+def test_companions_show_the_same_content_in_a_motion_drawn_anew():
+    data, rng = Shapes(split="val"), np.random.default_rng(0)
+    motions = []
+    for index in range(50):
+        companion = data.companion(index, rng)
+        seen, own = oracle(companion), oracle(data.clip(index))
+        assert companion.shape == data.clip(index).shape and companion.dtype == torch.uint8
+        assert seen.shape == own.shape and np.abs(seen.colour - own.colour).max() < 0.05
+        assert torch.equal(companion[:, 0, 0].median(0).values, data.clip(index)[:, 0, 0].median(0).values)
+        assert not torch.equal(companion, data.clip(index))
+        motions.append(seen.motion == own.motion)
+    assert 0.3 < np.mean(motions) < 0.7, "either axis is as likely"
+    again = [data.companion(3, np.random.default_rng(seed)) for seed in (5, 5, 6)]
+    assert torch.equal(again[0], again[1]) and not torch.equal(again[0], again[2])
+
+
+def test_companions_of_the_same_clip_are_later_stretches_of_its_swing():
+    data = Shapes(split="val")
+    for index in range(20):
+        path, later = data.motion(index).path, data.motion(index, later=0.5).path
+        assert np.allclose(path[8:], later[:8]), "half a clip later, the second half comes first"
+        companion = data.companion(index, np.random.default_rng(index), same_clip=True)
+        verdict, own = oracle(companion), oracle(data.clip(index))
+        assert (verdict.shape, verdict.motion) == (own.shape, own.motion)
+        still = 1 if own.motion == "horizontal" else 0
+        assert abs(verdict.centre[still] - own.centre[still]) < 0.02, "the row, or the column, is the clip's"
 
 
 def test_splits_share_no_index():

@@ -1,10 +1,12 @@
 """Moving shapes, made on the fly: the data set that needs no download.
 
-A clip shows one shape of one colour on a plain background, swinging along one axis. The classes are all pairs of a
-shape and a motion, so that either can be exchanged between clips.
+A clip shows one shape of one colour on a plain background, swinging along one axis: a content in a motion. The classes
+are all pairs of a shape and a motion, so that either can be exchanged between clips; any content can be rendered in any
+motion.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -82,6 +84,96 @@ def _extent(shape: str) -> np.ndarray:
     return np.array([-columns[0], columns[-1], -rows[0], rows[-1]])
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a clip shows.
+
+    Attributes:
+        shape: a key of `SHAPES`.
+        area: of the shape, in pixels.
+        background, colour: RGB of the background and of the shape, each float64 (3,) in [0, 1].
+    """
+
+    shape: str
+    area: float
+    background: np.ndarray
+    colour: np.ndarray
+
+    @property
+    def extent(self) -> np.ndarray:
+        """Pixels from the centroid to the left, right, upper and lower edge of the shape: (4,)."""
+        return np.sqrt(self.area) * _extent(self.shape)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How the content of a clip moves.
+
+    Attributes:
+        axis: one of `MOTIONS`.
+        path: float64 (T, 2), the centroid's x and y per frame, in pixels from the left and the top edge.
+    """
+
+    axis: str
+    path: np.ndarray
+
+
+def draw_content(shape: str, size: int, rng: np.random.Generator) -> Content:
+    """Draw area and colours; the two colours are `MIN_COLOUR_DISTANCE` apart or more.
+
+    Args:
+        shape: a key of `SHAPES`.
+        size: height and width of the frame, of which the shape covers a share in `AREA_SHARE`.
+        rng: draws them.
+    """
+    area = rng.uniform(*AREA_SHARE) * size**2
+    while True:
+        background, colour = rng.uniform(size=(2, 3))
+        if np.linalg.norm(background - colour) >= MIN_COLOUR_DISTANCE:
+            return Content(shape, area, background, colour)
+
+
+def draw_motion(
+    axis: str, extent: np.ndarray, num_frames: int, size: int, rng: np.random.Generator, later: float = 0.0
+) -> Motion:
+    """Draw a swing along one axis that keeps a shape of this extent within the frame.
+
+    Args:
+        axis: one of `MOTIONS`.
+        extent: as of `Content.extent`.
+        num_frames: frames of the clip.
+        size: height and width of the frame.
+        rng: draws place, amplitude, frequency and phase.
+        later: see the swing this many lengths of the clip later; what `rng` draws does not depend on it.
+    """
+    left, right, up, down = extent
+    room = {"horizontal": (left, size - right), "vertical": (up, size - down)}
+    swing_low, swing_high = room.pop(axis)
+    amplitude = rng.uniform(0.6, 1.0) * (swing_high - swing_low) / 2
+    middle = rng.uniform(swing_low + amplitude, swing_high - amplitude)
+    cycles, phase = rng.uniform(0.75, 1.75), rng.uniform()
+    time = np.arange(num_frames) / num_frames + later
+    along = middle + amplitude * np.sin(2 * np.pi * (cycles * time + phase))
+    across = np.full(num_frames, rng.uniform(*room.popitem()[1]))
+    return Motion(axis, np.stack((along, across) if axis == "horizontal" else (across, along), axis=1))
+
+
+def render(content: Content, motion: Motion, size: int) -> torch.Tensor:
+    """The clip that shows a content in a motion; what leaves the frame is cut off.
+
+    Args:
+        content: what is shown.
+        motion: how it moves, drawn for frames of the same size.
+        size: height and width of the frame.
+
+    Returns:
+        uint8 (T, size, size, 3).
+    """
+    alpha = coverage(content.shape, content.area, *motion.path.T, size)[..., None]
+    frames = (1 - alpha) * content.background + alpha * content.colour
+    return torch.from_numpy((255 * frames).round().astype(np.uint8))
+
+
 class Shapes:
     """The data set of moving shapes, a `ClipDataset`.
 
@@ -120,31 +212,42 @@ class Shapes:
         """Name of a clip for messages."""
         return f"shapes[{self.first + index}]"
 
+    def content(self, index: int) -> Content:
+        """What clip `index` shows."""
+        return self._drawn(index)[0]
+
+    def motion(self, index: int, later: float = 0.0) -> Motion:
+        """How it moves there; with `later`, that many lengths of the clip after it."""
+        content, draw = self._drawn(index)
+        axis = CLASS_NAMES[self.label(index)].split("_")[1]
+        return draw_motion(axis, content.extent, self.num_frames, self.size, draw, later)
+
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:
         """Clip `index`, uint8 (T, H, W, 3); `rng` is ignored."""
-        shape, motion = CLASS_NAMES[self.label(index)].split("_")
+        return render(self.content(index), self.motion(index), self.size)
+
+    def companion(self, index: int, rng: np.random.Generator, same_clip: bool = False) -> torch.Tensor:
+        """The content of clip `index` in another motion.
+
+        Args:
+            index: which clip.
+            rng: draws the motion.
+            same_clip: whether it is the clip's own swing, seen up to one length of the clip later, instead of one
+                whose axis, place, amplitude, frequency and phase are drawn anew.
+
+        Returns:
+            uint8 (T, H, W, 3).
+        """
+        content = self.content(index)
+        if same_clip:
+            motion = self.motion(index, later=rng.uniform())
+        else:
+            axis = MOTIONS[rng.integers(len(MOTIONS))]
+            motion = draw_motion(axis, content.extent, self.num_frames, self.size, rng)
+        return render(content, motion, self.size)
+
+    def _drawn(self, index: int) -> tuple[Content, np.random.Generator]:
+        """The content of a clip, and the generator that goes on to draw its motion."""
         draw = np.random.default_rng(derive_seed("shapes", self.first + index))
-        area = draw.uniform(*AREA_SHARE) * self.size**2
-        left, right, up, down = np.sqrt(area) * _extent(shape)
-        background, colour = self._colours(draw)
-
-        room = {"horizontal": (left, self.size - right), "vertical": (up, self.size - down)}
-        swing_low, swing_high = room.pop(motion)
-        amplitude = draw.uniform(0.6, 1.0) * (swing_high - swing_low) / 2
-        start = draw.uniform(swing_low + amplitude, swing_high - amplitude)
-        cycles, phase = draw.uniform(0.75, 1.75), draw.uniform()
-        time = np.arange(self.num_frames) / self.num_frames
-        along = start + amplitude * np.sin(2 * np.pi * (cycles * time + phase))
-        across = np.full(self.num_frames, draw.uniform(*room.popitem()[1]))
-
-        centres = (along, across) if motion == "horizontal" else (across, along)
-        alpha = coverage(shape, area, *centres, self.size)[..., None]
-        frames = (1 - alpha) * background + alpha * colour
-        return torch.from_numpy((255 * frames).round().astype(np.uint8))
-
-    @staticmethod
-    def _colours(draw: np.random.Generator) -> np.ndarray:
-        while True:
-            colours = draw.uniform(size=(2, 3))
-            if np.linalg.norm(colours[0] - colours[1]) >= MIN_COLOUR_DISTANCE:
-                return colours
+        shape = CLASS_NAMES[self.label(index)].split("_")[0]
+        return draw_content(shape, self.size, draw), draw

@@ -238,7 +238,7 @@ def _differences(
         "with another start or end": [path for path in gone if path in added],
         "of another class": [f"{path}, {there!r} there and {here!r} here" for path, there, here in relabelled],
     }
-    found = [f"{len(names)} {what} ({first_few(names)})" for what, names in groups.items() if names]
+    found = [f"{len(names)} {what} ({first_few(names, separator='; ')})" for what, names in groups.items() if names]
     lost = [name for name in old.class_names if name not in new.class_names]
     return found + ([f"no class {first_few(map(repr, lost), 10)} any more"] if lost else [])
 

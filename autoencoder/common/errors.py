@@ -19,11 +19,11 @@ class NumericalError(UserError, FloatingPointError):
     """The arithmetic left the range of numbers, as when a training diverges."""
 
 
-def first_few(names: Iterable[str], count: int = 3) -> str:
+def first_few(names: Iterable[str], count: int = 3, separator: str = ", ") -> str:
     """The first names for a message, or "nothing"; names of files keep to UTF-8, with other bytes escaped."""
     names = [name.encode(errors="backslashreplace").decode() for name in names]
-    more = f", ... ({len(names)} in all)" if len(names) > count else ""
-    return ", ".join(names[:count]) + more if names else "nothing"
+    more = f"{separator}... ({len(names)} in all)" if len(names) > count else ""
+    return separator.join(names[:count]) + more if names else "nothing"
 
 
 def message_of(error: Exception) -> str:

@@ -20,7 +20,7 @@ class EvaluateConfig:
     checkpoint: Path
     """Folder of the autoencoder: model/ of a run of `python -m autoencoder.train`."""
     videos: Path
-    """Folder of videos, or a .csv manifest with the header path[,label][,start][,end]."""
+    """Folder of videos, or a .csv manifest with the header path[,label][,start][,end][,content]."""
     output_dir: Path = Path("outputs/evaluation")
     """Folder for evaluation.json, videos.csv and clips.png; files of these names are replaced."""
     part: Literal["both", "structure", "dynamics"] = "both"

@@ -67,8 +67,9 @@ print(json.dumps(result))
 def test_a_million_lines_stay_small_and_touch_no_video(tmp_path):
     manifest = tmp_path / "list.csv"
     with open(manifest, "w") as file:
-        file.write("path,label,start,end\n")
-        file.writelines(f"part-{i % 1000:03}/video-{i:07}.mp4,class {i % 400:03},{i % 60},\n" for i in range(MILLION))
+        file.write("path,label,start,end,content\n")
+        rows = (f"video-{i:07}.mp4,class {i % 400:03},{i % 60},,group {i // 10}\n" for i in range(MILLION))
+        file.writelines(f"part-{i % 1000:03}/{row}" for i, row in enumerate(rows))
     text = MILLION * len("part-000/video-0000000.mp4")
     arguments = [sys.executable, "-c", MEASURE, str(manifest)]
     run = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
@@ -78,7 +79,7 @@ def test_a_million_lines_stay_small_and_touch_no_video(tmp_path):
     path = str(tmp_path / "part-654/video-0987654.mp4")
     assert result["sample"] == [path, "class 054", [float(987_654 % 60), float("inf")]]
     assert set(result["touched"]) == {str(manifest)}
-    needed = text + MILLION * (8 + 4 + 16)  # the place in the text, the label, the window
+    needed = text + MILLION * (8 + 4 + 16 + 8)  # the place in the text, the label, the window, the content
     assert result["growth"] < 1.5 * needed, "Python strings alone would take another 75 bytes a line"
     assert result["peak"] < 4 * needed
     assert result["worker"] < needed / 3, "what a forked worker copies when it looks at every page of the list"
@@ -99,7 +100,8 @@ def test_columns_that_are_not_there_cost_nothing(tmp_path):
     manifest.write_bytes(b"path\n./a//b.mp4\n\xff.mp4\n")
     listing = read_manifest(manifest)
     assert list(listing.paths) == ["a/b.mp4", os.fsdecode(b"\xff.mp4")]
-    assert listing.labels is None and listing.windows is None and listing.class_names == ()
+    assert listing.labels is None and listing.windows is None and listing.contents is None
+    assert listing.class_names == ()
     splits = [VideoFolder(manifest, 16, 32, split=split, val_share=0.5) for split in ("train", "val")]
     assert [len(split) for split in splits] == [1, 1], "a path that is no UTF-8 falls into a split too"
 

@@ -122,6 +122,55 @@ def test_windows_of_one_file_share_its_split(tmp_path):
     assert not sets[0] & sets[1] and all(sets)
 
 
+def companions(data: VideoFolder, index: int, same_clip: bool = False) -> set[str]:
+    """Sources of the companions of a video, over many draws; the files themselves are not read."""
+    read = []
+    data.clip = lambda index, rng: read.append(data.source(index))
+    for seed in range(50):
+        data.companion(index, np.random.default_rng(seed), same_clip)
+    return {Path(source).stem for source in read}
+
+
+def test_companions_are_the_other_videos_of_a_content(tmp_path):
+    rows = [("a", "ann"), ("b", "ben"), ("c", ""), ("d", " ann"), ("e", "ann"), ("f", "cem"), ("g", "")]
+    text = "path,content\n" + "".join(f"{path}.mp4,{content}\n" for path, content in rows)
+    data = everything(manifest(tmp_path, text))
+    assert companions(data, 0) == {"d", "e"} and companions(data, 3) == {"a", "e"} and companions(data, 4) == {"a", "d"}
+    assert companions(data, 1) == {"b"} and companions(data, 5) == {"f"}, "the only one of its content"
+    assert companions(data, 2) == {"c"} and companions(data, 6) == {"g"}, "no content is no common content"
+    assert companions(data, 0, same_clip=True) == {"a"}
+    assert data.listing.contents.tolist() == [0, 1, -1, 0, 0, 2, -1] and data.listing.contents.dtype == np.int32
+
+
+def test_companions_keep_to_the_split(tmp_path):
+    """Though every content has videos in both."""
+    path = manifest(tmp_path, "path,content\n" + "".join(f"{i:02}.mp4,{i % 3}\n" for i in range(60)))
+    for split in ("train", "val"):
+        data = VideoFolder(path, 16, 32, split=split, val_share=0.4)
+        own = [Path(data.source(i)).stem for i in range(len(data))]
+        for index, name in enumerate(own):
+            assert companions(data, index) == {o for o in own if int(o) % 3 == int(name) % 3 and o != name}
+
+
+def test_without_a_content_the_companion_is_another_moment(tmp_path, one_video):
+    (tmp_path / "video.mp4").write_bytes(one_video.read_bytes())
+    data = VideoFolder(manifest(tmp_path, "path,start,end\nvideo.mp4,0.4,1.2\n"), 5, 32, sample_fps=None, val_share=0.0)
+    seen = [numbers(data.companion(0, np.random.default_rng(seed))) for seed in range(50)]
+    firsts = {clip[0] for clip in seen}
+    assert firsts <= set(range(10, 26)) and len(firsts) > 10, "all over the window of its line"
+    assert all(np.diff(clip).tolist() == [1, 1, 1, 1] for clip in seen)
+    whole = VideoFolder(tmp_path, 50, 32, sample_fps=None, val_share=0.0)
+    assert torch.equal(whole.companion(0, np.random.default_rng(0)), whole.clip(0)), "there is no other moment"
+
+
+def test_a_companion_that_cannot_be_read_is_named(tmp_path, one_video):
+    (tmp_path / "good.mp4").write_bytes(one_video.read_bytes())
+    data = everything(manifest(tmp_path, "path,content\ngood.mp4,x\nlost.mp4,x\n"), sample_fps=None)
+    with pytest.raises(UnreadableVideo, match="lost.mp4: No such file"):
+        data.companion(0, np.random.default_rng(0))
+    assert data.companion(1, np.random.default_rng(0)).shape == (16, 32, 32, 3)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -150,7 +199,7 @@ def test_no_videos(tmp_path, root):
     (tmp_path / "empty.csv").write_text("path,label\n")
     with pytest.raises(FileNotFoundError) as caught:
         VideoFolder(tmp_path / root, 16, 32)
-    for part in (str(tmp_path / root), ".webm", "path[,label][,start][,end]", "--dataset shapes"):
+    for part in (str(tmp_path / root), ".webm", "path[,label][,start][,end][,content]", "--dataset shapes"):
         assert part in str(caught.value)
 
 

@@ -64,6 +64,23 @@ def test_clips(archive):
     assert np.diff(numbers(data.clip(0))).tolist() == [1] * 7
 
 
+def test_companions_are_of_the_class_and_the_group(tmp_path):
+    names = [f"Archery/v_Archery_g{group:02}_c{clip:02}.avi" for group in (1, 2) for clip in (1, 2, 3)]
+    names += ["Bowling/v_Bowling_g01_c01.avi", "HandstandPushups/v_HandStandPushups_g01_c01.avi", "Bowling/v_other.avi"]
+    names += ["HandstandPushups/v_HandstandPushups_G01_c02.AVI"]
+    make_ucf101(tmp_path, names, CLASSES, test=names[4:5])
+    for split in ("train", "test"):
+        data = UCF101(tmp_path, 8, 32, split=split, sample_fps=None)
+        own, read = videos(data), []
+        data.clip = lambda index, rng, own=own, read=read: read.append(own[index])
+        for index, name in enumerate(own):
+            read.clear()
+            for seed in range(30):
+                data.companion(index, np.random.default_rng(seed))
+            others = {o for o in own if o != name and o.lower().split("_c")[0] == name.lower().split("_c")[0]}
+            assert set(read) == (others or {name}), "another moment where the group has no other video in this split"
+
+
 def test_folds(root):
     (root / "ucfTrainTestlist" / "trainlist02.txt").write_text(f"{VIDEOS[0]} 1\n")
     assert videos(UCF101(root, 8, 32, fold=2)) == [VIDEOS[0]] and len(UCF101(root, 8, 32, fold=3)) == 3

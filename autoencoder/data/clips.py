@@ -41,6 +41,22 @@ class ClipDataset(Protocol):
             UnreadableVideo: naming the file and the reason.
         """
 
+    def companion(self, index: int, rng: np.random.Generator, same_clip: bool = False) -> torch.Tensor:
+        """A clip of the same content as those of the video, of the same split.
+
+        Args:
+            index: which video.
+            rng: draws which clip; start and crop are drawn, too, without regard to those of `clip`.
+            same_clip: take another moment of the video itself, instead of another video of the same content. Where no
+                other video has the content, this is taken anyway; where there is no other moment, the clip itself.
+
+        Returns:
+            uint8 (T, H, W, 3).
+
+        Raises:
+            UnreadableVideo: naming the file, which may be another than that of the video, and the reason.
+        """
+
 
 def to_video(frames: torch.Tensor) -> torch.Tensor:
     """uint8 (B, T, H, W, 3) to float (B, 3, T, H, W) in [-1, 1]."""

@@ -12,7 +12,7 @@ import torch
 from autoencoder.common.errors import MissingFileError, UserError, first_few
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.config import HELD_OUT_SHARE
-from autoencoder.data.listing import VIDEO_ENDINGS, Listing, PathTable, read_manifest
+from autoencoder.data.listing import MANIFEST_HEADER, VIDEO_ENDINGS, Listing, PathTable, read_manifest
 from autoencoder.data.scan import scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
 
@@ -30,6 +30,7 @@ class VideoFiles:
         labels: one index into `class_names` per video; None when unlabelled.
         class_names: their names.
         windows: float (N, 2) seconds from `start` to `end`, inside which clips of the video lie; None for all of it.
+        contents: as in `Listing`.
         flip_invariant: whether a clip may be mirrored without changing its label.
     """
 
@@ -42,6 +43,7 @@ class VideoFiles:
         labels: Sequence[int] | None = None,
         class_names: Sequence[str] = (),
         windows: np.ndarray | None = None,
+        contents: np.ndarray | None = None,
         flip_invariant: bool = True,
     ):
         self.root, self.reader = root, reader
@@ -49,6 +51,7 @@ class VideoFiles:
         self._paths = paths if isinstance(paths, PathTable) else PathTable(paths)
         self._labels = None if labels is None else np.asarray(labels, dtype=np.int32)
         self._windows = windows
+        self._groups = None if contents is None else _Groups(contents)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -64,7 +67,8 @@ class VideoFiles:
     @property
     def listing(self) -> Listing:
         """All videos, with paths relative to `root`."""
-        return Listing(self._paths, self._labels, self.class_names, self._windows)
+        contents = None if self._groups is None else self._groups.ids
+        return Listing(self._paths, self._labels, self.class_names, self._windows, contents)
 
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:
         """One clip of video `index`.
@@ -82,6 +86,24 @@ class VideoFiles:
         start, end = self._window(index)
         return self.reader.read(self.source(index), rng, start=start, end=end)
 
+    def companion(self, index: int, rng: np.random.Generator, same_clip: bool = False) -> torch.Tensor:
+        """A clip of another video of the same content, or a moment of the same video where there is none.
+
+        Args:
+            index: the video's index.
+            rng: draws the other video, the start and the random crop, the last two without regard to those of `clip`.
+            same_clip: take a moment of the same video in any case.
+
+        Returns:
+            uint8 (T, H, W, 3).
+
+        Raises:
+            UnreadableVideo: as `clip`, naming the companion's file.
+        """
+        if not same_clip and self._groups is not None:
+            index = self._groups.other(index, rng)
+        return self.clip(index, rng)
+
     def too_short(self) -> list[str]:
         """Paths of the videos too short for one clip, judged by their headers; unreadable files are not among them."""
         return [self.source(index) for index in range(len(self)) if self._is_too_short(index)]
@@ -96,13 +118,39 @@ class VideoFiles:
         return (0.0, math.inf) if self._windows is None else tuple(self._windows[index].tolist())
 
 
+class _Groups:
+    """Videos of the same content, found without a Python object per video.
+
+    Args:
+        ids: int32 (N,) as `Listing.contents`.
+    """
+
+    def __init__(self, ids: np.ndarray):
+        self.ids = np.asarray(ids, dtype=np.int32)
+        self._order = np.argsort(self.ids, kind="stable").astype(np.int32)  # group by group
+        self._bounds = np.searchsorted(self.ids[self._order], np.arange(self.ids.max(initial=-1) + 2)).astype(np.int32)
+
+    def other(self, index: int, rng: np.random.Generator) -> int:
+        """Another video of the same content, drawn by `rng`; the video itself where there is none."""
+        content = self.ids[index]
+        if content < 0:
+            return index
+        members = self._order[self._bounds[content] : self._bounds[content + 1]]
+        if len(members) == 1:
+            return index
+        place = int(np.searchsorted(members, index))  # members ascend
+        return int(members[(place + rng.integers(1, len(members))) % len(members)])
+
+
 class VideoFolder(VideoFiles):
     """Videos of a folder tree or of a CSV manifest, split into training and held-out videos.
 
     In a tree, the first-level sub-folders are the classes if every video lies in one; otherwise the videos are
-    unlabelled. A manifest has the header `path[,label][,start][,end]`: paths relative to its folder, labels by name,
-    seconds, of which either may be empty. Classes are sorted by name. A video is held out by a hash of its path, so
-    that adding files moves none from one split to the other; all windows of one file fall into the same split.
+    unlabelled. A manifest has the header `path[,label][,start][,end][,content]`: paths relative to its folder, labels
+    by name, seconds, of which either may be empty, and a word for what is seen. Videos of the same split with the same
+    word, such as takes of one person, are each other's companions; it may be empty. Classes are sorted by name. A video
+    is held out by a hash of its path, so that adding files moves none from one split to the other; all windows of one
+    file fall into the same split.
 
     Args:
         root: the folder or the .csv file.
@@ -161,6 +209,7 @@ class VideoFolder(VideoFiles):
             labels=chosen.labels,
             class_names=chosen.class_names,
             windows=chosen.windows,
+            contents=chosen.contents,
             flip_invariant=flip_invariant,
         )
 
@@ -168,7 +217,7 @@ class VideoFolder(VideoFiles):
 def _nothing_there(root: Path, problem: str) -> str:
     return (
         f"no videos in {root.absolute()}: {problem}. It must be a folder with {', '.join(VIDEO_ENDINGS)} files, in one "
-        "sub-folder per class or without classes, or a .csv file with the header path[,label][,start][,end]. "
+        f"sub-folder per class or without classes, or a .csv file with the header {MANIFEST_HEADER}. "
         "`--dataset shapes` needs no files."
     )
 
@@ -188,8 +237,8 @@ def _with_classes(root: Path, listing: Listing, classes: Sequence[str]) -> Listi
         )
     if classes and listing.labels is None:
         raise UserError(
-            f"{root}: the held-out videos have no labels, but {known}. Put them into one sub-folder per class, or give "
-            "a .csv file with a column `label`"
+            f"{root}: the held-out videos have no labels, but the training videos have {known}. Put them into one "
+            "sub-folder per class, or give a .csv file with a column `label`"
         )
     if not classes:
         return listing

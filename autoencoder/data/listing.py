@@ -21,7 +21,8 @@ VIDEO_ENDINGS = (
     *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ogv"),
     *(".mpg", ".mpeg", ".m2v", ".ts", ".mts", ".m2ts", ".vob", ".mxf", ".y4m", ".nut"),
 )
-MANIFEST_COLUMNS = ("path", "label", "start", "end")
+MANIFEST_COLUMNS = ("path", "label", "start", "end", "content")
+MANIFEST_HEADER = "path" + "".join(f"[,{column}]" for column in MANIFEST_COLUMNS[1:])
 # What `Path` changes in a path; asking first makes a long manifest start in half the time.
 UNTIDY = re.compile(r"//|/$|\\|(^|/)\.(/|$)")
 
@@ -75,19 +76,23 @@ class Listing:
         labels: int32 (N,) indices into `class_names`; None when unlabelled.
         class_names: sorted.
         windows: float64 (N, 2) first and last second of clips, 0 and infinity where not given; None where none is.
+        contents: int32 (N,), equal for videos of the same content and -1 where it is not known; None where none is.
     """
 
     paths: PathTable
     labels: np.ndarray | None
     class_names: tuple[str, ...]
     windows: np.ndarray | None
+    contents: np.ndarray | None = None
 
     def select(self, mask: np.ndarray) -> "Listing":
         """The videos where `mask`, bool (N,), is true; the classes stay those of all."""
         if mask.all():
             return self
-        labels, windows = (None if column is None else column[mask] for column in (self.labels, self.windows))
-        return Listing(self.paths.select(mask), labels, self.class_names, windows)
+        labels, windows, contents = (
+            None if column is None else column[mask] for column in (self.labels, self.windows, self.contents)
+        )
+        return Listing(self.paths.select(mask), labels, self.class_names, windows, contents)
 
 
 def sorted_classes(labels: array, known: dict[str, int]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -124,10 +129,13 @@ def read_manifest(manifest: Path) -> Listing:
 def _read_lines(lines: Iterator[list[str]]) -> Listing:
     columns = [name.strip() for name in next(lines, [])]
     if "path" not in columns or len(set(columns)) < len(columns) or not set(columns) <= set(MANIFEST_COLUMNS):
-        raise UserError(f"the header must be path[,label][,start][,end], got {','.join(columns)!r}")
-    path_at, label_at, start_at, end_at = (columns.index(c) if c in columns else None for c in MANIFEST_COLUMNS)
+        raise UserError(f"the header must be {MANIFEST_HEADER}, got {','.join(columns)!r}")
+    path_at, label_at, start_at, end_at, content_at = (
+        columns.index(column) if column in columns else None for column in MANIFEST_COLUMNS
+    )
     has_windows = start_at is not None or end_at is not None
     labels, known, bounds = array("i"), {}, array("d")
+    contents, known_contents = array("i"), {"": -1}
 
     def paths() -> Iterator[str]:
         for cells in filter(any, lines):
@@ -138,14 +146,17 @@ def _read_lines(lines: Iterator[list[str]]) -> Listing:
                 labels.append(known.setdefault(label, len(known)))
             if has_windows:
                 bounds.extend(_window(*("" if at is None else cells[at].strip() for at in (start_at, end_at))))
+            if content_at is not None:
+                contents.append(known_contents.setdefault(cells[content_at].strip(), len(known_contents) - 1))
             path = _given("path", cells[path_at])
             yield Path(path).as_posix() if UNTIDY.search(path) else path
 
     table = PathTable(paths())
     windows = np.array(bounds).reshape(-1, 2) if has_windows else None
+    content_ids = None if content_at is None else np.array(contents, dtype=np.int32)
     if label_at is None:
-        return Listing(table, None, (), windows)
-    return Listing(table, *sorted_classes(labels, known), windows)
+        return Listing(table, None, (), windows, content_ids)
+    return Listing(table, *sorted_classes(labels, known), windows, content_ids)
 
 
 def _given(column: str, cell: str) -> str:

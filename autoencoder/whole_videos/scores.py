@@ -93,7 +93,7 @@ class Work:
 
 
 def list_videos(root: str | Path) -> list[ListedVideo]:
-    """The videos of a folder tree, or of a manifest with the header path[,label][,start][,end].
+    """The videos of a folder tree, or of a manifest with the header path[,label][,start][,end][,content].
 
     Raises:
         MissingFileError: if there is no such folder or manifest, or no video in it.

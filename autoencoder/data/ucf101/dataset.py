@@ -1,15 +1,19 @@
 """UCF-101 as unpacked from its archives, with its official split lists (Soomro et al., arXiv 1212.0402)."""
 
 import difflib
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.data.folder import VideoFiles
 from autoencoder.data.video_io import ClipReader
 
 SPLITS = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
+GROUP = re.compile(r"(.+_g\d+)_c\d+\.avi")  # the clips of a group were cut from one video
 SOURCE = "https://www.crcv.ucf.edu/data/UCF101.php"
 LAYOUT = """\
   UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi, ...
@@ -20,7 +24,8 @@ class UCF101(VideoFiles):
     """The 13,320 videos of 101 classes, in the official splits.
 
     Class ids are 0-based in the order of `classInd.txt`. Folder and file names are matched without regard to case,
-    because the official lists and the archive disagree (`HandstandPushups` holds `v_HandStandPushups_*`).
+    because the official lists and the archive disagree (`HandstandPushups` holds `v_HandStandPushups_*`). Companions of
+    a video are the other videos of its class and group (`_gNN_`) in the same split.
 
     Args:
         root: holds `UCF-101/` or the class folders, and the lists in `ucfTrainTestlist/`, beside the class folders or
@@ -70,12 +75,14 @@ class UCF101(VideoFiles):
             raise MissingFileError(
                 _not_there(videos, f"{len(missing)} of {len(listed)} listed videos are missing: {few}")
             )
+        paths = [on_disk[path.lower()] for path, _ in listed]
         super().__init__(
             videos,
-            [on_disk[path.lower()] for path, _ in listed],
+            paths,
             reader,
             labels=[label for _, label in listed],
             class_names=class_names,
+            contents=_groups(paths),
         )
 
     def class_id(self, name: str) -> int:
@@ -89,6 +96,13 @@ class UCF101(VideoFiles):
             near = [self.class_names[ids[match]] for match in difflib.get_close_matches(name.lower(), ids, cutoff=0.4)]
             raise UserError(f"UCF-101 has no class {name!r}" + (f"; nearest: {', '.join(near)}" if near else ""))
         return ids[name.lower()]
+
+
+def _groups(paths: Iterable[str]) -> np.ndarray:
+    """Number of each video's class and group, int32 (N,); -1 for a file that is not named after a group."""
+    names = (GROUP.fullmatch(path.lower()) for path in paths)
+    known: dict[str, int] = {}
+    return np.array([-1 if name is None else known.setdefault(name[1], len(known)) for name in names], dtype=np.int32)
 
 
 def _not_there(folder: Path, problem: str) -> str:

@@ -115,9 +115,8 @@ def _compare(
     table, differences = before.follow(clips.listing)
     table, replaced = _refresh_states(folder, table, _encoded(table, chosen_videos(config, before.ends)), clips)
     if replaced.size:
-        differences.append(
-            f"{len(replaced)} replaced ({first_few([table.listing.paths[place] for place in replaced])})"
-        )
+        names = first_few((table.listing.paths[place] for place in replaced), separator="; ")
+        differences.append(f"{len(replaced)} replaced ({names})")
     if differences:
         added = int((table.numbers >= before.ends[-1]).sum())
         differences += [f"{added} added"] * bool(added)

@@ -148,7 +148,8 @@ CHANGES = {
     ),
     "labels lost": (
         lambda root, contents: (put(root / "loose.mp4", contents[5]), hold_out(root, "9.mp4", contents[5])),
-        r"5 of another class \(jump/1\.mp4, 'jump' there and None here; .*; \.\.\.\), no class 'jump', 'run', 'walk'",
+        r"5 of another class \(jump/1\.mp4, 'jump' there and None here; .*; \.\.\. \(5 in all\)\), no class 'jump', "
+        "'run', 'walk'",
     ),
     "added and replaced": (
         lambda root, contents: (put(root / "run/3.mp4", contents[5]), rewrite(root / "run/1.mp4", contents[5])),

@@ -16,17 +16,20 @@ class Verdict:
     Attributes:
         shape: one of `SHAPES`, or "none".
         motion: one of `MOTIONS`, or "none".
-        colour: RGB of the shape in [0, 1], (3,); NaN without a shape.
-        centre: mean centroid (x, y) as a share of the frame, (2,); NaN without a shape.
+        colour: RGB of what stands before the background, in [0, 1], (3,), also if it is none of the shapes; NaN where
+            nothing of one colour and of a plausible size is seen.
+        centre: its mean centroid (x, y) as a share of the frame, (2,); NaN likewise.
+        background: RGB of the background in [0, 1], (3,).
+        path: centroid (x, y) per frame, (T, 2), in pixels from the left and the top edge; NaN in frames that do not
+            show something of a plausible size.
     """
 
     shape: str
     motion: str
     colour: np.ndarray
     centre: np.ndarray
-
-
-NOTHING = Verdict("none", "none", np.full(3, np.nan), np.full(2, np.nan))
+    background: np.ndarray
+    path: np.ndarray
 
 
 def oracle(frames: torch.Tensor | np.ndarray) -> Verdict:
@@ -39,38 +42,42 @@ def oracle(frames: torch.Tensor | np.ndarray) -> Verdict:
     Args:
         frames: uint8 (T, H, W, 3).
     """
-    alpha, colour = _matte(np.asarray(frames, dtype=np.float64) / 255)
+    alpha, background, colour = _matte(np.asarray(frames, dtype=np.float64) / 255)
+    nothing = Verdict(
+        "none", "none", np.full(3, np.nan), np.full(2, np.nan), background, np.full((len(frames), 2), np.nan)
+    )
     if alpha is None:
-        return NOTHING
+        return nothing
     mass = alpha.sum(axis=(1, 2))
     size = alpha.shape[-1]
-    if np.mean((mass > 0.5 * AREA_SHARE[0] * size**2) & (mass < 1.5 * AREA_SHARE[1] * size**2)) < 0.75:
-        return NOTHING
+    is_plausible = (mass > 0.5 * AREA_SHARE[0] * size**2) & (mass < 1.5 * AREA_SHARE[1] * size**2)
+    if np.mean(is_plausible) < 0.75:
+        return nothing
     centres = np.arange(size) + 0.5
     mass = np.maximum(mass, 1e-6)
     centre_x, centre_y = (alpha.sum(axis=axis) @ centres / mass for axis in (1, 2))
     shape = _best_shape(_registered_mean(alpha, centre_x, centre_y), size)
-    if shape == "none":
-        return NOTHING
+    motion = "none" if shape == "none" else _motion(centre_x, centre_y, size)
     centre = np.array([centre_x.mean(), centre_y.mean()]) / size
-    return Verdict(shape, _motion(centre_x, centre_y, size), colour, centre)
+    path = np.where(is_plausible[:, None], np.stack([centre_x, centre_y], axis=1), np.nan)
+    return Verdict(shape, motion, colour, centre, background, path)
 
 
-def _matte(video: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """Mixing weights (T, H, W) of foreground over background, None where two colours do not do; and its colour."""
+def _matte(video: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    """Mixing weights (T, H, W) of foreground over background, None where two colours do not do; and both colours."""
     border = np.concatenate([video[:, 0], video[:, -1], video[:, :, 0], video[:, :, -1]], axis=1)
     background = np.median(border, axis=(0, 1))
     difference = video - background
     strength = np.linalg.norm(difference, axis=-1)
     peak = np.quantile(strength, 1 - AREA_SHARE[0] / 2)
     if peak < 0.15:
-        return None, background
+        return None, background, background
     direction = np.median(difference[strength >= peak], axis=0)
     alpha = np.clip(difference @ direction / (direction @ direction), 0.0, 1.0)
     unexplained = ((difference - alpha[..., None] * direction) ** 2).sum() / (difference**2).sum()
     if unexplained > 0.25:
-        return None, background
-    return np.where(alpha < 0.2, 0.0, alpha), np.clip(background + direction, 0.0, 1.0)
+        return None, background, background
+    return np.where(alpha < 0.2, 0.0, alpha), background, np.clip(background + direction, 0.0, 1.0)
 
 
 def _registered_mean(alpha: np.ndarray, centre_x: np.ndarray, centre_y: np.ndarray) -> np.ndarray:

@@ -25,10 +25,12 @@ class DataConfig:
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_bad_share"})
 
-    dataset: Literal["shapes", "ucf101", "folder"] = "shapes"
-    """Data set: moving shapes made on the fly, an unpacked UCF-101, or a folder or CSV manifest of videos."""
+    dataset: Literal["shapes", "sprites", "ucf101", "folder"] = "shapes"
+    """Data set: moving shapes made on the fly, the Sprites benchmark, an unpacked UCF-101, or a folder or CSV manifest
+    of videos."""
     data_root: str | None = None
-    """Folder (or .csv manifest) of the data set; data/<dataset> by default. `shapes` needs none."""
+    """Folder (or .csv manifest, or for `sprites` the .npz file) of the data set; data/<dataset> by default. `shapes`
+    needs none."""
     held_out_root: str | None = None
     """Folder or manifest of the held-out videos of `folder`, whose classes are matched by name with those of data_root;
     null holds out a share of data_root."""
@@ -61,6 +63,11 @@ class DataConfig:
             raise UserError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
 
     @property
+    def reads_videos(self) -> bool:
+        """Whether the clips come from video files, one or more each."""
+        return self.dataset in ("ucf101", "folder")
+
+    @property
     def root(self) -> Path:
         """`data_root`, or its default."""
         return Path(self.data_root or f"data/{self.dataset}")
@@ -82,10 +89,13 @@ class DataConfig:
         # Imported here, so that a command's --help does not wait for the libraries that read videos.
         from autoencoder.data.folder import VideoFolder
         from autoencoder.data.shapes import Shapes
+        from autoencoder.data.sprites import Sprites
         from autoencoder.data.ucf101.dataset import UCF101
 
         if self.dataset == "shapes":
             return Shapes(num_frames, size, split)
+        if self.dataset == "sprites":
+            return Sprites(self.root, num_frames, size, split)
         reading = {"sample_fps": self.sample_fps, "sampling": self.sampling, "decoder": self.decoder}
         crop = self.crop if split == "train" else "center"
         if self.dataset == "folder":

@@ -12,6 +12,7 @@ import torch
 from autoencoder.common.errors import MissingFileError, UserError, first_few
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.config import HELD_OUT_SHARE
+from autoencoder.data.groups import ContentGroups
 from autoencoder.data.listing import MANIFEST_HEADER, VIDEO_ENDINGS, Listing, PathTable, read_manifest
 from autoencoder.data.scan import scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
@@ -51,7 +52,7 @@ class VideoFiles:
         self._paths = paths if isinstance(paths, PathTable) else PathTable(paths)
         self._labels = None if labels is None else np.asarray(labels, dtype=np.int32)
         self._windows = windows
-        self._groups = None if contents is None else _Groups(contents)
+        self._groups = None if contents is None else ContentGroups(contents)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -67,7 +68,7 @@ class VideoFiles:
     @property
     def listing(self) -> Listing:
         """All videos, with paths relative to `root`."""
-        contents = None if self._groups is None else self._groups.ids
+        contents = None if self._groups is None else self._groups.contents
         return Listing(self._paths, self._labels, self.class_names, self._windows, contents)
 
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:
@@ -116,30 +117,6 @@ class VideoFiles:
 
     def _window(self, index: int) -> tuple[float, float]:
         return (0.0, math.inf) if self._windows is None else tuple(self._windows[index].tolist())
-
-
-class _Groups:
-    """Videos of the same content, found without a Python object per video.
-
-    Args:
-        ids: int32 (N,) as `Listing.contents`.
-    """
-
-    def __init__(self, ids: np.ndarray):
-        self.ids = np.asarray(ids, dtype=np.int32)
-        self._order = np.argsort(self.ids, kind="stable").astype(np.int32)  # group by group
-        self._bounds = np.searchsorted(self.ids[self._order], np.arange(self.ids.max(initial=-1) + 2)).astype(np.int32)
-
-    def other(self, index: int, rng: np.random.Generator) -> int:
-        """Another video of the same content, drawn by `rng`; the video itself where there is none."""
-        content = self.ids[index]
-        if content < 0:
-            return index
-        members = self._order[self._bounds[content] : self._bounds[content + 1]]
-        if len(members) == 1:
-            return index
-        place = int(np.searchsorted(members, index))  # members ascend
-        return int(members[(place + rng.integers(1, len(members))) % len(members)])
 
 
 class VideoFolder(VideoFiles):

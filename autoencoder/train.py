@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from autoencoder.vidtwin import AutoencoderVidTwin
 
 RUNS = Path("outputs/autoencoder")
-PRESET = "tiny"
+PRESETS = {"sprites": "sprites"}  # by data set; its clips have fewer frames and more pixels than those of `tiny`
 
 
 def parse(
@@ -35,7 +35,7 @@ def parse(
         groups={"model": AutoencoderSettings},
         passed_over=RETIRED,
     )
-    folder, settings = prepare(parser, argv, RUNS, preset=lambda _: PRESET)
+    folder, settings = prepare(parser, argv, RUNS, preset=lambda asked: PRESETS.get(asked.dataset, "tiny"))
 
     import torch
 

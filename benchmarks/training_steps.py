@@ -17,6 +17,7 @@ from generator import config as stage_two
 from pipelines.stages import read_presets
 
 NUM_CLASSES = 101
+AUTOENCODERS = {"shapes": "tiny", "sprites": "sprites"}  # presets that those of stage two are meant for, by data set
 
 
 class AutoencoderStep:
@@ -63,7 +64,7 @@ class DenoiserStep:
 
     def __init__(self, config: stage_two.TrainConfig, settings: dict[str, Any]):
         self.config = config
-        _, of_autoencoder = read_presets("autoencoder", "tiny" if config.dataset == "shapes" else "base")
+        _, of_autoencoder = read_presets("autoencoder", AUTOENCODERS.get(config.dataset, "base"))
         with torch.device("meta"):
             vae = AutoencoderVidTwin(**of_autoencoder)
         self.model = VidTwinDiT(

@@ -53,15 +53,14 @@ def is_current(folder: Path, identity: dict[str, Any], config: CacheConfig, mode
     """
     if not (folder / INDEX).is_file():
         return False
-    has_files = config.dataset != "shapes"
-    if has_files and not (folder / VIDEOS).is_file():
+    if config.reads_videos and not (folder / VIDEOS).is_file():
         raise _of_earlier_version(folder)
     stored = json.loads((folder / INDEX).read_text())["identity"]
     check_identity(folder, stored, {name: value for name, value in identity.items() if name != "shard_size"})
-    if not has_files:
-        return True
-    if not config.root.exists():
+    if config.dataset != "shapes" and not config.root.exists():
         print(f"{config.root} is not there: the latents in {folder} are taken without a look at their videos")
+        return True
+    if not config.reads_videos:
         return True
     table, before = _compare(folder, stored, config, build_clips(config, model))
     return table is before

@@ -26,6 +26,8 @@ from safetensors import safe_open
 from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.files import save_safetensors
 from autoencoder.data.listing import Listing, PathTable
+from autoencoder.data.sprite_sources import source_files
+from generator.config import CacheConfig
 
 VIDEOS = "videos.safetensors"
 METADATA_KEY = "latent_cache"  # key of the metadata of the list and of the shards
@@ -51,6 +53,20 @@ def check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
     if different:
         names = ", ".join(f"{name}={found.get(name)!r} there and {wanted[name]!r} here" for name in different)
         raise UserError(f"{path} was made from something else: {names}. {REMEDY}")
+
+
+def source_identity(config: CacheConfig) -> dict[str, Any]:
+    """What the clips of sprites are made from: a digest of their file, or of all sheets.
+
+    It is empty for other data sets, and where the data are gone, so that a complete cache can be read without them.
+
+    Raises:
+        MissingFileError: if the folder is there without sprites in it.
+    """
+    if config.dataset != "sprites" or not config.root.exists():
+        return {}
+    digests = "".join(file_digest(path) for path in source_files(config.root))
+    return {"sprites": hashlib.blake2b(digests.encode(), digest_size=16).hexdigest()}
 
 
 def file_digest(path: str | Path) -> str:

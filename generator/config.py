@@ -47,7 +47,7 @@ class CacheConfig(DataConfig):
         """The settings that the bytes of a cache depend on, by name; beside them, only autoencoder and videos do."""
         names = ["dataset", "split", "max_videos", "clips_per_video", "flip", "clip_seed"]
         settings: dict[str, Any] = {}
-        if self.dataset != "shapes":
+        if self.reads_videos:
             names += ["sample_fps", "sampling"]
             settings["decoder"] = "pyav" if self.decoder == "auto" else self.decoder
             settings["data_root"] = str(self.root.resolve())

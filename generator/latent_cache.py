@@ -43,6 +43,7 @@ from generator.cache_identity import (
     check_identity,
     read_metadata,
     same_videos,
+    source_identity,
 )
 from generator.cache_reader import INDEX, LatentCache, shard_path
 from generator.config import CacheConfig
@@ -100,7 +101,8 @@ def build_cache(
         UnreadableVideo: if too many files are bad.
     """
     folder = Path(folder)
-    identity = config.settings | {"autoencoder": fingerprint(model), "shard_size": config.shard_size}
+    identity = config.settings | source_identity(config)
+    identity |= {"autoencoder": fingerprint(model), "shard_size": config.shard_size}
     if not _first_decides(lambda: not rebuild and is_current(folder, identity, config, model)):
         is_first = not distributed.is_initialized() or distributed.get_rank() == 0
         with locked_folder(folder, on_wait=partial(print, flush=True), keep_file=False) if is_first else nullcontext():

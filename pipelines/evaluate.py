@@ -22,10 +22,11 @@ class EvaluateConfig:
 
     pipeline: Path
     """Folder of the pipeline: pipeline/ of a run of `python -m generator.train`."""
-    dataset: Literal["ucf101", "shapes", "folder"] = "ucf101"
+    dataset: Literal["ucf101", "shapes", "sprites", "folder"] = "ucf101"
     """Data set of the real clips."""
     data_root: str | None = None
-    """Folder (or .csv manifest) of the data set; data/<dataset> by default. `shapes` needs none."""
+    """Folder (or .csv manifest, or for `sprites` the .npz file) of the data set; data/<dataset> by default. `shapes`
+    needs none."""
     held_out_root: str | None = None
     """Folder or manifest of the held-out videos of `folder`; null holds out a share of data_root."""
     split: Literal["train", "test", "all"] = "train"
@@ -81,10 +82,10 @@ class EvaluateConfig:
             raise UserError(f"chunk_size={self.chunk_size} must be a multiple of batch_size={self.batch_size}")
         if self.split == "all" and self.dataset != "ucf101":
             raise UserError(f"split='all' is for ucf101; {self.dataset} has 'train' and 'test'")
-        if self.take == "chunks" and self.dataset == "shapes":
-            raise UserError("take='chunks' is for videos in files; shapes are one clip each")
         names = ("dataset", "data_root", "held_out_root", "sample_fps", "sampling", "decoder", "ucf101_fold")
         self.data = DataConfig(crop="center", **{name: getattr(self, name) for name in (*names, "num_workers")})
+        if self.take == "chunks" and not self.data.reads_videos:
+            raise UserError(f"take='chunks' is for videos in files; {self.dataset} are one clip each")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

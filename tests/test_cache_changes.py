@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sprite_files import write_file
 from test_latent_cache import build, files, make_autoencoder
 from test_locks import FORK
 from video_files import make_video
@@ -20,6 +21,7 @@ from autoencoder import AutoencoderVidTwin
 from autoencoder.common.errors import UserError
 from autoencoder.common.locks import LOCK_FILE, locked_folder
 from autoencoder.data.folder import _draw
+from autoencoder.data.sprites import characters_of
 from autoencoder.data.video_io import ClipReader
 from generator import cache_identity, cache_latents, latent_cache
 from generator import train as train_command
@@ -515,3 +517,27 @@ def test_the_commands_rebuild_when_asked(model, root, tmp_path, monkeypatch):
     run = ["--dataset=folder", f"--data-root={root}", "--autoencoder=model", "--output-dir=run", "--rebuild-cache"]
     config, _, _, text = train_command.parse(run)
     assert config.rebuild_cache and "rebuild_cache: false" in text
+
+
+# sprites, which are one file
+
+
+def test_a_cache_of_sprites_knows_its_file(model, tmp_path, encoded, capsys):
+    path = write_file(tmp_path / "sprites.npz", characters_of("train")[:1])
+    config = {"dataset": "sprites", "data_root": str(path), "shard_size": 4}
+    cache = build(model, tmp_path / "cache", **config)
+    assert len(cache) == 9 and cache.labels.tolist() == list(range(9)) and cache.class_names[3] == "spellcard_front"
+    assert CacheConfig(**config).cache_folder("0" * 64).name == "sprites-000000000000"
+    encoded.clear()
+    path.rename(tmp_path / "moved.npz")
+    build(model, tmp_path / "cache", **config | {"data_root": str(tmp_path / "moved.npz")})
+    assert not capsys.readouterr().out
+    build(model, tmp_path / "cache", **config)
+    assert "sprites.npz is not there: the latents" in capsys.readouterr().out and not encoded
+    write_file(path, characters_of("train")[1:2])
+    for is_complete in (True, False):
+        if not is_complete:
+            (tmp_path / "cache" / INDEX).unlink()
+        with pytest.raises(UserError, match=r"made from something else: sprites='\w{32}' there and '\w{32}' here"):
+            build(model, tmp_path / "cache", **config)
+    assert not encoded

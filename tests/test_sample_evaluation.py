@@ -468,6 +468,7 @@ def test_bad_input(archive, pipeline, shapes_pipeline, tmp_path):
         ({"chunk_size": 5}, "chunk_size=5 must be a multiple of batch_size=2"),
         ({"dataset": "shapes", "split": "all"}, "split='all' is for ucf101"),
         ({"dataset": "shapes", "take": "chunks"}, "take='chunks' is for videos in files"),
+        ({"dataset": "sprites", "take": "chunks"}, "take='chunks' is for videos in files; sprites are one clip each"),
         ({"sample_fps": 0.0}, "sample_fps must be positive"),
     ):
         with pytest.raises(ValueError, match=message):

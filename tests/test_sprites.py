@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sprite_files import write_file
 from torch.utils.data import DataLoader
 
+from autoencoder import train as autoencoder_train
 from autoencoder.data import DataConfig, Sprites
 from autoencoder.data.sprite_sources import (
     CLASS_NAMES,
@@ -21,23 +23,12 @@ from autoencoder.data.sprite_sources import (
 )
 from autoencoder.data.sprites import characters_of
 from autoencoder.data.stream import PositionSampler, TrainingClips, collate
+from generator import VidTwinDiT
+from generator import train as generator_train
 
 REAL = Path(__file__).parents[2] / "shared" / "sprites" / "sprites.npz"
 needs_real = pytest.mark.skipif(not REAL.is_file(), reason=f"{REAL} is absent")
 TRAIN, VAL = (characters_of(split) for split in ("train", "val"))
-
-
-def write_file(path: Path, characters: list[int], actions=range(9), **changes) -> Path:
-    """A file with all the actions of some characters; frame t of a clip has the colour (character, action, t)."""
-    pairs = [(character, action) for character in characters for action in actions]
-    video = np.zeros((len(pairs), 8, 64, 64, 3), dtype=np.uint8)
-    for clip, (character, action) in zip(video, pairs, strict=True):
-        clip[..., 0], clip[..., 1] = character % 251, action
-        clip[..., 2] = np.arange(8)[:, None, None]
-    attributes = np.stack(np.unravel_index([character for character, _ in pairs], (6, 6, 6, 6)), axis=1)
-    arrays = {"video": video, "label": np.array([action for _, action in pairs]), "attr": attributes} | changes
-    np.savez_compressed(path, **{name: array for name, array in arrays.items() if array is not None})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +183,22 @@ def test_a_split_without_clips(tmp_path):
     path = write_file(tmp_path / "some.npz", [int(TRAIN[0])])
     with pytest.raises(ValueError, match="none of its 9 clips is of a character of split='val'"):
         Sprites(path, split="val")
+
+
+def test_sprites_have_presets_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset", "sprites", "--data-root", "sprites.npz", "--max-steps", "7"]
+    with torch.device("meta"):
+        config, model, _, _ = autoencoder_train.parse(flags)
+    assert (config.dataset, config.data_root, config.max_steps) == ("sprites", "sprites.npz", 7)
+    assert model.video_shape == (3, 8, 64, 64)
+    (tmp_path / "config.json").write_text("{}")
+    config, settings, _, _ = generator_train.parse([*flags, "--autoencoder", str(tmp_path)])
+    assert (config.dataset, config.max_videos, config.max_steps) == ("sprites", None, 7)
+    transformer = VidTwinDiT(
+        model.structure_shape, model.dynamics_shape, dynamics_axes=model.dynamics_axes, num_classes=9, **settings
+    )
+    assert transformer.layout.num_tokens == 10, "one of each query, and four of each axis"
 
 
 # the sheets

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from autoencoder.codec import decode_clips, encode_clips
-from autoencoder.data import Shapes, to_video
+from autoencoder.data import Shapes
 from autoencoder.latents import VidTwinLatents
-from autoencoder.metrics import VideoPSNR
 from autoencoder.metrics.oracle import confirmed, oracle
+from autoencoder.metrics.reconstruction import clips_psnr
+from autoencoder.metrics.separation import truth, whose
 from autoencoder.vidtwin import AutoencoderVidTwin
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
@@ -55,6 +56,7 @@ class Sources:
         self.vae, self.count, self.class_names = vae, count, held_out.class_names
         indices = range(count + 4)  # partners lie up to 4 behind the last sources
         self.labels = [held_out.label(index) for index in indices]
+        self.truths = [truth(held_out.content(index), held_out.motion(index), held_out.size) for index in indices]
         self.clips = torch.stack([held_out.clip(index) for index in indices])  # (count + 4, T, H, W, 3)
         self.latents = encode_clips(vae, self.clips)
 
@@ -83,7 +85,7 @@ class Sources:
         if given is None:
             return Recombination(**shares)
         kept, source = (decode_clips(self.vae, both, given) for both in (latents, self.latents[: self.count]))
-        return Recombination(**shares, kept=_psnr(kept, source), source=_psnr(kept, self.clips[: self.count]))
+        return Recombination(**shares, kept=clips_psnr(kept, source), source=clips_psnr(kept, self.clips[: self.count]))
 
     def real(self, given: str) -> Recombination:
         """The ceiling of a row: the latent that is not given is taken from the partner, a real clip of the class."""
@@ -95,17 +97,15 @@ class Sources:
         """Which latent carries shape and motion, if structure and dynamics come from real clips that differ in both.
 
         Returns:
-            For "structure" and "dynamics", the shares of the videos with the `shape` and the `motion` of the clip that
-            this latent was taken from.
+            For "structure" and "dynamics", the shares of the videos with the `shape`, the `content` (shape and both
+            colours) and the `motion` of the clip that this latent was taken from.
         """
         clips = {"structure": list(range(self.count)), "dynamics": [(i ^ 1) + 2 for i in range(self.count)]}
         mixed = _mix("structure", self.latents[: self.count], self.latents[torch.tensor(clips["dynamics"])])
-        verdicts = [oracle(video) for video in decode_clips(self.vae, mixed)]
-        shares = {}
-        for latent in LATENT_NAMES:
-            share = confirmed(verdicts, [self.class_names[self.labels[index]] for index in clips[latent]])
-            shares[latent] = {name: float(share[name]) for name in ("shape", "motion")}
-        return shares
+        seen = [oracle(video) for video in decode_clips(self.vae, mixed)]
+        rows = whose(seen, *([self.truths[index] for index in clips[latent]] for latent in LATENT_NAMES))
+        names = {"shape": "shape", "content": "content", "motion": "axis"}
+        return {latent: {name: rows[latent][key] for name, key in names.items()} for latent in LATENT_NAMES}
 
 
 def sample(pipe: VidTwinDiffusionPipeline, sources: Sources, given: str | None, **settings) -> VidTwinLatents:
@@ -172,9 +172,11 @@ def recombination_table(summary: dict[str, Any]) -> str:
         shares = f"{row['shape']:9.0%}{row['motion']:8.0%}{row['both']:8.0%}"
         decibels = "" if row["kept"] is None else f"{row['kept']:10.2f}{row['source']:12.2f}"
         lines.append(f"{name:28}{shares}{decibels}")
-    lines += ["", f"{'real S and D of two clips':28}{'shape':>9}{'motion':>8}"]
+    lines += ["", f"{'real S and D of two clips':28}{'shape':>9}{'content':>9}{'motion':>8}"]
     for latent, share in summary["carried"].items():
-        lines.append(f"{'as in the clip of the ' + latent:28}{share['shape']:9.0%}{share['motion']:8.0%}")
+        lines.append(
+            f"{'as in the clip of the ' + latent:28}{share['shape']:9.0%}{share['content']:9.0%}{share['motion']:8.0%}"
+        )
     return "\n".join(lines)
 
 
@@ -183,9 +185,3 @@ def _mix(kept: str, first: VidTwinLatents, second: VidTwinLatents) -> VidTwinLat
     if kept == "structure":
         return VidTwinLatents(first.structure, second.dynamics)
     return VidTwinLatents(second.structure, first.dynamics)
-
-
-def _psnr(prediction: torch.Tensor, target: torch.Tensor) -> float:
-    metric = VideoPSNR()
-    metric.update(*((to_video(video) + 1) / 2 for video in (prediction.cpu(), target.cpu())))
-    return metric.compute().item()

@@ -44,8 +44,8 @@ def test_shares_and_ceilings_of_decoders_whose_answer_is_known(sources, monkeypa
     ceiling = sources.real("structure")
     assert (ceiling.shape, ceiling.motion, ceiling.both, ceiling.source) == (1.0, 0.0, 0.0, pytest.approx(80.0))
     assert sources.carried() == {
-        "structure": {"shape": 1.0, "motion": 1.0},
-        "dynamics": {"shape": 0.0, "motion": 0.0},
+        "structure": {"shape": 1.0, "content": 1.0, "motion": 1.0},
+        "dynamics": {"shape": 0.0, "content": 0.0, "motion": 0.0},
     }
 
 

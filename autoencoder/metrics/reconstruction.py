@@ -122,3 +122,14 @@ class VideoSSIM(FrameMetric):
         )
         inside = slice(SSIM_BORDER, -SSIM_BORDER)
         return reduce(image[..., inside, inside], "n c h w -> n", "mean")
+
+
+def clips_psnr(prediction: torch.Tensor, target: torch.Tensor) -> float:
+    """PSNR of clips in dB, mean over all frames: 80 if they are equal.
+
+    Args:
+        prediction, target: uint8 (B, T, H, W, 3), on any device.
+    """
+    metric = VideoPSNR()
+    metric.update(*(rearrange(clips.cpu(), "b t h w c -> b c t h w") / 255 for clips in (prediction, target)))
+    return metric.compute().item()

@@ -1,0 +1,257 @@
+"""The work of `python -m benchmarks.separation`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autoencoder.checkpoint import load_autoencoder
+from autoencoder.codec import decode_clips, encode_clips
+from autoencoder.common.device import resolve_device
+from autoencoder.common.seeding import derive_seed
+from autoencoder.data import to_video
+from autoencoder.data.shapes import MOTIONS, SHAPES
+from autoencoder.latents import VidTwinLatents
+from autoencoder.metrics.msd import Factor, TwoFactorScore, permuted, two_factor
+from autoencoder.metrics.oracle import Verdict, oracle
+from autoencoder.metrics.probes import Probe, probe
+from autoencoder.metrics.reconstruction import clips_psnr
+from autoencoder.metrics.separation import agreement, mean_agreement, nearness, whose
+from autoencoder.vidtwin import AutoencoderVidTwin
+from benchmarks.report import environment, write_json
+from benchmarks.separation import SeparationConfig
+from benchmarks.work.separation_clips import DATA_SETS, Exchange, ShapesClips, SpritesClips
+from pipelines.checkpoint import load_pipeline
+from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
+
+SAMPLES_AT_A_TIME = 20
+WIDTH = 14  # of a column
+LATENTS = ("structure", "dynamics")
+FACTORS = {"shape": Factor("static", len(SHAPES)), "axis": Factor("dynamic", len(MOTIONS))}
+COLUMNS = {
+    "shape": "shape",
+    "background": "background",
+    "colour": "colour",
+    "content": "content",
+    "axis": "axis",
+    "path_correlation": "path, r",
+    "path_distance": "path, px",
+}
+
+Sampler = Callable[[int], VidTwinLatents]  # latents of so many clips
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What was measured of an autoencoder.
+
+    Attributes:
+        checkpoint: its folder.
+        exchanged_clips: clips with their latents from two held-out clips.
+        psnr: of reconstructions of held-out clips, in dB.
+        exchanged_psnr: of exchanged clips against true renderings of the one's content in the other's motion, in dB.
+        nearness: as in `autoencoder.metrics.separation.nearness`.
+        rows: shares, on moving shapes: of the exchanged clips in common with the clip that gave the "structure" or the
+            "dynamics" or "neither"; of "reconstructions" and "renderings" in common with what they should show.
+        probes: accuracy from "structure" and "dynamics", and chance, by what is read; None if they are left out.
+        exchanged_score, sampled_score: two-factor scores of the MSD benchmark; None is not measured.
+    """
+
+    checkpoint: str
+    exchanged_clips: int
+    psnr: float
+    exchanged_psnr: float
+    nearness: dict[str, float | None]
+    rows: dict[str, dict[str, float | None]] | None
+    probes: dict[str, dict[str, Probe]] | None
+    exchanged_score: TwoFactorScore | None
+    sampled_score: TwoFactorScore | None
+
+
+def measure(name: str, vae: AutoencoderVidTwin, config: SeparationConfig, sample: Sampler | None) -> Separation:
+    """Measure an autoencoder.
+
+    Args:
+        name: of its folder.
+        vae: in eval mode.
+        config: the command's.
+        sample: draws latents of a generative model of this autoencoder; None measures none.
+    """
+    data = DATA_SETS[config.dataset](config, vae.config.num_frames, vae.config.sample_size)
+    exchange = data.exchange()
+    latents = encode_clips(vae, exchange.clips)
+    own = decode_clips(vae, latents)
+    exchanged = decode_clips(vae, VidTwinLatents(latents.structure, latents.dynamics[exchange.dynamics_of]))
+    videos = (to_video(clips) for clips in (exchanged, own, own[exchange.dynamics_of]))
+    scores = (None, None)
+    if exchange.truths is not None:
+        scores = two_factor_scores(vae, data, 2 * config.count, config.seed, sample)
+    return Separation(
+        checkpoint=name,
+        exchanged_clips=len(exchanged),
+        psnr=clips_psnr(own, exchange.clips),
+        exchanged_psnr=clips_psnr(exchanged, exchange.rendered),
+        nearness=nearness(*videos),
+        rows=None if exchange.truths is None else shares(exchange, exchanged, own),
+        probes=probes(vae, data, config.probe_clips, config.seed) if config.probe_clips else None,
+        exchanged_score=scores[0],
+        sampled_score=scores[1],
+    )
+
+
+def shares(exchange: Exchange, exchanged: torch.Tensor, own: torch.Tensor) -> dict[str, dict[str, float | None]]:
+    """What exchanged clips, reconstructions and true renderings of the exchange, all uint8 (N, T, H, W, 3), show."""
+    structure = exchange.truths
+    dynamics = [structure[index] for index in exchange.dynamics_of]
+    expected = [_mixed(content, motion) for content, motion in zip(structure, dynamics, strict=True)]
+    rows = whose([oracle(clip) for clip in exchanged], structure, dynamics)
+    for name, clips, sources in (("reconstructions", own, structure), ("renderings", exchange.rendered, expected)):
+        found = [agreement(oracle(clip), source) for clip, source in zip(clips, sources, strict=True)]
+        rows[name] = mean_agreement(found)
+    return rows
+
+
+def _mixed(content: Verdict, motion: Verdict) -> Verdict:
+    return Verdict(content.shape, motion.motion, content.colour, motion.centre, content.background, motion.path)
+
+
+def probes(
+    vae: AutoencoderVidTwin, data: ShapesClips | SpritesClips, count: int, seed: int
+) -> dict[str, dict[str, Probe]]:
+    """What classifiers read from each latent, by what they read; half as many held-out clips as training clips."""
+    (clips, labels), (held_out, held_out_labels) = (
+        data.labelled(split, number) for split, number in (("train", count), ("val", count // 2))
+    )
+    train, test = encode_clips(vae, clips), encode_clips(vae, held_out)
+    return {
+        name: {
+            latent: probe(getattr(train, latent), labels[name], getattr(test, latent), held_out_labels[name], seed)
+            for latent in LATENTS
+        }
+        for name in labels
+    }
+
+
+def two_factor_scores(
+    vae: AutoencoderVidTwin, data: ShapesClips, count: int, seed: int, sample: Sampler | None
+) -> tuple[TwoFactorScore, TwoFactorScore | None]:
+    """The MSD benchmark's score with exchanged and with sampled latents, judged by the oracle.
+
+    Its factors are the shape and the axis, which have labels; colours have none.
+    """
+    clips, labels = data.labelled("val", count)
+    latents = encode_clips(vae, clips)
+    truths = {"shape": [list(SHAPES)[i] for i in labels["shape"]], "axis": [MOTIONS[i] for i in labels["axis"]]}
+
+    def judge(mixed: VidTwinLatents) -> dict[str, list[str]]:
+        verdicts = [oracle(clip) for clip in decode_clips(vae, mixed)]
+        return {"shape": [verdict.shape for verdict in verdicts], "axis": [verdict.motion for verdict in verdicts]}
+
+    exchanged = two_factor(latents, permuted(latents, seed), judge, truths, FACTORS)
+    if sample is None:
+        return exchanged, None
+    return exchanged, two_factor(latents, sample(len(latents)), judge, truths, FACTORS)
+
+
+def sampler(pipe: VidTwinDiffusionPipeline, config: SeparationConfig) -> Sampler:
+    """Both latents at once, of classes drawn uniformly."""
+    pipe.set_progress_bar_config(disable=True)
+    settings = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
+
+    def sample(count: int) -> VidTwinLatents:
+        draw = np.random.default_rng(derive_seed(config.seed, "classes"))
+        classes = draw.integers(pipe.transformer.config.num_classes, size=count).tolist()
+        parts = [
+            pipe(classes[start : start + SAMPLES_AT_A_TIME], generator=start, output_type="latent", **settings).frames
+            for start in range(0, count, SAMPLES_AT_A_TIME)
+        ]
+        return VidTwinLatents.cat(parts)
+
+    return sample
+
+
+def table(result: Separation) -> str:
+    """All that was measured of an autoencoder, as lines to print."""
+    lines = [
+        result.checkpoint,
+        f"PSNR: reconstructions {result.psnr:.2f} dB, {result.exchanged_clips} exchanged clips ",
+    ]
+    lines[-1] += f"against true renderings {result.exchanged_psnr:.2f} dB"
+    near = (f"{name} {_text(value, '.2f')}" for name, value in result.nearness.items())
+    lines.append(f"nearness to the right source (0.5: as near to either): {', '.join(near)}")
+    return "\n".join([*lines, *_share_lines(result.rows), *_probe_lines(result.probes), *_score_lines(result)])
+
+
+def _share_lines(rows: dict[str, dict[str, float | None]] | None) -> list[str]:
+    if rows is None:
+        return []
+    captions = {
+        "structure": "exchanged: as the clip of S",
+        "dynamics": "exchanged: as the clip of D",
+        "neither": "exchanged: as neither",
+        "reconstructions": "reconstructions: as the clip",
+        "renderings": "true renderings: as drawn",
+    }
+    lines = ["", f"{'':30}" + "".join(f"{title:>{WIDTH}}" for title in COLUMNS.values())]
+    for name, row in rows.items():
+        cells = (
+            f"{'' if column not in row else _text(row[column], '.2f' if 'path' in column else '.0%'):>{WIDTH}}"
+            for column in COLUMNS
+        )
+        lines.append(f"{captions[name]:30}" + "".join(cells))
+    return lines
+
+
+def _probe_lines(found: dict[str, dict[str, Probe]] | None) -> list[str]:
+    if found is None:
+        return ["", "probes: not measured"]
+    lines = ["", f"{'read by a probe':30}{'from S':>{WIDTH}}{'from D':>{WIDTH}}{'chance':>{WIDTH}}"]
+    for name, row in found.items():
+        values = [row[latent].accuracy for latent in LATENTS] + [row["structure"].chance]
+        lines.append(f"{name:30}" + "".join(f"{value:{WIDTH}.0%}" for value in values))
+    return lines
+
+
+def _score_lines(result: Separation) -> list[str]:
+    def text(score: TwoFactorScore | None) -> str:
+        return _text(None if score is None else score.score, ".3f")
+
+    exchanged, sampled = text(result.exchanged_score), text(result.sampled_score)
+    return ["", f"two-factor score of MSD: exchanged latents {exchanged}, sampled latents {sampled}"]
+
+
+def _text(value: float | None, form: str) -> str:
+    return "not measured" if value is None else format(value, form)
+
+
+def comparison(results: Sequence[Separation]) -> str:
+    """All autoencoders side by side; the price is the PSNR of reconstructions less than the first one's."""
+    width = max(len(result.checkpoint) for result in results)
+    titles = ("PSNR, dB", "price, dB", "error, x", "exch., dB", "S content", "D axis")
+    lines = [" " * width + "".join(f"{title:>{WIDTH}}" for title in titles)]
+    for result in results:
+        price = results[0].psnr - result.psnr
+        rows = result.rows or {}
+        wanted = (rows.get(latent, {}).get(name) for latent, name in (("structure", "content"), ("dynamics", "axis")))
+        numbers = (f"{value:{WIDTH}.2f}" for value in (result.psnr, price, 10 ** (price / 10), result.exchanged_psnr))
+        parts = [*numbers, *(f"{_text(value, '.0%'):>{WIDTH}}" for value in wanted)]
+        lines.append(f"{result.checkpoint:{width}}{''.join(parts)}")
+    return "\n".join(lines)
+
+
+def execute(config: SeparationConfig) -> None:
+    """Measure all autoencoders, print and write."""
+    results = []
+    for folder in config.checkpoints:
+        results.append(measure(str(folder), load_autoencoder(folder, config.device), config, None))
+        print(f"{table(results[-1])}\n", flush=True)
+    if config.pipeline is not None:
+        pipe = load_pipeline(config.pipeline, config.device)
+        results.append(measure(str(config.pipeline), pipe.vae, config, sampler(pipe, config)))
+        print(f"{table(results[-1])}\n", flush=True)
+    if len(results) > 1:
+        print(f"{comparison(results)}\n")
+    settings = {"dataset": config.dataset, "seed": config.seed, "probe_clips": config.probe_clips}
+    write_json(config.output, "separation", environment(resolve_device(config.device)) | settings, results)
+    print(f"wrote {config.output}")

@@ -1,0 +1,187 @@
+"""The held-out clips of `python -m benchmarks.separation`: which are exchanged, and what a perfect exchange shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from autoencoder.common.errors import UserError
+from autoencoder.common.seeding import derive_seed
+from autoencoder.data import DataConfig, Shapes
+from autoencoder.data.shapes import MOTIONS, SHAPES, Content, Motion, render
+from autoencoder.metrics.oracle import Verdict
+from autoencoder.metrics.separation import both_ways, exchange_pairs, truth
+from benchmarks.separation import SeparationConfig
+
+if TYPE_CHECKING:
+    from autoencoder.data.sprites import Sprites
+
+ATTRIBUTES = ("skin", "trousers", "top", "hair")
+# Shares of the frame that divide it into 3 x 3 fields for the mean centroid. It is mostly near the middle, where these
+# bounds leave every field with 7 to 17 % of the clips.
+PLACE_BOUNDS = (0.46, 0.54)
+Labels = dict[str, torch.Tensor]  # int64 (N,) by name
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """N held-out clips, exchanged in pairs.
+
+    Attributes:
+        clips: uint8 (N, T, H, W, 3), of which clip i gives the structure of exchanged clip i.
+        dynamics_of: the index of the clip that gives its dynamics.
+        rendered: uint8 (N, T, H, W, 3), the content of clip i in the motion of that clip.
+        truths: what the clips show; None where there is no oracle.
+    """
+
+    clips: torch.Tensor
+    dynamics_of: list[int]
+    rendered: torch.Tensor
+    truths: list[Verdict] | None
+
+
+class ShapesClips:
+    """Moving shapes.
+
+    Args:
+        config: the command's.
+        num_frames, size: of a clip.
+    """
+
+    # Of probes: what the structure should hold, and what the dynamics should.
+    of_structure, of_dynamics = ("shape", "background", "colour"), ("axis", "place")
+
+    def __init__(self, config: SeparationConfig, num_frames: int, size: int):
+        self.parts = {split: Shapes(num_frames, size, split) for split in ("train", "val")}
+        self.size, self.config = size, config
+
+    def exchange(self) -> Exchange:
+        """Pairs that differ in all that the oracle tells, and stay within the frame in each other's motion.
+
+        Raises:
+            UserError: if there are fewer such pairs than wanted.
+        """
+        data = self.parts["val"]
+        order = _order(self.config.seed, len(data))
+        drawn = [(data.content(index), data.motion(index)) for index in order]
+        truths = [truth(content, motion, self.size) for content, motion in drawn]
+
+        def fit(first: int, second: int) -> bool:
+            (content, motion), (other_content, other_motion) = drawn[first], drawn[second]
+            return _within(content, other_motion, self.size) and _within(other_content, motion, self.size)
+
+        pairs = exchange_pairs(truths, self.config.count, fit)
+        _check_enough(len(pairs), self.config.count)
+        clips, partners = both_ways(pairs)
+        return Exchange(
+            clips=torch.stack([data.clip(order[place]) for place in clips]),
+            dynamics_of=[clips.index(place) for place in partners],
+            rendered=torch.stack(
+                [render(drawn[a][0], drawn[b][1], self.size) for a, b in zip(clips, partners, strict=True)]
+            ),
+            truths=[truths[place] for place in clips],
+        )
+
+    def labelled(self, split: str, count: int) -> tuple[torch.Tensor, Labels]:
+        """The first clips of a part, uint8 (N, T, H, W, 3), and all that probes try to read."""
+        data = self.parts[split]
+        indices = range(min(count, len(data)))
+        rows = [_shape_labels(data.content(index), data.motion(index), self.size) for index in indices]
+        return torch.stack([data.clip(index) for index in indices]), _columns(rows)
+
+
+class SpritesClips:
+    """Sprites: the content is the character, the motion the action.
+
+    Args:
+        config: the command's.
+        num_frames, size: of a clip.
+    """
+
+    of_structure, of_dynamics = ATTRIBUTES, ("action",)
+
+    def __init__(self, config: SeparationConfig, num_frames: int, size: int):
+        data = DataConfig(dataset="sprites", data_root=config.data_root)
+        self.parts: dict[str, Sprites] = {split: data.build(split, num_frames, size) for split in ("train", "val")}
+        self.config = config
+
+    def exchange(self) -> Exchange:
+        """Pairs of clips of other characters in other actions; every character is there in every action.
+
+        Raises:
+            UserError: if there are fewer such pairs than wanted.
+        """
+        data = self.parts["val"]
+        order = _order(self.config.seed, len(data))
+        found = {(data.character(index), data.label(index)): index for index in order}
+        pairs, free = [], list(order)
+        while free and len(pairs) < self.config.count:
+            first = free.pop(0)
+            differ = (
+                other
+                for other in free
+                if data.label(first) != data.label(other) and data.attributes(first) != data.attributes(other)
+            )
+            if (partner := next(differ, None)) is not None:
+                free.remove(partner)
+                pairs.append((first, partner))
+        _check_enough(len(pairs), self.config.count)
+        clips, partners = both_ways(pairs)
+        rendered = [found[data.character(a), data.label(b)] for a, b in zip(clips, partners, strict=True)]
+        return Exchange(
+            clips=torch.stack([data.clip(index, None) for index in clips]),
+            dynamics_of=[clips.index(index) for index in partners],
+            rendered=torch.stack([data.clip(index, None) for index in rendered]),
+            truths=None,
+        )
+
+    def labelled(self, split: str, count: int) -> tuple[torch.Tensor, Labels]:
+        """Random clips of a part, uint8 (N, T, H, W, 3), and all that probes try to read."""
+        data = self.parts[split]
+        indices = _order(self.config.seed, len(data))[:count]
+        rows = [
+            dict(zip(ATTRIBUTES, data.attributes(index), strict=True)) | {"action": data.label(index)}
+            for index in indices
+        ]
+        return torch.stack([data.clip(index, None) for index in indices]), _columns(rows)
+
+
+DATA_SETS = {"shapes": ShapesClips, "sprites": SpritesClips}
+
+
+def _order(seed: int, count: int) -> list[int]:
+    return np.random.default_rng(derive_seed(seed, "separation")).permutation(count).tolist()
+
+
+def _check_enough(found: int, wanted: int) -> None:
+    if found < wanted:
+        raise UserError(f"count must be at most {found}, the number of pairs of held-out clips that differ in all")
+
+
+def _within(content: Content, motion: Motion, size: int) -> bool:
+    """Whether no part of the content leaves the frame."""
+    left, right, up, down = content.extent
+    low, high = motion.path.min(axis=0), motion.path.max(axis=0)
+    return low[0] >= left and high[0] <= size - right and low[1] >= up and high[1] <= size - down
+
+
+def _shape_labels(content: Content, motion: Motion, size: int) -> dict[str, int]:
+    column, row = np.digitize(motion.path.mean(axis=0) / size, PLACE_BOUNDS).tolist()
+    return {
+        "shape": list(SHAPES).index(content.shape),
+        "background": _octant(content.background),
+        "colour": _octant(content.colour),
+        "axis": MOTIONS.index(motion.axis),
+        "place": 3 * row + column,
+    }
+
+
+def _octant(colour: np.ndarray) -> int:
+    """In which of eight parts of the RGB cube a colour lies: each channel below or above one half."""
+    return int((colour >= 0.5) @ [4, 2, 1])
+
+
+def _columns(rows: Sequence[dict[str, int]]) -> Labels:
+    return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,176 @@
+"""The command that measures the separation, on codecs whose answer is known and on a small model."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fake_codecs import DynamicsCodec, PerfectCodec
+from test_latent_cache import make_autoencoder
+from test_recombination import pipe, sources  # noqa: F401
+
+from autoencoder.codec import encode_clips
+from autoencoder.data.shapes import Shapes
+from benchmarks import separation
+from benchmarks.separation import SeparationConfig
+from benchmarks.work.separation import comparison, measure, table, two_factor_scores
+from benchmarks.work.separation_clips import ShapesClips, SpritesClips
+
+CONFIG = SeparationConfig(checkpoints=["codec"], count=4, probe_clips=0)
+
+
+@pytest.fixture(scope="module")
+def perfect():
+    return measure("perfect", PerfectCodec(Shapes(8, 32, "val"), count=1000), CONFIG, None)
+
+
+@pytest.fixture(scope="module")
+def leaking():
+    codec = DynamicsCodec(32)
+    codec.config = SimpleNamespace(num_frames=8, sample_size=32)
+    return measure("leaking", codec, CONFIG, None)
+
+
+def test_a_perfect_codec_reaches_all(perfect):
+    rows = perfect.rows
+    assert rows["structure"]["content"] == rows["dynamics"]["axis"] == 1
+    assert rows["dynamics"]["path_correlation"] > 0.99 and rows["dynamics"]["path_distance"] < 0.5
+    assert rows["structure"]["axis"] == rows["dynamics"]["content"] == 0
+    for row in ("reconstructions", "renderings"):
+        assert rows[row]["content"] == rows[row]["axis"] == 1 and rows[row]["path_distance"] < 0.5
+    assert perfect.psnr > 50 and perfect.exchanged_psnr > 50
+    assert perfect.nearness["content"] > 0.7 and perfect.nearness["motion"] > 0.5
+
+
+def test_a_codec_with_everything_in_dynamics_shows_it(leaking, perfect):
+    rows = leaking.rows
+    assert rows["structure"]["content"] == rows["structure"]["axis"] == 0
+    assert rows["dynamics"]["content"] == rows["dynamics"]["axis"] == 1
+    assert leaking.psnr == pytest.approx(80) and leaking.exchanged_psnr < 20
+    assert leaking.nearness == {"content": pytest.approx(0, abs=1e-3), "motion": pytest.approx(1, abs=1e-3)}
+    assert leaking.exchanged_score.score < 0.75 < perfect.exchanged_score.score
+
+
+def test_sampled_latents_are_scored_like_exchanged_ones():
+    """Those of other clips as samples: a perfect codec shows what is kept, and the samples' rest by chance."""
+    codec = PerfectCodec(Shapes(8, 32, "val"), Shapes(8, 32, "train"), count=100)
+    train = Shapes(8, 32, "train")
+
+    def sample(count):
+        return encode_clips(codec, torch.stack([train.clip(index + 3) for index in range(count)]))
+
+    exchanged, sampled = two_factor_scores(codec, ShapesClips(CONFIG, 8, 32), 60, 0, sample)
+    assert exchanged.score > 0.85
+    assert sampled.accuracies["static"]["shape"] > 0.9 and sampled.accuracies["dynamic"]["axis"] > 0.9
+    assert sampled.accuracies["static"]["axis"] < 0.1 and sampled.accuracies["dynamic"]["shape"] < 0.1, "never the same"
+    assert two_factor_scores(codec, ShapesClips(CONFIG, 8, 32), 20, 0, None)[1] is None
+
+
+def test_tables_say_what_was_not_measured(leaking, perfect):
+    text = table(perfect)
+    assert "sampled latents not measured" in text and "probes: not measured" in text
+    assert "exchanged: as the clip of S" in text and "true renderings: as drawn" in text
+    first, second = comparison([leaking, perfect]).splitlines()[1:]
+    assert first.split() == ["leaking", "80.00", "0.00", "1.00", f"{leaking.exchanged_psnr:.2f}", "0%", "100%"]
+    price = leaking.psnr - perfect.psnr
+    assert second.split()[:4] == ["perfect", f"{perfect.psnr:.2f}", f"{price:.2f}", f"{10 ** (price / 10):.2f}"]
+
+
+def test_exchanged_shapes_stay_within_the_frame():
+    exchange = ShapesClips(CONFIG, 8, 32).exchange()
+    assert exchange.clips.shape == exchange.rendered.shape == (8, 8, 32, 32, 3)
+    assert exchange.dynamics_of == [4, 5, 6, 7, 0, 1, 2, 3]
+    for index, clip in enumerate(exchange.rendered):
+        content = exchange.truths[index]
+        strength = (clip / 255 - torch.from_numpy(content.background)).norm(dim=-1)
+        contrast = torch.from_numpy(content.colour - content.background).norm()
+        area = (strength / contrast).sum(dim=(1, 2))  # (T,)
+        assert (area.min() / area.max()).item() > 0.97
+    other = ShapesClips(SeparationConfig(checkpoints=["x"], count=4, seed=1), 8, 32).exchange()
+    assert not torch.equal(exchange.clips, other.clips)
+    again = ShapesClips(CONFIG, 8, 32).exchange()
+    assert torch.equal(exchange.clips, again.clips)
+
+
+def test_labels_of_probes():
+    data = Shapes(8, 32, "train")
+    clips, labels = ShapesClips(CONFIG, 8, 32).labelled("train", 30)
+    assert torch.equal(clips[7], data.clip(7)) and labels.keys() == {"shape", "background", "colour", "axis", "place"}
+    assert labels["shape"].tolist() == [index % 10 // 2 for index in range(30)]
+    assert labels["axis"].tolist() == [index % 2 for index in range(30)]
+    for index in range(30):
+        column, row = ((data.motion(index).path.mean(axis=0)[:, None] / 32) > [0.46, 0.54]).sum(axis=1)
+        assert labels["place"][index] == 3 * row + column
+        bits = [int(channel >= 0.5) for channel in data.content(index).background]
+        assert labels["background"][index] == 4 * bits[0] + 2 * bits[1] + bits[2]
+
+
+class MadeUpSprites:
+    """Six characters, one value of every attribute each, in three actions."""
+
+    def __len__(self):
+        return 18
+
+    def character(self, index):
+        return index // 3
+
+    def label(self, index):
+        return index % 3
+
+    def attributes(self, index):
+        return (self.character(index),) * 4
+
+    def clip(self, index, rng):
+        return torch.full((8, 32, 32, 3), index, dtype=torch.uint8)
+
+
+def test_sprites_are_exchanged_with_the_clip_that_shows_both(monkeypatch):
+    monkeypatch.setattr("benchmarks.work.separation_clips.DataConfig.build", lambda *_: MadeUpSprites())
+    exchange = SpritesClips(CONFIG, 8, 32).exchange()
+    ids = exchange.clips[:, 0, 0, 0, 0].tolist()
+    assert len(set(ids)) == 8 and exchange.truths is None
+    for index, rendered in zip(ids, exchange.rendered[:, 0, 0, 0, 0].tolist(), strict=True):
+        motion = ids[exchange.dynamics_of[ids.index(index)]]
+        assert motion // 3 != index // 3 and motion % 3 != index % 3
+        assert rendered == index // 3 * 3 + motion % 3
+    _, labels = SpritesClips(CONFIG, 8, 32).labelled("train", 12)
+    assert labels.keys() == {"skin", "trousers", "top", "hair", "action"} and len(labels["hair"]) == 12
+    with pytest.raises(ValueError, match="count must be at most"):
+        SpritesClips(SeparationConfig(checkpoints=["x"], count=50), 8, 32).exchange()
+
+
+def test_the_command_writes_what_it_measured(pipe, tmp_path, capsys):  # noqa: F811
+    pipe.save_pretrained(tmp_path / "pipeline")
+    model = make_autoencoder(seed=1)
+    torch.nn.init.normal_(model.decoder.proj_out.weight, std=0.1)
+    model.save_pretrained(tmp_path / "model")
+    arguments = ["--checkpoint", str(tmp_path / "model"), "--pipeline", str(tmp_path / "pipeline"), "--count", "3"]
+    arguments += ["--num-inference-steps", "1", "--probe-clips", "100", "--device", "cpu"]
+    separation.main([*arguments, "--output", str(tmp_path / "found.json")])
+    report = json.loads((tmp_path / "found.json").read_text())
+    first, second = report["results"]
+    assert (report["benchmark"], report["dataset"]) == ("separation", "shapes")
+    assert first["checkpoint"] == str(tmp_path / "model") and second["checkpoint"] == str(tmp_path / "pipeline")
+    assert first["exchanged_clips"] == 6 and first["sampled_score"] is None
+    assert 0 <= second["sampled_score"]["score"] <= 1
+    assert first["probes"]["shape"]["dynamics"].keys() == {"accuracy", "chance"}
+    printed = capsys.readouterr().out
+    assert "sampled latents not measured" in printed and "from S" in printed and "price, dB" in printed
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "nothing to measure: give folders of autoencoders by --checkpoint, or a --pipeline"),
+        ({"checkpoints": ["x"], "count": 0}, "count must be at least 1, got 0"),
+        ({"checkpoints": ["x"], "probe_clips": 7}, "probe_clips must be at least 100, or 0 for no probes, got 7"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SeparationConfig(**settings)
+
+
+def test_more_pairs_than_there_are():
+    with pytest.raises(ValueError, match=r"count must be at most \d+, the number of pairs"):
+        ShapesClips(SeparationConfig(checkpoints=["x"], count=500), 8, 32).exchange()

@@ -115,16 +115,36 @@ class VidTwinPosterior:
             draw(self.mean.dynamics, self.logvar.dynamics, dynamics),
         )
 
+    def __getitem__(self, index: slice) -> "VidTwinPosterior":
+        """Select clips of the batch."""
+        return self._of(self.mean[index], self.logvar[index])
+
+    def exchanged(self, other: "VidTwinPosterior") -> "VidTwinPosterior":
+        """The structure of this posterior with the dynamics of another one."""
+        pairs = (self.mean, other.mean), (self.logvar, other.logvar)
+        return self._of(*(VidTwinLatents(own.structure, theirs.dynamics) for own, theirs in pairs))
+
+    @classmethod
+    def _of(cls, mean: VidTwinLatents, logvar: VidTwinLatents) -> "VidTwinPosterior":
+        pairs = (mean.structure, logvar.structure), (mean.dynamics, logvar.dynamics)
+        return cls(*(torch.cat(pair, dim=1) for pair in pairs))
+
     def kl(self) -> torch.Tensor:
         """KL divergence to N(0, 1), in nats, summed over all dimensions of both latents.
 
         Returns:
             (B,). The paper's term is its mean over the batch.
         """
+        structure, dynamics = self.kl_of_latents()
+        return structure + dynamics
+
+    def kl_of_latents(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL divergence to N(0, 1) of the structure and of the dynamics latent, in nats, (B,) each."""
 
         def divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
             return 0.5 * reduce(mean.square() + logvar.exp() - 1.0 - logvar, "b ... -> b", "sum")
 
-        return divergence(self.mean.structure.float(), self.logvar.structure.float()) + divergence(
-            self.mean.dynamics.float(), self.logvar.dynamics.float()
+        return (
+            divergence(self.mean.structure.float(), self.logvar.structure.float()),
+            divergence(self.mean.dynamics.float(), self.logvar.dynamics.float()),
         )

@@ -12,8 +12,9 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from autoencoder.common.errors import NumericalError
 from autoencoder.common.guard import FiniteGuard
-from autoencoder.training.config import TrainConfig
+from autoencoder.training.config import ExchangeConfig, KLConfig, TrainConfig
 from autoencoder.training.datamodule import NoisyCollate
+from autoencoder.training.exchange import SOURCES
 from autoencoder.training.module import VidTwinModule
 from autoencoder.training.noise import LatentNoise
 
@@ -87,6 +88,8 @@ def batch_on_gpu(module: VidTwinModule) -> dict:
         }
         for position in range(module.config.batch_size)
     ]
+    for item in items if module.config.exchange.is_on else ():
+        item["sample"] |= {source: item["sample"]["video"].clone() for source in SOURCES}
     return move_data_to_device(pin_memory(NoisyCollate(noise)(items)), torch.device("cuda:0"))
 
 
@@ -96,10 +99,10 @@ def take_step(module: VidTwinModule) -> None:
     module.trainer.global_step += 1
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_a_step_waits_only_where_it_logs(optimizer):
+@pytest.mark.parametrize("optimizer, share", [("adam", 0.5), ("muon", 0.0)])
+def test_a_step_waits_only_where_it_logs(optimizer, share):
     """Nor does skipping a step that is not finite wait, which either optimiser does on the device."""
-    module = make_module(optimizer)
+    module = make_module(optimizer, exchange=ExchangeConfig(share), structure_kl=KLConfig(0.1, warmup_steps=9))
     with FakeCuda() as gpu:
         start_on_gpu(module)
         for step in range(2):

@@ -47,6 +47,18 @@ def test_closed_form(kl_weight):
     torch.testing.assert_close(reconstruction.grad, expected_gradient, rtol=1e-5, atol=1e-7)
 
 
+def test_squared_errors_and_a_weight_for_each_latent():
+    reconstruction, video, posterior = example()
+    criterion = VidTwinLoss(kl_weight=7.0)
+    loss, terms = criterion(reconstruction, video, posterior, kl_weights=(0.5, 0.0), squared=True)
+    structure, dynamics = posterior.kl_of_latents()
+    assert torch.equal(structure + dynamics, posterior.kl()) and (dynamics > 1).all()
+    squares = (reconstruction - video).square().sum() / 8  # frames
+    assert loss.item() == pytest.approx(squares.item() + 0.5 * structure.mean().item(), rel=1e-5)
+    assert terms["kl_structure"].item() == pytest.approx(structure.mean().item(), rel=1e-5)
+    assert terms["l1"].item() == pytest.approx((reconstruction - video).abs().mean().item(), rel=1e-5)
+
+
 def test_logvar_learns_the_error():
     """The loss is least where exp(logvar) is the mean absolute error."""
     reconstruction, video, posterior = example()

@@ -38,6 +38,13 @@ GAN = {
     "gan_warmup_steps": 2,
     "ema_decay": 0.9,
     "latent_noise": 0.3,
+    "exchange.share": 0.5,
+    "exchange.start": 1,
+    "exchange.view_share": 0.5,
+    "exchange.view_warmup_steps": 4,
+    "structure_kl.weight": 0.002,
+    "dynamics_kl.warmup_steps": 3,
+    "squared_error_steps": 2,
     "max_steps": 6,
     "checkpoint_every": 2,
     "keep_checkpoints": 9,
@@ -137,12 +144,13 @@ def test_every_term_is_recorded(unbroken):
     values = {name: events.Scalars(f"train/{name}") for name in AFTER_START}
     for name, records in values.items():
         assert [event.step for event in records] == [4, 5, 6], name
-    total, nll, kl = (events.Scalars(f"train/{name}")[3].value for name in ("loss", "nll", "kl"))
+    names = ("loss", "nll", "kl_structure", "kl_dynamics")
+    total, nll, structure, dynamics = (events.Scalars(f"train/{name}")[3].value for name in names)
     first = {name: records[0].value for name, records in values.items()}
     # The mean over micro-batches of a product is not the product of means, but nearly; half the weight counts.
     gan = 0.5 * first["adaptive_weight"] * first["gan"]
     assert abs(gan) > 1e-3
-    assert total - (nll + 5e-3 * kl) == pytest.approx(gan, rel=0.05)
+    assert total - (nll + 2e-3 * structure + 5e-3 * dynamics) == pytest.approx(gan, rel=0.05)
     assert first["gan"] == pytest.approx(-first["logits_fake"], rel=1e-4)
 
 
@@ -201,6 +209,8 @@ def test_one_step_has_the_gradients_of_both_roles(tmp_path, checkpointing):
     unclipped = {"optimizer.max_grad_norm": 1e9, "discriminator_optimizer.max_grad_norm": 1e9}
     settings = {"gan_start": 0, "gan_warmup_steps": 4, "latent_noise": 0, "max_steps": 1, "micro_batch_size": 4}
     settings |= {"precision": "fp32", "optimizer.name": "adam"}  # Muon writes into gradients
+    settings |= {"exchange.share": 0, "exchange.view_share": 0, "squared_error_steps": 0}
+    settings |= {"structure_kl.weight": "null", "dynamics_kl.warmup_steps": 0}
     flags = ("--model.qformer_dropout=0", f"--gradient-checkpointing={checkpointing}".lower())
     actual = Gradients()
     run(tmp_path / "run", (actual,), flags, **settings | unclipped)

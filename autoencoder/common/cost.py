@@ -59,13 +59,13 @@ def format_bytes(size: float) -> str:
     return f"{size:.0f} B"
 
 
-def training_flops(model: nn.Module, *inputs: torch.Tensor) -> int:
+def training_flops(call: nn.Module | Callable, *inputs: torch.Tensor) -> int:
     """FLOPs of a training step on `inputs`: a backward pass costs twice its forward.
 
     Args:
-        model, inputs: as for `count_flops`, on the meta device.
+        call, inputs: as for `count_flops`.
     """
-    return 3 * count_flops(model, *inputs)
+    return 3 * count_flops(call, *inputs)
 
 
 @contextmanager

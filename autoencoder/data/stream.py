@@ -1,6 +1,7 @@
 """The order of clips in a run, as a function of its seed, and the handling of files that cannot be read."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,17 +88,32 @@ class TrainingClips(Dataset):
             chosen = index if attempt == 0 else derive_seed(self.seed, "stand-in", index, attempt) % len(self.clips)
             tried.append(chosen)
             try:
-                video = self.clips.clip(chosen, rng)
+                sample = self._sample(chosen, position, rng)
             except UnreadableVideo as error:
                 unreadable[chosen] = str(error)
                 continue
-            if self.flip and rng.random() < 0.5:
-                video = video.flip(2)
-            sample = {"video": video, "label": self.clips.label(chosen), "position": position}
             return {"sample": sample, "tried": tried, "unreadable": unreadable}
         raise UnreadableVideo(
             f"{1 + MAX_STAND_INS} files in a row could not be read, the last one: {unreadable[tried[-1]]}"
         )
+
+    def further(self, index: int, video: torch.Tensor, position: int, is_mirrored: bool) -> dict[str, Any]:
+        """What a sample holds beside its video, label and position; here, nothing.
+
+        Args:
+            index: which of the videos the sample is of.
+            video: uint8 (T, H, W, 3).
+            position: of the sample in the run.
+            is_mirrored: whether the video is.
+        """
+        return {}
+
+    def _sample(self, index: int, position: int, rng: np.random.Generator) -> dict[str, Any]:
+        video = self.clips.clip(index, rng)
+        is_mirrored = self.flip and rng.random() < 0.5
+        video = video.flip(2) if is_mirrored else video
+        sample = {"video": video, "label": self.clips.label(index), "position": position}
+        return sample | self.further(index, video, position, is_mirrored)
 
 
 class HeldOutClips(Dataset):

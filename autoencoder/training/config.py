@@ -17,6 +17,68 @@ def _discriminator_optimizer() -> OptimizerConfig:
 
 
 @dataclass
+class ExchangeConfig:
+    """Exchange training: the structure latent is read from a companion of the clip, the dynamics latent from a changed
+    view of it, and both together are to give the clip."""
+
+    share: float = 0.0
+    """Share of the samples whose structure is read from a companion, another clip of the same content; 0 reads both
+    latents from the clip itself."""
+    start: int = 0
+    """Steps without companions."""
+    warmup_steps: int = 0
+    """Steps, from `start` on, over which the share rises linearly."""
+    companion: Literal["content", "clip"] = "content"
+    """Companions are other videos of the same content, where the data set knows any; or only other moments of the
+    video itself."""
+    view_share: float = 0.0
+    """Share of the samples whose dynamics is read from a changed view of the clip; 0 changes none."""
+    view_start: int = 0
+    """Steps without changed views."""
+    view_warmup_steps: int = 0
+    """Steps, from `view_start` on, over which the changes grow from none to their full strength."""
+    colour: float = 1.0
+    """Change of the colours in a view, from 0 for none to 1, at which they may be any."""
+    blur: float = 0.0
+    """Largest standard deviation of the Gaussian blur of a view, in pixels."""
+    scale: float = 0.0
+    """Either axis of a view is scaled by its own factor, from 1 - scale to 1 + scale."""
+
+    def __post_init__(self):
+        for name in ("share", "view_share", "colour"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"exchange.{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("start", "warmup_steps", "view_start", "view_warmup_steps", "blur"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"exchange.{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.scale < 1:
+            raise UserError(f"exchange.scale must lie in [0, 1), got {self.scale}")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a run exchanges anything at all."""
+        return bool(self.share or self.view_share)
+
+
+@dataclass
+class KLConfig:
+    """Weight of the KL divergence of one latent."""
+
+    weight: float | None = None
+    """Weight; null takes `kl_weight`."""
+    start: int = 0
+    """Steps without a KL divergence of this latent."""
+    warmup_steps: int = 0
+    """Steps, from `start` on, over which the weight rises linearly."""
+
+    def __post_init__(self):
+        for name in ("weight", "start", "warmup_steps"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UserError(f"{name} of a latent's KL divergence must be at least 0, got {value}")
+
+
+@dataclass
 class TrainConfig(RunConfig, DataConfig):
     """Settings of a stage-one run.
 
@@ -34,6 +96,15 @@ class TrainConfig(RunConfig, DataConfig):
     """Optimiser and schedule."""
     kl_weight: float = 1e-3
     """Weight of the KL divergence."""
+    structure_kl: KLConfig = field(default_factory=KLConfig)
+    """KL divergence of the structure latent."""
+    dynamics_kl: KLConfig = field(default_factory=KLConfig)
+    """KL divergence of the dynamics latent."""
+    exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
+    """Exchange training."""
+    squared_error_steps: int = 0
+    """Steps, from the first, with the squared error in the place of L1: it pulls at small objects, which L1 leaves out
+    as long as they are not at the right place."""
     lpips_weight: float = 0.0
     """Weight of LPIPS beside L1; the paper takes 0.05."""
     lpips_weights: str | None = None
@@ -75,7 +146,8 @@ class TrainConfig(RunConfig, DataConfig):
             value = getattr(self, name)
             if value != "auto" and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
-        for name in ("kl_weight", "lpips_weight", "gan_start", "gan_warmup_steps", "gan_weight", "latent_noise"):
+        weights = ("kl_weight", "lpips_weight", "gan_weight", "latent_noise")
+        for name in (*weights, "gan_start", "gan_warmup_steps", "squared_error_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:

@@ -22,6 +22,7 @@ from autoencoder.metrics.lpips import lpips_network
 from autoencoder.training.checkpointing import AtomicCheckpointIO, OrderlyStop, StepCheckpoint
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
+from autoencoder.training.exchange import Exchange
 from autoencoder.training.module import VidTwinModule
 from autoencoder.training.noise import LatentNoise
 from autoencoder.training.report import StepProgress, describe_run
@@ -170,6 +171,7 @@ def _prepare(
         config.seed,
         LatentNoise(config.seed, model.structure_shape, model.dynamics_shape, config.latent_noise),
         config.micro_batches(config.num_processes)[0],
+        Exchange(config.exchange, config.seed, config.batch_size) if config.exchange.is_on else None,
     )
     if config.attention_backend:
         model.set_attention_backend(config.attention_backend)

@@ -8,6 +8,7 @@ from autoencoder.common.seeding import derive_seed
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.discriminator import PatchDiscriminator
 from autoencoder.training.losses import adaptive_weight, discriminator_hinge, generator_hinge
+from autoencoder.training.schedules import risen
 
 
 def build_discriminator(seed: int, sample_size: int) -> PatchDiscriminator:
@@ -28,10 +29,7 @@ def build_discriminator(seed: int, sample_size: int) -> PatchDiscriminator:
 
 def gan_share(config: TrainConfig, step: int) -> float:
     """Factor of the GAN's weight at a step, numbered from 1: 0 before its start, 1 after its warm-up."""
-    steps = step - config.gan_start
-    if not config.gan or steps < 1:
-        return 0.0
-    return min(1.0, steps / max(1, config.gan_warmup_steps))
+    return risen(step, config.gan_start, config.gan_warmup_steps) if config.gan else 0.0
 
 
 def generator_term(

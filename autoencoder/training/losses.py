@@ -44,32 +44,44 @@ class VidTwinLoss(nn.Module):
         return super()._apply(function, recurse)
 
     def forward(
-        self, reconstruction: torch.Tensor, video: torch.Tensor, posterior: VidTwinPosterior
+        self,
+        reconstruction: torch.Tensor,
+        video: torch.Tensor,
+        posterior: VidTwinPosterior,
+        kl_weights: tuple[float, float] | None = None,
+        squared: bool = False,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a batch, without the GAN.
 
         Args:
             reconstruction, video: (B, 3, F, H, W).
             posterior: the batch's posterior.
+            kl_weights: of the structure and of the dynamics latent, in the place of `kl_weight` for both.
+            squared: take (x - x_hat)^2 in the place of |x - x_hat|.
 
         Returns:
             The loss: (|x - x_hat| + w LPIPS) / exp(logvar) + logvar summed over all elements, per frame, where the one
             LPIPS of a frame counts for each of its elements, plus the weighted KL divergence per clip; and its terms,
             detached, by name: `l1` is the mean over elements, `lpips` (if it has a weight) that over frames, `nll` the
-            first part of the loss, `kl` unweighted.
+            first part of the loss, `kl` unweighted, and with `kl_weights` also the parts of both latents.
         """
         precise = torch.promote_types(reconstruction.dtype, torch.float32)  # bf16 cannot hold such sums
         difference = (reconstruction.to(precise) - video.to(precise)).abs()
         terms = {"l1": difference.mean()}
-        error = difference
+        error = difference.square() if squared else difference
         if self.lpips_weight:
             lpips = self._frame_lpips(reconstruction, video).to(precise)
             terms["lpips"] = lpips.mean()
-            error = difference + self.lpips_weight * lpips
+            error = error + self.lpips_weight * lpips
         num_frames = error.shape[0] * error.shape[2]
         nll = (error / self.logvar.exp() + self.logvar).sum() / num_frames
         kl = posterior.kl().mean()
-        loss = nll + self.kl_weight * kl
+        weighted = self.kl_weight * kl
+        if kl_weights is not None:
+            structure, dynamics = (part.mean() for part in posterior.kl_of_latents())
+            weighted = kl_weights[0] * structure + kl_weights[1] * dynamics
+            terms |= {"kl_structure": structure, "kl_dynamics": dynamics}
+        loss = nll + weighted
         terms |= {"loss": loss, "nll": nll, "kl": kl, "logvar": self.logvar}
         return loss, {name: term.detach().clone() for name, term in terms.items()}
 

@@ -1,7 +1,7 @@
 """Stage one as a LightningModule: optimisation, validation and TensorBoard records."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
@@ -23,10 +23,12 @@ from autoencoder.data.stream import FileReport
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.metrics.i3d import full_precision
-from autoencoder.training.config import TrainConfig
+from autoencoder.training.config import KLConfig, TrainConfig
+from autoencoder.training.exchange import SOURCES
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
 from autoencoder.training.losses import VidTwinLoss
 from autoencoder.training.noise import Pair, add_noise
+from autoencoder.training.schedules import risen
 from autoencoder.training.sides import Side
 from autoencoder.vidtwin import AutoencoderVidTwin
 
@@ -73,9 +75,9 @@ class VidTwinModule(LightningModule):
         self.sides: tuple[Side, ...] = ()
         self._previews = Previews()
         self._window_start, self._window_step = time.perf_counter(), 0
-        self.flops_per_step = (
-            training_flops(model, torch.empty(1, *model.video_shape, device="meta")) * config.batch_size
-        )
+        clip = torch.empty(1, *model.video_shape, device="meta")
+        encoded_twice = training_flops(model.encode, clip) if config.exchange.is_on else 0
+        self.flops_per_step = (training_flops(model, clip) + encoded_twice) * config.batch_size
         self.scalars: dict[str, float] = {}
 
     def configure_optimizers(self):
@@ -174,22 +176,24 @@ class VidTwinModule(LightningModule):
         for index, (end, size) in enumerate(zip(ends, sizes, strict=True)):
             part = slice(end - size, end)
             noise = {name: tuple(tensor[part] for tensor in pair) for name, pair in sample["noise"].items()}
+            clips = [to_video(sample[name][part]) for name in ("video", *SOURCES) if name in sample]
             share = size / sum(sizes)
             with ExitStack() as stack:
                 for side in self.sides:
                     stack.enter_context(side.accumulating(is_last=index + 1 == len(sizes)))
-                terms = self._backward(to_video(sample["video"][part]), noise, gan_share, share)
+                terms = self._backward(clips, noise, gan_share, share)
             sums = {name: sums.get(name, 0) + term * share for name, term in terms.items()}
         return sums
 
     def _backward(
-        self, video: torch.Tensor, noise: dict[str, Pair], gan_share: float, share: float
+        self, clips: Sequence[torch.Tensor], noise: dict[str, Pair], gan_share: float, share: float
     ) -> dict[str, torch.Tensor]:
         """Backward of a micro-batch that is this share of a batch, of the autoencoder and then of the discriminator.
 
         Returns the loss terms.
         """
-        loss, terms, reconstruction = self.sides[0](self._autoencoder_loss, video, noise, gan_share)
+        video = clips[0]
+        loss, terms, reconstruction = self.sides[0](self._autoencoder_loss, clips, noise, gan_share)
         self.manual_backward(loss * share)
         if gan_share:
             term = partial(discriminator_term, self.discriminator)
@@ -199,15 +203,24 @@ class VidTwinModule(LightningModule):
         return terms
 
     def _autoencoder_loss(
-        self, video: torch.Tensor, noise: dict[str, Pair], gan_share: float
+        self, clips: Sequence[torch.Tensor], noise: dict[str, Pair], gan_share: float
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-        """Loss of clips (B, 3, F, H, W), its terms by name, and the reconstruction."""
-        posterior = self.model.encode(video).latent_dist
+        """Loss of a micro-batch, its terms by name, and the reconstruction.
+
+        Args:
+            clips: the targets (B, 3, F, H, W); with exchange also what structure and what dynamics is read from.
+            noise: as `LatentNoise` draws it.
+            gan_share: as `gan_share` returns it.
+        """
+        video, *sources = clips
+        posterior = self.model.encode(torch.cat(sources) if sources else video).latent_dist
+        if sources:
+            posterior = posterior[: len(video)].exchanged(posterior[len(video) :])
         latents = posterior.sample(noise=VidTwinLatents(*noise["posterior"]))
         if "latents" in noise:
             latents = add_noise(latents, noise["latents"])
         reconstruction = self.model.decode(latents).sample
-        loss, terms = self.loss(reconstruction, video, posterior)
+        loss, terms = self.loss(reconstruction, video, posterior, self._kl_weights(), self._squares_errors())
         if gan_share:
             last_layer = self.model.decoder.proj_out.weight
             gan, weight = generator_term(self.discriminator, reconstruction, loss, last_layer)
@@ -215,6 +228,20 @@ class VidTwinModule(LightningModule):
             loss = loss + gan_share * weight * gan
             terms |= {"loss": loss.detach(), "gan": gan.detach(), "adaptive_weight": weight}
         return loss, terms, reconstruction
+
+    def _kl_weights(self) -> tuple[float, float] | None:
+        """Weights of the KL divergences in this step; None where the two latents have one and the same."""
+        config, step = self.config, self.global_step + 1
+        if config.structure_kl == config.dynamics_kl == KLConfig():
+            return None
+        structure, dynamics = (
+            (config.kl_weight if kl.weight is None else kl.weight) * risen(step, kl.start, kl.warmup_steps)
+            for kl in (config.structure_kl, config.dynamics_kl)
+        )
+        return structure, dynamics
+
+    def _squares_errors(self) -> bool:
+        return self.global_step < self.config.squared_error_steps
 
     def _clip_gradients(self, loss: torch.Tensor, with_discriminator: bool) -> dict[str, torch.Tensor]:
         """Clip the gradients, make the optimisers skip a step that is not finite, and return the norms before."""

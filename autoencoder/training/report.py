@@ -7,7 +7,7 @@ from autoencoder.common.precision import describe_precision
 from autoencoder.common.progress import progress_bar
 from autoencoder.common.run import RunFolder
 from autoencoder.common.summary import ExpectedEnd, describe_batches, describe_clips
-from autoencoder.training.config import TrainConfig
+from autoencoder.training.config import ExchangeConfig, KLConfig, TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.module import VidTwinModule
 
@@ -24,7 +24,8 @@ def describe_run(
         f"{name} {' x '.join(map(str, shape))}"
         for name, shape in (("structure", model.structure_shape), ("dynamics", model.dynamics_shape))
     )
-    terms = ["L1", f"KL x {config.kl_weight:g}"]
+    first = f"squared error for {config.squared_error_steps} steps, then " if config.squared_error_steps else ""
+    terms = [f"{first}L1", describe_kl(config)]
     terms += [f"LPIPS x {config.lpips_weight:g}"] if config.lpips_weight else []
     terms += [f"GAN x {config.gan_weight:g} from step {config.gan_start}"] if config.gan else []
     flops = module.flops_per_step
@@ -34,12 +35,39 @@ def describe_run(
         "held out": f"{describe_clips(data.held_out)}; {len(data.held_out_indices)} of them are validated",
         "model": f"{count:,} parameters, latents {tokens}, rate {model.compression_rate:.2%}",
         "loss": ", ".join(terms) + "; the bar's l1 is the mean absolute error per number, of a range of 2",
+        **({"exchange": describe_exchange(config.exchange)} if config.exchange.is_on else {}),
         "device": f"{config.num_processes} x {config.device}, {describe_precision(config.precision, config.device)}",
         "steps": describe_batches(config, config.num_processes)
         + f"; validation every {config.validate_every}, checkpoint every {config.checkpoint_every}",
         "cost": f"{format_flops(flops)} a step, {format_flops(flops * (config.max_steps - first_step))} to go, without "
         "the networks of the loss",
     }
+
+
+def describe_kl(config: TrainConfig) -> str:
+    """The weights of the KL divergence, such as "KL x 0.001"."""
+    latents = {"structure": config.structure_kl, "dynamics": config.dynamics_kl}
+    if all(kl == KLConfig() for kl in latents.values()):
+        return f"KL x {config.kl_weight:g}"
+    parts = []
+    for name, kl in latents.items():
+        weight = config.kl_weight if kl.weight is None else kl.weight
+        late = f" from step {kl.start} on, in full {kl.warmup_steps} later" if kl.start or kl.warmup_steps else ""
+        parts.append(f"KL of {name} x {weight:g}{late}")
+    return ", ".join(parts)
+
+
+def describe_exchange(exchange: ExchangeConfig) -> str:
+    """What the latents are read from in training, in a line."""
+    parts = []
+    if exchange.share:
+        source = "another clip of the content" if exchange.companion == "content" else "another moment of the video"
+        full = exchange.start + exchange.warmup_steps
+        parts.append(f"structure of {exchange.share:.0%} of the samples from {source} (in full from step {full})")
+    if exchange.view_share:
+        full = exchange.view_start + exchange.view_warmup_steps
+        parts.append(f"dynamics of {exchange.view_share:.0%} from a changed view (in full from step {full})")
+    return ", ".join(parts)
 
 
 class StepProgress(Callback):

@@ -1,0 +1,86 @@
+"""Exchange training: each latent is read from another clip than the target, which shares with it what it should hold.
+
+The structure latent is read from a companion, a clip of the same content, the dynamics latent from a changed view of
+the target, which has its motion (cross reconstruction as in arXiv 1711.02245, changed views as in arXiv 2004.12000).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoencoder.common.seeding import derive_seed
+from autoencoder.data.clips import ClipDataset
+from autoencoder.data.stream import TrainingClips
+from autoencoder.data.views import ViewChange
+from autoencoder.training.config import ExchangeConfig
+from autoencoder.training.schedules import risen
+
+SOURCES = ("structure_source", "dynamics_source")  # in a sample, beside "video"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Chooses what the latents of a sample are read from, by the seed and by its position in the run.
+
+    Args:
+        config: shares, schedules and changes.
+        seed: the run's seed.
+        batch_size: over all processes; it tells the step of a position.
+    """
+
+    config: ExchangeConfig
+    seed: int
+    batch_size: int
+
+    def sources(
+        self, clips: ClipDataset, index: int, video: torch.Tensor, position: int, is_mirrored: bool
+    ) -> dict[str, torch.Tensor]:
+        """The clips that the latents of a sample are read from, by the names in `SOURCES`.
+
+        Args:
+            clips: the data set.
+            index: which of its videos the sample is of.
+            video: the target, uint8 (T, H, W, 3).
+            position: of the sample in the run.
+            is_mirrored: whether the target is; its companion is mirrored, too.
+
+        Returns:
+            uint8 (T, H, W, 3) each, the target itself where nothing is exchanged; nothing at all in steps in which the
+            config exchanges nothing.
+
+        Raises:
+            UnreadableVideo: if the companion cannot be read.
+        """
+        config, step = self.config, position // self.batch_size + 1
+        share = config.share * risen(step, config.start, config.warmup_steps)
+        strength = risen(step, config.view_start, config.view_warmup_steps) if config.view_share else 0.0
+        if not share and not strength:
+            return {}
+        rng = np.random.default_rng(derive_seed(self.seed, "exchange", position))
+        takes_companion, changes_view = rng.uniform(size=2) < (share, config.view_share)
+        structure, dynamics = video, video
+        if takes_companion:
+            structure = clips.companion(index, rng, same_clip=config.companion == "clip")
+            structure = structure.flip(2) if is_mirrored else structure
+        if changes_view and strength:
+            dynamics = ViewChange(config.colour, config.blur, config.scale)(video, rng, strength)
+        return dict(zip(SOURCES, (structure, dynamics), strict=True))
+
+
+class ExchangedClips(TrainingClips):
+    """`TrainingClips` whose samples also hold what `Exchange.sources` returns.
+
+    Args:
+        clips, seed, flip: as for `TrainingClips`.
+        exchange: chooses the sources.
+    """
+
+    def __init__(self, clips: ClipDataset, seed: int, flip: bool, exchange: Exchange):
+        super().__init__(clips, seed, flip)
+        self.exchange = exchange
+
+    def further(self, index: int, video: torch.Tensor, position: int, is_mirrored: bool) -> dict[str, Any]:
+        """The sources of a sample."""
+        return self.exchange.sources(self.clips, index, video, position, is_mirrored)

@@ -68,7 +68,7 @@ def test_help_shows_the_defaults_of_the_default_preset_and_lists_the_presets(hel
     assert "--model.hidden-size N Width of the backbone. (default: 96)" in text
     assert "base The paper's base model" in text and "setting2 The paper's second latent setting" in text
     text = " ".join(helps["generator.train"][0].split())
-    assert "(default: 1700)" in text and "ucf101_paper The paper's recipe for UCF-101" in text
+    assert "(default: 1500)" in text and "ucf101_paper The paper's recipe for UCF-101" in text
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def test_another_data_sets_recipe_keeps_the_data(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     flags = f"--dataset folder --data-root X --config shapes --autoencoder {tmp_path}".split()
     config, settings, _, _ = generator_train.parse(flags)
-    assert (config.dataset, config.data_root, config.max_steps) == ("folder", "X", 1700)
+    assert (config.dataset, config.data_root, config.max_steps) == ("folder", "X", 1500)
     assert (config.flip, config.clips_per_video, settings["hidden_size"]) == (False, 1, 128), "nothing of `folder`"
 
 

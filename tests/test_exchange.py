@@ -161,6 +161,16 @@ def test_a_step_reads_each_latent_from_its_source():
     assert module.flops_per_step > VidTwinModule(vae, TrainConfig(max_steps=10, batch_size=2), 2).flops_per_step
 
 
+def test_a_validation_records_whose_content_and_motion_are_seen(tmp_path):
+    flags = arguments(tmp_path / "run", max_steps=1, num_held_out=32, **{"exchange.share": 0.5})
+    config, model, folder, text = train_command.parse(flags)
+    with folder.held(text, config.resume):
+        trainer = fit.train(config, model, folder)
+    found = trainer.lightning_module.scalars
+    shares = {name: found[f"exchange/{name}"] for name in ("content_of_structure", "axis_of_dynamics")}
+    assert shares == {"content_of_structure": 0.0, "axis_of_dynamics": 0.0}, "a model that draws nothing shows nothing"
+
+
 def test_off_or_not_yet_on_a_run_has_the_same_bits(tmp_path):
     flags = (
         ("--exchange.start=3", "--exchange.view-start=3", "--exchange.view-share=1", "--exchange.share=1"),

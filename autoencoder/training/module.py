@@ -23,6 +23,7 @@ from autoencoder.data.stream import FileReport
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.metrics.i3d import full_precision
+from autoencoder.metrics.separation import exchange_scalars
 from autoencoder.training.config import KLConfig, TrainConfig
 from autoencoder.training.exchange import SOURCES
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
@@ -33,6 +34,7 @@ from autoencoder.training.sides import Side
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 NUM_PICTURES = 4
+NUM_EXCHANGED = 16  # held-out clips whose latents are exchanged
 
 
 def _as_list(value: Any) -> list:
@@ -74,6 +76,7 @@ class VidTwinModule(LightningModule):
         self.guard = FiniteGuard(*norms)
         self.sides: tuple[Side, ...] = ()
         self._previews = Previews()
+        self._exchanged: list[torch.Tensor] = []
         self._window_start, self._window_step = time.perf_counter(), 0
         clip = torch.empty(1, *model.video_shape, device="meta")
         encoded_twice = training_flops(model.encode, clip) if config.exchange.is_on else 0
@@ -317,6 +320,8 @@ class VidTwinModule(LightningModule):
         images = ((decoded["both"] + 1) / 2, (video + 1) / 2)
         self.psnr.update(*images)
         self.ssim.update(*images)
+        if self.config.exchange.is_on and sum(map(len, self._exchanged)) < NUM_EXCHANGED:
+            self._exchanged.append(batch["sample"]["video"])
         if batch_index == 0 and self.logger and self.trainer.is_global_zero:
             with self._previews.attempted("moving picture of held-out clips", self.global_step):
                 self._show(video, decoded)
@@ -332,10 +337,19 @@ class VidTwinModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over all processes."""
+        exchange = self._measure_exchange()
         self._leave_average()  # before the checkpoint of this step
         scalars = {"val/psnr": self.psnr.compute().item(), "val/ssim": self.ssim.compute().item()}
         self.psnr.reset()
         self.ssim.reset()
         for name, value in scalars.items():
             self.log(name, value, logger=False, rank_zero_only=True)
-        self._record(scalars)
+        self._record(scalars | exchange)
+
+    def _measure_exchange(self) -> dict[str, float]:
+        """What `exchange_scalars` tells of a few held-out clips of the first process."""
+        clips, self._exchanged = self._exchanged, []
+        if not clips or not self.trainer.is_global_zero:
+            return {}
+        with full_precision(self.device), torch.compiler.set_stance("force_eager"):
+            return exchange_scalars(self.model, torch.cat(clips)[:NUM_EXCHANGED], self.config.dataset == "shapes")

@@ -1,7 +1,10 @@
 """Characters drawn from rectangles, in the manner of the Sprites data set: four colours, nine actions."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from autoencoder.data.sprites import characters_of
 
 COLOURS = np.array([[230, 30, 30], [30, 230, 30], [40, 40, 240], [230, 230, 30], [30, 220, 230], [220, 40, 220]])
 SIZE, NUM_FRAMES = 32, 8
@@ -57,3 +60,14 @@ class MadeUpSprites:
             frames[time, row : row + 4, column : column + 4] = 255
         scale = self.size // SIZE
         return torch.from_numpy(frames.repeat(scale, axis=1).repeat(scale, axis=2))
+
+
+def write_file(path: Path, num_train: int, num_held_out: int) -> Path:
+    """A file like sprites.npz with all actions of so many characters of either part."""
+    made_up = MadeUpSprites(0, size=64)
+    characters = [*characters_of("train")[:num_train], *characters_of("val")[:num_held_out]]
+    attributes = np.stack(np.unravel_index(np.repeat(characters, 9), (6, 6, 6, 6)), axis=1)
+    actions = np.tile(np.arange(9), len(characters))
+    video = np.stack([made_up.render(values, action) for values, action in zip(attributes, actions, strict=True)])
+    np.savez_compressed(path, video=video, label=actions, attr=attributes)
+    return path

@@ -6,7 +6,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +14,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import derive_seed, generators
+from autoencoder.data.sprites import Sprites
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics.sprites_judge import Readings, SpritesJudge
 from autoencoder.metrics.sprites_scores import SpritesScores, score
 from autoencoder.vidtwin import AutoencoderVidTwin
-
-if TYPE_CHECKING:
-    from autoencoder.data.sprites import Sprites
 
 CLIPS_AT_A_TIME = 64  # decoded clips are judged and forgotten: all of them would take gigabytes
 
@@ -44,7 +41,7 @@ class JudgedClips:
         return len(self.actions)
 
 
-def choose_clips(sprites: "Sprites", count: int | None = None, seed: int = 0) -> JudgedClips:
+def choose_clips(sprites: Sprites, count: int | None = None, seed: int = 0) -> JudgedClips:
     """What the clips to be judged show, and their partners.
 
     Args:
@@ -92,7 +89,7 @@ class SpritesProtocol:
         self,
         vae: AutoencoderVidTwin,
         judge: SpritesJudge,
-        sprites: "Sprites",
+        sprites: Sprites,
         count: int | None = None,
         seed: int = 0,
     ):

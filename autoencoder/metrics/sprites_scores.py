@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from autoencoder.data.sprite_sources import ATTRIBUTES
 from autoencoder.metrics.sprites_judge import Readings
-
-ATTRIBUTES = ("skin", "trousers", "top", "hair")
 
 
 def conditional_entropy(probabilities: torch.Tensor) -> float:

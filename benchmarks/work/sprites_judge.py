@@ -4,9 +4,9 @@ import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import torch
+from autoencoder.data.sprites import Sprites
 from torch.nn import functional as F
 
 from autoencoder.checkpoint import fingerprint
@@ -20,15 +20,11 @@ from autoencoder.metrics.sprites_scores import SpritesScores, score
 from benchmarks.report import environment
 from benchmarks.sprites_judge import JudgeConfig
 
-if TYPE_CHECKING:
-    from autoencoder.data.sprites import Sprites
-
-NUM_FRAMES, SIZE = 8, 64  # of the benchmark
 WEIGHT_DECAY = 1e-2
 TESTED_AT_A_TIME = 256
 
 
-def clip_batches(sprites: "Sprites", order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, ...]]:
+def clip_batches(sprites: Sprites, order: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, ...]]:
     """Clips uint8 (b, T, H, W, 3), actions (b,) and attributes (b, 4), by index in the order given."""
     for indices in order.split(batch_size):
         chosen = indices.tolist()
@@ -49,7 +45,7 @@ def judge_loss(logits: Readings, actions: torch.Tensor, attributes: torch.Tensor
     return F.cross_entropy(logits.action, actions) + attributes.shape[1] * of_attributes
 
 
-def train_judge(sprites: "Sprites", config: JudgeConfig, device: torch.device) -> SpritesJudge:
+def train_judge(sprites: Sprites, config: JudgeConfig, device: torch.device) -> SpritesJudge:
     """Train a judge on the training clips; returns it in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "judge"))
@@ -70,7 +66,7 @@ def train_judge(sprites: "Sprites", config: JudgeConfig, device: torch.device) -
     return judge.eval()
 
 
-def measure_judge(judge: SpritesJudge, sprites: "Sprites") -> SpritesScores:
+def measure_judge(judge: SpritesJudge, sprites: Sprites) -> SpritesScores:
     """The judge's own scores on clips whose action and attributes are known."""
     parts = []
     for clips, actions, attributes in clip_batches(sprites, torch.arange(len(sprites)), TESTED_AT_A_TIME):
@@ -79,7 +75,7 @@ def measure_judge(judge: SpritesJudge, sprites: "Sprites") -> SpritesScores:
     return score(Readings(action, attribute), actions, attributes)
 
 
-def split_fingerprint(sprites: "Sprites") -> str:
+def split_fingerprint(sprites: Sprites) -> str:
     """SHA-256, in hexadecimal, over label, attributes and pixels of all clips of a part of the data set."""
     digest = hashlib.sha256()
     for clips, actions, attributes in clip_batches(sprites, torch.arange(len(sprites)), TESTED_AT_A_TIME):
@@ -91,10 +87,8 @@ def split_fingerprint(sprites: "Sprites") -> str:
 
 def execute(config: JudgeConfig) -> None:
     """Train, measure, print and write."""
-    from autoencoder.data.sprites import Sprites
-
     device = resolve_device(config.device)
-    train, test = (Sprites(config.data_root, NUM_FRAMES, SIZE, split) for split in ("train", "val"))
+    train, test = (Sprites(config.data_root, split=split) for split in ("train", "val"))
     print(f"judge of sprites: {len(train):,} training clips, {len(test):,} held-out clips")
     start = time.perf_counter()
     judge = train_judge(train, config, device)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
-from autoencoder.data.sprites import Sprites
 from torch.nn import functional as F
 
 from autoencoder.checkpoint import fingerprint
@@ -15,6 +14,7 @@ from autoencoder.common.files import atomic_folder
 from autoencoder.common.progress import progress_bar
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.clips import to_video
+from autoencoder.data.sprites import Sprites
 from autoencoder.metrics.sprites_judge import Readings, SpritesJudge, save_judge
 from autoencoder.metrics.sprites_scores import SpritesScores, score
 from benchmarks.report import environment

@@ -135,6 +135,9 @@ def test_sprites_are_exchanged_with_the_clip_that_shows_both(monkeypatch):
         assert rendered == index // 3 * 3 + motion % 3
     _, labels = SpritesClips(CONFIG, 8, 32).labelled("train", 12)
     assert labels.keys() == {"skin", "trousers", "top", "hair", "action"} and len(labels["hair"]) == 12
+    monkeypatch.setattr(MadeUpSprites, "__len__", lambda self: 17)  # the last character lacks an action
+    ids = SpritesClips(CONFIG, 8, 32).exchange().rendered[:, 0, 0, 0, 0].tolist()
+    assert len(ids) == 8 and 17 not in ids
     with pytest.raises(ValueError, match="count must be at most"):
         SpritesClips(SeparationConfig(checkpoints=["x"], count=50), 8, 32).exchange()
 

@@ -11,9 +11,8 @@ from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common.device import resolve_device
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import to_video
-from autoencoder.data.shapes import MOTIONS, SHAPES
 from autoencoder.latents import VidTwinLatents
-from autoencoder.metrics.msd import Factor, TwoFactorScore, permuted, two_factor
+from autoencoder.metrics.msd import TwoFactorScore, permuted, two_factor
 from autoencoder.metrics.oracle import Verdict, oracle
 from autoencoder.metrics.probes import Probe, probe
 from autoencoder.metrics.reconstruction import clips_psnr
@@ -28,7 +27,6 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 SAMPLES_AT_A_TIME = 20
 WIDTH = 14  # of a column
 LATENTS = ("structure", "dynamics")
-FACTORS = {"shape": Factor("static", len(SHAPES)), "axis": Factor("dynamic", len(MOTIONS))}
 COLUMNS = {
     "shape": "shape",
     "background": "background",
@@ -136,22 +134,14 @@ def probes(
 def two_factor_scores(
     vae: AutoencoderVidTwin, data: ShapesClips, count: int, seed: int, sample: Sampler | None
 ) -> tuple[TwoFactorScore, TwoFactorScore | None]:
-    """The MSD benchmark's score with exchanged and with sampled latents, judged by the oracle.
-
-    Its factors are the shape and the axis, which have labels; colours have none.
-    """
+    """The MSD benchmark's score with exchanged and with sampled latents."""
     clips, labels = data.labelled("val", count)
     latents = encode_clips(vae, clips)
-    truths = {"shape": [list(SHAPES)[i] for i in labels["shape"]], "axis": [MOTIONS[i] for i in labels["axis"]]}
 
-    def judge(mixed: VidTwinLatents) -> dict[str, list[str]]:
-        verdicts = [oracle(clip) for clip in decode_clips(vae, mixed)]
-        return {"shape": [verdict.shape for verdict in verdicts], "axis": [verdict.motion for verdict in verdicts]}
+    def score(others: VidTwinLatents) -> TwoFactorScore:
+        return two_factor(latents, others, lambda mixed: data.named(decode_clips(vae, mixed)), labels, data.factors)
 
-    exchanged = two_factor(latents, permuted(latents, seed), judge, truths, FACTORS)
-    if sample is None:
-        return exchanged, None
-    return exchanged, two_factor(latents, sample(len(latents)), judge, truths, FACTORS)
+    return score(permuted(latents, seed)), None if sample is None else score(sample(len(latents)))
 
 
 def sampler(pipe: VidTwinDiffusionPipeline, config: SeparationConfig) -> Sampler:

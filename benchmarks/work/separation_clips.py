@@ -11,14 +11,15 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import DataConfig, Shapes
 from autoencoder.data.shapes import MOTIONS, SHAPES, Content, Motion, render
-from autoencoder.metrics.oracle import Verdict
+from autoencoder.data.sprite_sources import ATTRIBUTES
+from autoencoder.metrics.msd import Factor
+from autoencoder.metrics.oracle import Verdict, oracle
 from autoencoder.metrics.separation import both_ways, exchange_pairs, truth
 from benchmarks.separation import SeparationConfig
 
 if TYPE_CHECKING:
     from autoencoder.data.sprites import Sprites
 
-ATTRIBUTES = ("skin", "trousers", "top", "hair")
 # Shares of the frame that divide it into 3 x 3 fields for the mean centroid. It is mostly near the middle, where these
 # bounds leave every field with 7 to 17 % of the clips.
 PLACE_BOUNDS = (0.46, 0.54)
@@ -50,8 +51,8 @@ class ShapesClips:
         num_frames, size: of a clip.
     """
 
-    # Of probes: what the structure should hold, and what the dynamics should.
-    of_structure, of_dynamics = ("shape", "background", "colour"), ("axis", "place")
+    # Of the two-factor score: those that the oracle names.
+    factors = {"shape": Factor("static", len(SHAPES)), "axis": Factor("dynamic", len(MOTIONS))}
 
     def __init__(self, config: SeparationConfig, num_frames: int, size: int):
         self.parts = {split: Shapes(num_frames, size, split) for split in ("train", "val")}
@@ -91,6 +92,14 @@ class ShapesClips:
         rows = [_shape_labels(data.content(index), data.motion(index), self.size) for index in indices]
         return torch.stack([data.clip(index) for index in indices]), _columns(rows)
 
+    def named(self, clips: torch.Tensor) -> Labels:
+        """The labels that the oracle gives clips, uint8 (N, T, H, W, 3), by factor; -1 where it sees none."""
+        verdicts = [oracle(clip) for clip in clips]
+        return {
+            "shape": torch.tensor([_place(verdict.shape, tuple(SHAPES)) for verdict in verdicts]),
+            "axis": torch.tensor([_place(verdict.motion, MOTIONS) for verdict in verdicts]),
+        }
+
 
 class SpritesClips:
     """Sprites: the content is the character, the motion the action.
@@ -100,15 +109,13 @@ class SpritesClips:
         num_frames, size: of a clip.
     """
 
-    of_structure, of_dynamics = ATTRIBUTES, ("action",)
-
     def __init__(self, config: SeparationConfig, num_frames: int, size: int):
         data = DataConfig(dataset="sprites", data_root=config.data_root)
         self.parts: dict[str, Sprites] = {split: data.build(split, num_frames, size) for split in ("train", "val")}
         self.config = config
 
     def exchange(self) -> Exchange:
-        """Pairs of clips of other characters in other actions; every character is there in every action.
+        """Pairs of other characters in other actions, where each character is also there in the other's action.
 
         Raises:
             UserError: if there are fewer such pairs than wanted.
@@ -119,12 +126,8 @@ class SpritesClips:
         pairs, free = [], list(order)
         while free and len(pairs) < self.config.count:
             first = free.pop(0)
-            differ = (
-                other
-                for other in free
-                if data.label(first) != data.label(other) and data.attributes(first) != data.attributes(other)
-            )
-            if (partner := next(differ, None)) is not None:
+            fitting = (other for other in free if self._is_pair(data, found, first, other))
+            if (partner := next(fitting, None)) is not None:
                 free.remove(partner)
                 pairs.append((first, partner))
         _check_enough(len(pairs), self.config.count)
@@ -136,6 +139,12 @@ class SpritesClips:
             rendered=torch.stack([data.clip(index, None) for index in rendered]),
             truths=None,
         )
+
+    @staticmethod
+    def _is_pair(data: "Sprites", found: dict[tuple[int, int], int], first: int, other: int) -> bool:
+        characters, actions = ([of(first), of(other)] for of in (data.character, data.label))
+        differ = characters[0] != characters[1] and actions[0] != actions[1]
+        return differ and all(pair in found for pair in zip(characters, reversed(actions), strict=True))
 
     def labelled(self, split: str, count: int) -> tuple[torch.Tensor, Labels]:
         """Random clips of a part, uint8 (N, T, H, W, 3), and all that probes try to read."""
@@ -176,6 +185,10 @@ def _shape_labels(content: Content, motion: Motion, size: int) -> dict[str, int]
         "axis": MOTIONS.index(motion.axis),
         "place": 3 * row + column,
     }
+
+
+def _place(name: str, names: Sequence[str]) -> int:
+    return names.index(name) if name in names else -1
 
 
 def _octant(colour: np.ndarray) -> int:

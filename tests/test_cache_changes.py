@@ -218,6 +218,16 @@ def test_a_manifest_in_another_order_is_the_same(model, root, tmp_path, encoded)
     assert all(torch.equal(before[key][1], after[key][1]) and before[key][0] == after[key][0] for key in before)
 
 
+def test_contents_do_not_matter_to_latents(model, root, tmp_path, encoded):
+    """They tell whose companions videos are, which only stage one reads."""
+    manifest, config = root / "list.csv", settings(root, data_root=str(root / "list.csv"))
+    manifest.write_text("path,label\nrun/1.mp4,run\njump/1.mp4,jump\n")
+    build(model, tmp_path / "cache", **config)
+    encoded.clear()
+    manifest.write_text("path,label,content\nrun/1.mp4,run,ann\njump/1.mp4,jump,ann\n")
+    assert len(build(model, tmp_path / "cache", **config)) == 2 and not encoded
+
+
 @pytest.mark.parametrize(
     "name, value",
     [

@@ -116,8 +116,9 @@ class SpriteFile:
 
     def __init__(self, path: Path):
         try:
-            with np.load(path, allow_pickle=False) as arrays, zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
                 self.actions, attributes = arrays["label"].astype(np.int64), arrays["attr"].astype(np.int64)
+                _check_labels(self.actions, attributes)
                 with archive.open("video.npy") as stream:
                     self._clips = _PackedClips(_clips_of(stream, len(self.actions)))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -126,8 +127,7 @@ class SpriteFile:
                 f"{SIDE}, {SIDE}, 3), label, (N,) of 0 to {len(CLASS_NAMES) - 1}, and attr, (N, {len(ATTRIBUTES)}) of "
                 f"0 to {NUM_VALUES - 1}"
             ) from error
-        self.characters = attributes @ NUM_VALUES ** np.arange(len(ATTRIBUTES))[::-1]
-        _check_labels(path, self.actions, attributes)
+        self.characters = np.ravel_multi_index(tuple(attributes.T), [NUM_VALUES] * len(ATTRIBUTES))
 
     def frames(self, index: int) -> np.ndarray:
         """Clip `index`, uint8 (8, 64, 64, 3)."""
@@ -140,23 +140,25 @@ def _clips_of(stream: IO[bytes], count: int) -> Iterator[bytes]:
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read_header(stream)
     wanted = (count, NUM_FRAMES, SIDE, SIDE, 3)
-    if shape != wanted or is_fortran or dtype != np.uint8 or not count:
+    if shape != wanted or is_fortran or dtype != np.uint8:
         raise ValueError(f"video is {dtype} {shape} for {count} labels")
     for _ in range(count):
         yield stream.read(np.prod(wanted[1:]))
     stream.read(1)  # the end of the file, where its checksum is compared
 
 
-def _check_labels(path: Path, actions: np.ndarray, attributes: np.ndarray) -> None:
-    for name, values, shape, end in (
-        ("label", actions, (len(actions),), len(CLASS_NAMES)),
-        ("attr", attributes, (len(actions), len(ATTRIBUTES)), NUM_VALUES),
-    ):
-        if values.shape != shape or values.min() < 0 or values.max() >= end:
-            raise UserError(
-                f"{path}: {name} must be {shape} of 0 to {end - 1}, got {values.shape} of {values.min()} to "
-                f"{values.max()}"
-            )
+def _check_labels(actions: np.ndarray, attributes: np.ndarray) -> None:
+    wanted = {
+        "label": (actions, (actions.size,), len(CLASS_NAMES)),
+        "attr": (attributes, (actions.size, len(ATTRIBUTES)), NUM_VALUES),
+    }
+    for name, (values, shape, end) in wanted.items():
+        if not values.size or values.shape != shape or values.min() < 0 or values.max() >= end:
+            raise ValueError(f"{name} is {values.shape} of {_range(values)}, not {shape} of 0 to {end - 1}")
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values.min()} to {values.max()}" if values.size else "nothing"
 
 
 class _PackedClips:

@@ -3,7 +3,7 @@
 Held-out clips exchange their real latents in pairs, both ways: whose content and whose motion is seen? Small
 classifiers read from each latent alone what the other one should hold. The two-factor score of the MSD benchmark
 (arXiv 2510.17313) is measured with latents of other clips, and with those that a pipeline samples. Several checkpoints
-are set side by side, with what the separation costs in PSNR.
+are set side by side, with what the separation costs in PSNR. On sprites, a judge adds the scores of their benchmark.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,11 @@ class SeparationConfig:
     """Data set of the clips."""
     data_root: str | None = None
     """File or folder of `sprites`; data/sprites by default."""
+    judge: Path | None = None
+    """Folder of a judge of `sprites`, which `python -m benchmarks.sprites_judge` trains; null leaves out what needs
+    one."""
+    judged_clips: int | None = None
+    """Held-out clips of `sprites` for the judge; null takes all."""
     count: int = 100
     """Pairs of held-out clips, each exchanged both ways."""
     probe_clips: int = 2000
@@ -50,6 +55,10 @@ class SeparationConfig:
             raise UserError(f"probe_clips must be at least 100, or 0 for no probes, got {self.probe_clips}")
         if not (self.checkpoints or self.pipeline):
             raise UserError("nothing to measure: give folders of autoencoders by --checkpoint, or a --pipeline")
+        if self.judge is not None and self.dataset != "sprites":
+            raise UserError(f"a judge is for --dataset sprites; the oracle judges {self.dataset}")
+        if self.judged_clips is not None:
+            check_counts(judged_clips=self.judged_clips)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,20 +1,25 @@
 """The command that measures the separation, on codecs whose answer is known and on a small model."""
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fake_codecs import DynamicsCodec, PerfectCodec
+from made_up_sprites import write_file
 from test_latent_cache import make_autoencoder
-from test_recombination import pipe, sources  # noqa: F401
+from tiny_models import tiny_pipeline
 
 from autoencoder.codec import encode_clips
-from autoencoder.data.shapes import Shapes
+from autoencoder.data.shapes import CLASS_NAMES, Shapes
+from autoencoder.data.sprites import Sprites
+from autoencoder.metrics.sprites_judge import SpritesJudge, save_judge
 from benchmarks import separation
 from benchmarks.separation import SeparationConfig
 from benchmarks.work.separation import comparison, measure, table, two_factor_scores
 from benchmarks.work.separation_clips import ShapesClips, SpritesClips
+from benchmarks.work.sprites_judge import measure_judge, split_fingerprint
 
 CONFIG = SeparationConfig(checkpoints=["codec"], count=4, probe_clips=0)
 
@@ -142,8 +147,8 @@ def test_sprites_are_exchanged_with_the_clip_that_shows_both(monkeypatch):
         SpritesClips(SeparationConfig(checkpoints=["x"], count=50), 8, 32).exchange()
 
 
-def test_the_command_writes_what_it_measured(pipe, tmp_path, capsys):  # noqa: F811
-    pipe.save_pretrained(tmp_path / "pipeline")
+def test_the_command_writes_what_it_measured(tmp_path, capsys):
+    tiny_pipeline(names=CLASS_NAMES, num_frames=8, sample_size=32).save_pretrained(tmp_path / "pipeline")
     model = make_autoencoder(seed=1)
     torch.nn.init.normal_(model.decoder.proj_out.weight, std=0.1)
     model.save_pretrained(tmp_path / "model")
@@ -161,10 +166,39 @@ def test_the_command_writes_what_it_measured(pipe, tmp_path, capsys):  # noqa: F
     assert "sampled latents not measured" in printed and "from S" in printed and "price, dB" in printed
 
 
+def test_sprites_with_a_judge(tmp_path, capsys):
+    data = str(write_file(tmp_path / "sprites.npz", num_train=12, num_held_out=2))
+    torch.manual_seed(0)
+    judge, held_out = SpritesJudge(width=4), Sprites(data, split="val")
+    record = {"test_clips": split_fingerprint(held_out), "scores": asdict(measure_judge(judge, held_out))}
+    save_judge(judge, tmp_path / "judge", record)
+    pipe = tiny_pipeline(names=Sprites.class_names, num_frames=8, sample_size=32)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    pipe.vae.save_pretrained(tmp_path / "model")
+    arguments = ["--checkpoint", str(tmp_path / "model"), "--dataset", "sprites", "--data-root", data, "--count", "2"]
+    arguments += ["--probe-clips", "100", "--num-inference-steps", "1", "--device", "cpu"]
+
+    separation.main([*arguments, "--output", str(tmp_path / "found.json")])
+    (result,) = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert result["rows"] is result["judged"] is result["exchanged_score"] is None
+    assert result["probes"].keys() == {"skin", "trousers", "top", "hair", "action"}
+    assert "two-factor score of MSD: exchanged latents not measured" in capsys.readouterr().out
+
+    arguments += ["--judge", str(tmp_path / "judge"), "--judged-clips", "18", "--pipeline", str(tmp_path / "pipeline")]
+    separation.main([*arguments, "--output", str(tmp_path / "found.json")])
+    first, second = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert len(first["judged"]) == 6 and len(second["judged"]) == 8
+    assert first["exchanged_score"] == second["exchanged_score"] and first["sampled_score"] is None
+    assert second["sampled_score"]["accuracies"]["static"].keys() == result["probes"].keys()
+    assert "Published, with the motion kept" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
         ({}, "nothing to measure: give folders of autoencoders by --checkpoint, or a --pipeline"),
+        ({"checkpoints": ["x"], "judge": "y"}, "a judge is for --dataset sprites; the oracle judges shapes"),
+        ({"checkpoints": ["x"], "judged_clips": 0}, "judged_clips must be at least 1, got 0"),
         ({"checkpoints": ["x"], "count": 0}, "count must be at least 1, got 0"),
         ({"checkpoints": ["x"], "probe_clips": 7}, "probe_clips must be at least 100, or 0 for no probes, got 7"),
     ],

@@ -1,7 +1,8 @@
 """The work of `python -m benchmarks.separation`."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,10 +18,12 @@ from autoencoder.metrics.oracle import Verdict, oracle
 from autoencoder.metrics.probes import Probe, probe
 from autoencoder.metrics.reconstruction import clips_psnr
 from autoencoder.metrics.separation import agreement, mean_agreement, nearness, whose
+from autoencoder.metrics.sprites_judge import SpritesJudge
 from autoencoder.vidtwin import AutoencoderVidTwin
 from benchmarks.report import environment, write_json
 from benchmarks.separation import SeparationConfig
-from benchmarks.work.separation_clips import DATA_SETS, Exchange, ShapesClips, SpritesClips
+from benchmarks.work.separation_clips import Exchange, ShapesClips, SpritesClips
+from benchmarks.work.sprites_separation import NOTES, JudgedSprites, SpritesRow, published_table
 from pipelines.checkpoint import load_pipeline
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
@@ -54,6 +57,7 @@ class Separation:
             "dynamics" or "neither"; of "reconstructions" and "renderings" in common with what they should show.
         probes: accuracy from "structure" and "dynamics", and chance, by what is read; None if they are left out.
         exchanged_score, sampled_score: two-factor scores of the MSD benchmark; None is not measured.
+        judged: rows of the Sprites benchmark; None is not measured.
     """
 
     checkpoint: str
@@ -65,9 +69,16 @@ class Separation:
     probes: dict[str, dict[str, Probe]] | None
     exchanged_score: TwoFactorScore | None
     sampled_score: TwoFactorScore | None
+    judged: list[SpritesRow] | None = None
 
 
-def measure(name: str, vae: AutoencoderVidTwin, config: SeparationConfig, sample: Sampler | None) -> Separation:
+def measure(
+    name: str,
+    vae: AutoencoderVidTwin,
+    config: SeparationConfig,
+    sample: Sampler | None = None,
+    judge: SpritesJudge | None = None,
+) -> Separation:
     """Measure an autoencoder.
 
     Args:
@@ -75,15 +86,17 @@ def measure(name: str, vae: AutoencoderVidTwin, config: SeparationConfig, sample
         vae: in eval mode.
         config: the command's.
         sample: draws latents of a generative model of this autoencoder; None measures none.
+        judge: of sprites; None measures no two-factor score of them.
     """
-    data = DATA_SETS[config.dataset](config, vae.config.num_frames, vae.config.sample_size)
+    size = (vae.config.num_frames, vae.config.sample_size)
+    data = ShapesClips(config, *size) if config.dataset == "shapes" else SpritesClips(config, *size, judge)
     exchange = data.exchange()
     latents = encode_clips(vae, exchange.clips)
     own = decode_clips(vae, latents)
     exchanged = decode_clips(vae, VidTwinLatents(latents.structure, latents.dynamics[exchange.dynamics_of]))
     videos = (to_video(clips) for clips in (exchanged, own, own[exchange.dynamics_of]))
     scores = (None, None)
-    if exchange.truths is not None:
+    if data.judge is not None:
         scores = two_factor_scores(vae, data, 2 * config.count, config.seed, sample)
     return Separation(
         checkpoint=name,
@@ -132,7 +145,7 @@ def probes(
 
 
 def two_factor_scores(
-    vae: AutoencoderVidTwin, data: ShapesClips, count: int, seed: int, sample: Sampler | None
+    vae: AutoencoderVidTwin, data: ShapesClips | SpritesClips, count: int, seed: int, sample: Sampler | None
 ) -> tuple[TwoFactorScore, TwoFactorScore | None]:
     """The MSD benchmark's score with exchanged and with sampled latents."""
     clips, labels = data.labelled("val", count)
@@ -232,16 +245,27 @@ def comparison(results: Sequence[Separation]) -> str:
 
 def execute(config: SeparationConfig) -> None:
     """Measure all autoencoders, print and write."""
-    results = []
+    device, judged, results = resolve_device(config.device), None, []
+    if config.judge is not None:
+        judged = JudgedSprites(config.judge, config.data_root, config.judged_clips, config.seed, config.device)
+        print(f"{judged.description}\n", flush=True)
+    for folder, vae, sample in models(config):
+        result = measure(str(folder), vae, config, sample, judged and judged.judge)
+        print(f"{table(result)}\n", flush=True)
+        results.append(replace(result, judged=judged and judged.measure(folder, vae, sample)))
+    if len(results) > 1:
+        print(f"\n{comparison(results)}")
+    if judged:
+        print(f"\n{NOTES}\n\n{published_table()}")
+    settings = {"dataset": config.dataset, "seed": config.seed, "probe_clips": config.probe_clips}
+    write_json(config.output, "separation", environment(device) | settings, results)
+    print(f"\nwrote {config.output}")
+
+
+def models(config: SeparationConfig) -> Iterator[tuple[Path, AutoencoderVidTwin, Sampler | None]]:
+    """Folder and autoencoder of every row, and what samples its latents; one at a time is in memory."""
     for folder in config.checkpoints:
-        results.append(measure(str(folder), load_autoencoder(folder, config.device), config, None))
-        print(f"{table(results[-1])}\n", flush=True)
+        yield folder, load_autoencoder(folder, config.device), None
     if config.pipeline is not None:
         pipe = load_pipeline(config.pipeline, config.device)
-        results.append(measure(str(config.pipeline), pipe.vae, config, sampler(pipe, config)))
-        print(f"{table(results[-1])}\n", flush=True)
-    if len(results) > 1:
-        print(f"{comparison(results)}\n")
-    settings = {"dataset": config.dataset, "seed": config.seed, "probe_clips": config.probe_clips}
-    write_json(config.output, "separation", environment(resolve_device(config.device)) | settings, results)
-    print(f"wrote {config.output}")
+        yield config.pipeline, pipe.vae, sampler(pipe, config)

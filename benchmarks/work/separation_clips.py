@@ -11,10 +11,11 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import DataConfig, Shapes
 from autoencoder.data.shapes import MOTIONS, SHAPES, Content, Motion, render
-from autoencoder.data.sprite_sources import ATTRIBUTES
+from autoencoder.data.sprite_sources import ATTRIBUTES, CLASS_NAMES, NUM_VALUES
 from autoencoder.metrics.msd import Factor
 from autoencoder.metrics.oracle import Verdict, oracle
 from autoencoder.metrics.separation import both_ways, exchange_pairs, truth
+from autoencoder.metrics.sprites_judge import SpritesJudge
 from benchmarks.separation import SeparationConfig
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class ShapesClips:
 
     # Of the two-factor score: those that the oracle names.
     factors = {"shape": Factor("static", len(SHAPES)), "axis": Factor("dynamic", len(MOTIONS))}
+
+    judge = staticmethod(oracle)
 
     def __init__(self, config: SeparationConfig, num_frames: int, size: int):
         self.parts = {split: Shapes(num_frames, size, split) for split in ("train", "val")}
@@ -94,7 +97,7 @@ class ShapesClips:
 
     def named(self, clips: torch.Tensor) -> Labels:
         """The labels that the oracle gives clips, uint8 (N, T, H, W, 3), by factor; -1 where it sees none."""
-        verdicts = [oracle(clip) for clip in clips]
+        verdicts = [self.judge(clip) for clip in clips]
         return {
             "shape": torch.tensor([_place(verdict.shape, tuple(SHAPES)) for verdict in verdicts]),
             "axis": torch.tensor([_place(verdict.motion, MOTIONS) for verdict in verdicts]),
@@ -107,9 +110,13 @@ class SpritesClips:
     Args:
         config: the command's.
         num_frames, size: of a clip.
+        judge: names what clips show; None leaves out what needs it.
     """
 
-    def __init__(self, config: SeparationConfig, num_frames: int, size: int):
+    factors = {"action": Factor("dynamic", len(CLASS_NAMES))} | dict.fromkeys(ATTRIBUTES, Factor("static", NUM_VALUES))
+
+    def __init__(self, config: SeparationConfig, num_frames: int, size: int, judge: SpritesJudge | None = None):
+        self.judge = judge
         data = DataConfig(dataset="sprites", data_root=config.data_root)
         self.parts: dict[str, Sprites] = {split: data.build(split, num_frames, size) for split in ("train", "val")}
         self.config = config
@@ -156,8 +163,11 @@ class SpritesClips:
         ]
         return torch.stack([data.clip(index, None) for index in indices]), _columns(rows)
 
-
-DATA_SETS = {"shapes": ShapesClips, "sprites": SpritesClips}
+    def named(self, clips: torch.Tensor) -> Labels:
+        """The labels that the judge gives clips, uint8 (N, T, H, W, 3), by factor."""
+        read = self.judge.read(clips)
+        attributes = read.attributes.argmax(dim=2).unbind(dim=1)
+        return {"action": read.action.argmax(dim=1)} | dict(zip(ATTRIBUTES, attributes, strict=True))
 
 
 def _order(seed: int, count: int) -> list[int]:

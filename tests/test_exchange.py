@@ -9,6 +9,7 @@ from tiny_models import tiny_vae
 from autoencoder import train as train_command
 from autoencoder.data import Shapes, to_video
 from autoencoder.data.stream import PositionSampler, collate
+from autoencoder.data.video_io import UnreadableVideo
 from autoencoder.data.views import ViewChange
 from autoencoder.metrics.oracle import oracle
 from autoencoder.training import fit
@@ -89,6 +90,20 @@ def test_a_mirrored_target_has_a_mirrored_companion():
     for position in range(20):
         sample = clips[position, position]["sample"]
         assert torch.equal(sample["structure_source"], sample["video"] + 100)
+
+
+def test_a_companion_that_cannot_be_read_counts_against_no_video():
+    class Damaged(Numbered):
+        def companion(self, index, rng, same_clip=False):
+            if not same_clip and rng.random() < 0.9:
+                raise UnreadableVideo("another file: damaged")
+            return super().companion(index, rng, same_clip)
+
+    clips = ExchangedClips(Damaged(), 0, False, Exchange(ExchangeConfig(share=1.0), 0, BATCH_SIZE))
+    items = [clips[position, position] for position in range(40)]
+    assert not any(item["unreadable"] for item in items)
+    offsets = {(item["sample"]["structure_source"] - item["sample"]["video"])[0, 0, 1, 0].item() for item in items}
+    assert offsets == {100, 200}, "of the content where a draw can be read, else of the video itself"
 
 
 def test_sources_depend_on_the_position_alone():

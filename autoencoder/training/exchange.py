@@ -13,10 +13,12 @@ import torch
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.clips import ClipDataset
 from autoencoder.data.stream import TrainingClips
+from autoencoder.data.video_io import UnreadableVideo
 from autoencoder.data.views import ViewChange
 from autoencoder.training.config import ExchangeConfig
 from autoencoder.training.schedules import risen
 
+COMPANION_DRAWS = 4
 SOURCES = ("structure_source", "dynamics_source")  # in a sample, beside "video"
 
 
@@ -51,7 +53,7 @@ class Exchange:
             config exchanges nothing.
 
         Raises:
-            UnreadableVideo: if the companion cannot be read.
+            UnreadableVideo: if not even another moment of the sample's own video can be read.
         """
         config, step = self.config, position // self.batch_size + 1
         share = config.share * risen(step, config.start, config.warmup_steps)
@@ -62,11 +64,23 @@ class Exchange:
         takes_companion, changes_view = rng.uniform(size=2) < (share, config.view_share)
         structure, dynamics = video, video
         if takes_companion:
-            structure = clips.companion(index, rng, same_clip=config.companion == "clip")
+            structure = self._companion(clips, index, rng)
             structure = structure.flip(2) if is_mirrored else structure
         if changes_view and strength:
             dynamics = ViewChange(config.colour, config.blur, config.scale)(video, rng, strength)
         return dict(zip(SOURCES, (structure, dynamics), strict=True))
+
+    def _companion(self, clips: ClipDataset, index: int, rng: np.random.Generator) -> torch.Tensor:
+        """A companion that can be read: of the content if a few draws find one, else of the video itself.
+
+        A file that cannot be read is reported when it is its own turn, as a target.
+        """
+        for _ in range(COMPANION_DRAWS if self.config.companion == "content" else 0):
+            try:
+                return clips.companion(index, rng)
+            except UnreadableVideo:
+                continue
+        return clips.companion(index, rng, same_clip=True)
 
 
 class ExchangedClips(TrainingClips):

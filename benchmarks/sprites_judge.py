@@ -1,8 +1,8 @@
 """Train the judge of sprites: `python -m benchmarks.sprites_judge --data-root sprites.npz --out DIR`.
 
-It learns action and attributes on the training clips, in a few minutes of a processor core; then its accuracy on the
-held-out clips is printed and saved with its weights. `python -m benchmarks.separation --dataset sprites --judge DIR`
-lets it tell what decoded clips show.
+It learns action and attributes on the training clips, blurred and noisy to all degrees as decoded clips are, in a few
+minutes of a processor core; then its accuracy on the held-out clips is printed and saved with its weights. `python -m
+benchmarks.separation --dataset sprites --judge DIR` lets it tell what decoded clips show.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class JudgeConfig:
     """The file of the sprites, or the folder of their sheets."""
     out: Path
     """New folder for the judge."""
-    epochs: int = 4
+    epochs: int = 6
     """Passes over the training clips."""
     batch_size: int = 32
     """Clips of a step."""

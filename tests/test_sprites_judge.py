@@ -15,7 +15,7 @@ from autoencoder.metrics.sprites_scores import (
     score,
 )
 from benchmarks.sprites_judge import JudgeConfig
-from benchmarks.work.sprites_judge import judge_loss, measure_judge, split_fingerprint, train_judge
+from benchmarks.work.sprites_judge import degrade, judge_loss, measure_judge, split_fingerprint, train_judge
 
 CPU = torch.device("cpu")
 
@@ -70,6 +70,20 @@ def test_the_judge_learns_a_tiny_problem_and_judges_characters_it_never_saw():
     assert min(seen.action, *seen.attributes.values()) > 0.9, seen
     assert unseen.action > 0.9 and sum(unseen.attributes.values()) / 4 > 0.5, "chance is 0.17"
     assert untrained.action < 0.5 and untrained.inception_score < 1.5 < unseen.inception_score
+
+
+def test_degraded_clips_are_blurred_and_noisy_to_some_degree():
+    video = torch.zeros(2, 3, 8, 64, 64)
+    video[..., 32:] = 1.0  # an edge
+    generator = torch.Generator().manual_seed(0)
+    edges = []
+    for _ in range(20):
+        changed = degrade(video, generator)
+        assert changed.shape == (2, 3, 8, 32, 32) and abs(changed.mean() - 0.5) < 0.01
+        edges.append((changed[..., 16] - changed[..., 15]).mean().item())
+    assert max(edges) > 0.9 and min(edges) < 0.4, "from hardly any blur to a strong one"
+    again = degrade(video, torch.Generator().manual_seed(0))
+    assert torch.equal(again, degrade(video, torch.Generator().manual_seed(0)))
 
 
 def test_the_seed_decides_weights_and_order():

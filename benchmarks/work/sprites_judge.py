@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import torch
+from einops import rearrange
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from autoencoder.checkpoint import fingerprint
 from autoencoder.common.device import resolve_device, to_device
@@ -15,12 +17,15 @@ from autoencoder.common.progress import progress_bar
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.clips import to_video
 from autoencoder.data.sprites import Sprites
-from autoencoder.metrics.sprites_judge import Readings, SpritesJudge, save_judge
+from autoencoder.metrics.sprites_judge import SIDE, Readings, SpritesJudge, save_judge
 from autoencoder.metrics.sprites_scores import SpritesScores, score
 from benchmarks.report import environment
 from benchmarks.sprites_judge import JudgeConfig
 
 WEIGHT_DECAY = 1e-2
+LARGEST_BLUR = 1.2  # standard deviation in pixels of frames of 32 x 32
+LARGEST_NOISE = 0.1  # standard deviation of a video in [-1, 1]
+BLUR_WIDTH = 9
 TESTED_AT_A_TIME = 256
 
 
@@ -45,8 +50,27 @@ def judge_loss(logits: Readings, actions: torch.Tensor, attributes: torch.Tensor
     return F.cross_entropy(logits.action, actions) + attributes.shape[1] * of_attributes
 
 
+def degrade(video: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Blur and noise of a strength drawn at random, the same for all clips, in the size that the judge looks at.
+
+    Decoded clips are softer than real ones; a judge that has only seen these would take softness for another skin.
+
+    Args:
+        video: float (B, 3, T, H, W) in [-1, 1].
+        generator: on the CPU.
+
+    Returns:
+        (B, 3, T, 32, 32).
+    """
+    blur, noise = (torch.rand(2, generator=generator) * torch.tensor([LARGEST_BLUR, LARGEST_NOISE])).tolist()
+    frames = F.interpolate(rearrange(video, "b c t h w -> (b t) c h w"), size=(SIDE, SIDE), mode="area")
+    frames = gaussian_blur(frames, [BLUR_WIDTH, BLUR_WIDTH], [max(blur, 0.05)] * 2)  # 0.05 changes nothing
+    frames = frames + noise * torch.randn(frames.shape, generator=generator).to(frames.device)
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=len(video))
+
+
 def train_judge(sprites: Sprites, config: JudgeConfig, device: torch.device) -> SpritesJudge:
-    """Train a judge on the training clips; returns it in eval mode."""
+    """Train a judge on degraded copies of the training clips; returns it in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "judge"))
         judge = SpritesJudge(num_actions=len(sprites.class_names), width=config.width)
@@ -57,10 +81,11 @@ def train_judge(sprites: Sprites, config: JudgeConfig, device: torch.device) -> 
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps)
     batches = clip_batches(sprites, order, config.batch_size)
+    changes = torch.Generator().manual_seed(derive_seed(config.seed, "blur and noise"))
     for batch in progress_bar(steps, "judge", "step", over=batches):
         clips, actions, attributes = (to_device(tensor, device) for tensor in batch)
         optimizer.zero_grad()
-        judge_loss(judge(to_video(clips)), actions, attributes).backward()
+        judge_loss(judge(degrade(to_video(clips), changes)), actions, attributes).backward()
         optimizer.step()
         schedule.step()
     return judge.eval()

@@ -8,9 +8,10 @@ import pytest
 import torch
 from fake_codecs import DynamicsCodec, PerfectCodec
 from made_up_sprites import write_file
-from test_latent_cache import make_autoencoder
+from test_latent_cache import MODEL, make_autoencoder
 from tiny_models import tiny_pipeline
 
+from autoencoder import AutoencoderVidTwin
 from autoencoder.codec import encode_clips
 from autoencoder.data.shapes import CLASS_NAMES, Shapes
 from autoencoder.data.sprites import Sprites
@@ -73,12 +74,22 @@ def test_sampled_latents_are_scored_like_exchanged_ones():
 
 def test_tables_say_what_was_not_measured(leaking, perfect):
     text = table(perfect)
-    assert "sampled latents not measured" in text and "probes: not measured" in text
+    assert "MSD with sampled latents: not measured" in text and "probes: not measured" in text
+    assert "MSD with exchanged latents: 0." in text and "(S kept: shape 100%, axis " in text
     assert "exchanged: as the clip of S" in text and "true renderings: as drawn" in text
     first, second = comparison([leaking, perfect]).splitlines()[1:]
     assert first.split() == ["leaking", "80.00", "0.00", "1.00", f"{leaking.exchanged_psnr:.2f}", "0%", "100%"]
     price = leaking.psnr - perfect.psnr
     assert second.split()[:4] == ["perfect", f"{perfect.psnr:.2f}", f"{price:.2f}", f"{10 ** (price / 10):.2f}"]
+
+
+def test_a_model_without_dynamics_has_no_probe_of_it():
+    model = AutoencoderVidTwin(**MODEL | {"dynamics_channels": 0}).eval()
+    found = measure("one latent", model, SeparationConfig(checkpoints=["x"], count=1, probe_clips=100))
+    assert all(row.keys() == {"structure"} for row in found.probes.values())
+    assert found.nearness == {"content": None, "motion": None}, "both sources of an exchange decode to the same"
+    (line,) = (line for line in table(found).splitlines() if line.startswith("place"))
+    assert "not measured" in line
 
 
 def test_exchanged_shapes_stay_within_the_frame():
@@ -163,7 +174,7 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
     assert 0 <= second["sampled_score"]["score"] <= 1
     assert first["probes"]["shape"]["dynamics"].keys() == {"accuracy", "chance"}
     printed = capsys.readouterr().out
-    assert "sampled latents not measured" in printed and "from S" in printed and "price, dB" in printed
+    assert "sampled latents: not measured" in printed and "from S" in printed and "price, dB" in printed
 
 
 def test_sprites_with_a_judge(tmp_path, capsys):
@@ -182,7 +193,7 @@ def test_sprites_with_a_judge(tmp_path, capsys):
     (result,) = json.loads((tmp_path / "found.json").read_text())["results"]
     assert result["rows"] is result["judged"] is result["exchanged_score"] is None
     assert result["probes"].keys() == {"skin", "trousers", "top", "hair", "action"}
-    assert "two-factor score of MSD: exchanged latents not measured" in capsys.readouterr().out
+    assert "two-factor score of MSD with exchanged latents: not measured" in capsys.readouterr().out
 
     arguments += ["--judge", str(tmp_path / "judge"), "--judged-clips", "18", "--pipeline", str(tmp_path / "pipeline")]
     separation.main([*arguments, "--output", str(tmp_path / "found.json")])

@@ -55,7 +55,8 @@ class Separation:
         nearness: as in `autoencoder.metrics.separation.nearness`.
         rows: shares, on moving shapes: of the exchanged clips in common with the clip that gave the "structure" or the
             "dynamics" or "neither"; of "reconstructions" and "renderings" in common with what they should show.
-        probes: accuracy from "structure" and "dynamics", and chance, by what is read; None if they are left out.
+        probes: accuracy from "structure" and "dynamics", where the model has it, and chance, by what is read; None if
+            they are left out.
         exchanged_score, sampled_score: two-factor scores of the MSD benchmark; None is not measured.
         judged: rows of the Sprites benchmark; None is not measured.
     """
@@ -130,7 +131,10 @@ def _mixed(content: Verdict, motion: Verdict) -> Verdict:
 def probes(
     vae: AutoencoderVidTwin, data: ShapesClips | SpritesClips, count: int, seed: int
 ) -> dict[str, dict[str, Probe]]:
-    """What classifiers read from each latent, by what they read; half as many held-out clips as training clips."""
+    """What classifiers read from each latent that there is, by what they read and by the latent.
+
+    There are half as many held-out clips as training clips.
+    """
     (clips, labels), (held_out, held_out_labels) = (
         data.labelled(split, number) for split, number in (("train", count), ("val", count // 2))
     )
@@ -139,6 +143,7 @@ def probes(
         name: {
             latent: probe(getattr(train, latent), labels[name], getattr(test, latent), held_out_labels[name], seed)
             for latent in LATENTS
+            if getattr(train, latent).numel()
         }
         for name in labels
     }
@@ -165,10 +170,10 @@ def sampler(pipe: VidTwinDiffusionPipeline, config: SeparationConfig) -> Sampler
     def sample(count: int) -> VidTwinLatents:
         draw = np.random.default_rng(derive_seed(config.seed, "classes"))
         classes = draw.integers(pipe.transformer.config.num_classes, size=count).tolist()
-        parts = [
-            pipe(classes[start : start + SAMPLES_AT_A_TIME], generator=start, output_type="latent", **settings).frames
-            for start in range(0, count, SAMPLES_AT_A_TIME)
-        ]
+        parts = []
+        for start in range(0, count, SAMPLES_AT_A_TIME):
+            batch, seed = classes[start : start + SAMPLES_AT_A_TIME], derive_seed(config.seed, "samples", start)
+            parts.append(pipe(batch, generator=seed, output_type="latent", **settings).frames)
         return VidTwinLatents.cat(parts)
 
     return sample
@@ -211,17 +216,22 @@ def _probe_lines(found: dict[str, dict[str, Probe]] | None) -> list[str]:
         return ["", "probes: not measured"]
     lines = ["", f"{'read by a probe':30}{'from S':>{WIDTH}}{'from D':>{WIDTH}}{'chance':>{WIDTH}}"]
     for name, row in found.items():
-        values = [row[latent].accuracy for latent in LATENTS] + [row["structure"].chance]
-        lines.append(f"{name:30}" + "".join(f"{value:{WIDTH}.0%}" for value in values))
+        values = [row[latent].accuracy if latent in row else None for latent in LATENTS] + [row["structure"].chance]
+        lines.append(f"{name:30}" + "".join(f"{_text(value, '.0%'):>{WIDTH}}" for value in values))
     return lines
 
 
 def _score_lines(result: Separation) -> list[str]:
-    def text(score: TwoFactorScore | None) -> str:
-        return _text(None if score is None else score.score, ".3f")
+    def line(others: str, score: TwoFactorScore | None) -> str:
+        if score is None:
+            return f"two-factor score of MSD with {others} latents: not measured"
+        kept = (
+            f"{latent} kept: {', '.join(f'{name} {share:.0%}' for name, share in score.accuracies[kind].items())}"
+            for latent, kind in (("S", "static"), ("D", "dynamic"))
+        )
+        return f"two-factor score of MSD with {others} latents: {score.score:.3f} ({'; '.join(kept)})"
 
-    exchanged, sampled = text(result.exchanged_score), text(result.sampled_score)
-    return ["", f"two-factor score of MSD: exchanged latents {exchanged}, sampled latents {sampled}"]
+    return ["", line("exchanged", result.exchanged_score), line("sampled", result.sampled_score)]
 
 
 def _text(value: float | None, form: str) -> str:

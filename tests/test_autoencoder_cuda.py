@@ -14,7 +14,7 @@ from autoencoder.common.errors import NumericalError
 from autoencoder.common.guard import FiniteGuard
 from autoencoder.training.config import ExchangeConfig, KLConfig, TrainConfig
 from autoencoder.training.datamodule import NoisyCollate
-from autoencoder.training.exchange import SOURCES
+from autoencoder.training.exchange import KEPT, SOURCES
 from autoencoder.training.module import VidTwinModule
 from autoencoder.training.noise import LatentNoise
 
@@ -89,7 +89,7 @@ def batch_on_gpu(module: VidTwinModule) -> dict:
         for position in range(module.config.batch_size)
     ]
     for item in items if module.config.exchange.is_on else ():
-        item["sample"] |= {source: item["sample"]["video"].clone() for source in SOURCES}
+        item["sample"] |= {source: item["sample"]["video"].clone() for source in SOURCES} | {KEPT: torch.ones(())}
     return move_data_to_device(pin_memory(NoisyCollate(noise)(items)), torch.device("cuda:0"))
 
 

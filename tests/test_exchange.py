@@ -14,7 +14,7 @@ from autoencoder.data.views import ViewChange
 from autoencoder.metrics.oracle import oracle
 from autoencoder.training import fit
 from autoencoder.training.config import ExchangeConfig, KLConfig, TrainConfig
-from autoencoder.training.exchange import SOURCES, Exchange, ExchangedClips
+from autoencoder.training.exchange import KEPT, SOURCES, Exchange, ExchangedClips
 from autoencoder.training.losses import VidTwinLoss
 from autoencoder.training.module import VidTwinModule
 from autoencoder.training.noise import LatentNoise
@@ -66,6 +66,19 @@ def test_the_share_rises_from_its_start():
     assert not any(source in sample for step in steps[:2] for sample in step for source in SOURCES)
     means = [np.mean([share_of_companions(step) for step in steps[first : first + 100]]) for first in (2, 102, 202)]
     assert means == pytest.approx([0.25, 0.5, 0.5], abs=0.1)
+
+
+def test_dynamics_is_left_out_less_and_less():
+    config = ExchangeConfig(structure_only=0.5, structure_only_steps=100, structure_only_decay=200)
+    steps = samples(config, 301)
+    shares = [
+        np.mean(
+            [sample.get(KEPT, torch.ones(())).item() == 0 for step in steps[first : first + 100] for sample in step]
+        )
+        for first in (0, 100, 200)
+    ]
+    assert shares == pytest.approx([0.5, 0.375, 0.125], abs=0.08)
+    assert not any(KEPT in sample or SOURCES[0] in sample for sample in steps[300])
 
 
 def test_a_companion_is_mirrored_as_its_target_is():
@@ -159,7 +172,8 @@ def test_a_step_reads_each_latent_from_its_source():
     sample = collate([clips[position, position] for position in range(2)])["sample"]
     video, structure, dynamics = (to_video(sample[name]) for name in ("video", *SOURCES))
     noise = LatentNoise(0, vae.structure_shape, vae.dynamics_shape)([0, 1])
-    loss, terms, reconstruction = module._autoencoder_loss([video, structure, dynamics], noise, 0.0)
+    kept = torch.tensor([1.0, 0.0])
+    loss, terms, reconstruction = module._autoencoder_loss([video, structure, dynamics], noise, kept, 0.0)
 
     from_structure, from_dynamics = vae.encode(structure).latent_dist, vae.encode(dynamics).latent_dist
     posterior = from_structure.exchanged(from_dynamics)
@@ -169,6 +183,7 @@ def test_a_step_reads_each_latent_from_its_source():
     latents = posterior.mode()
     drawn = latents.structure + (0.5 * posterior.logvar.structure).exp() * structure_noise
     moved = latents.dynamics + (0.5 * posterior.logvar.dynamics).exp() * dynamics_noise
+    moved[1] = 0.0
     expected = vae.decode(type(latents)(drawn, moved)).sample
     torch.testing.assert_close(reconstruction, expected, rtol=1e-4, atol=1e-5)
     whole, _ = VidTwinLoss()(expected, video, posterior, (0.5, 0.0), squared=True)

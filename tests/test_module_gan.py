@@ -42,6 +42,8 @@ GAN = {
     "exchange.start": 1,
     "exchange.view_share": 0.5,
     "exchange.view_warmup_steps": 4,
+    "exchange.structure_only": 0.5,
+    "exchange.structure_only_decay": 4,
     "structure_kl.weight": 0.002,
     "dynamics_kl.warmup_steps": 3,
     "squared_error_steps": 2,
@@ -209,7 +211,7 @@ def test_one_step_has_the_gradients_of_both_roles(tmp_path, checkpointing):
     unclipped = {"optimizer.max_grad_norm": 1e9, "discriminator_optimizer.max_grad_norm": 1e9}
     settings = {"gan_start": 0, "gan_warmup_steps": 4, "latent_noise": 0, "max_steps": 1, "micro_batch_size": 4}
     settings |= {"precision": "fp32", "optimizer.name": "adam"}  # Muon writes into gradients
-    settings |= {"exchange.share": 0, "exchange.view_share": 0, "squared_error_steps": 0}
+    settings |= {"exchange.share": 0, "exchange.view_share": 0, "exchange.structure_only": 0, "squared_error_steps": 0}
     settings |= {"structure_kl.weight": "null", "dynamics_kl.warmup_steps": 0}
     flags = ("--model.qformer_dropout=0", f"--gradient-checkpointing={checkpointing}".lower())
     actual = Gradients()

@@ -14,11 +14,11 @@ MIN_BLUR = 0.1  # standard deviation in pixels, below which a blur changes nothi
 class ViewChange:
     """Draws changed views of clips.
 
-    Every change is the same for all frames of a clip, so that what moves moves as before. How strong it is, is drawn,
-    too: views from hardly changed to fully changed are equally frequent.
+    Every change is the same for all frames of a clip, so that what moves moves as before.
 
     Args:
-        colour: 0 to 1; at 1 the strongest view has colours that do not depend on the clip's own ones.
+        colour: share of a random linear map in the colours, 0 to 1; the rest are the clip's own. At 1 a view tells
+            nothing of them: were it a little less, a latent read from views would still hold them.
         blur: largest standard deviation of a Gaussian blur, in pixels.
         scale: either axis is scaled about the middle by its own factor, from 1 - scale to 1 + scale; below 1.
     """
@@ -38,11 +38,11 @@ class ViewChange:
         Returns:
             uint8 (T, H, W, 3).
         """
-        mixing, shift, amount = rng.normal(size=(3, 3)), rng.uniform(-0.25, 0.25, size=3), rng.uniform()
+        mixing, shift = rng.normal(size=(3, 3)), rng.uniform(-0.25, 0.25, size=3)
         deviation, (height, width) = rng.uniform(), rng.uniform(-1, 1, size=2)
         frames = video.permute(0, 3, 1, 2).float() / 255  # (T, 3, H, W)
         if self.colour:
-            frames = _mixed(frames, mixing, shift, amount * strength * self.colour)
+            frames = _mixed(frames, mixing, shift, strength * self.colour)
         if deviation * strength * self.blur > MIN_BLUR:
             frames = _blurred(frames, deviation * strength * self.blur)
         if self.scale:

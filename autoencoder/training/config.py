@@ -37,18 +37,26 @@ class ExchangeConfig:
     """Steps without changed views."""
     view_warmup_steps: int = 0
     """Steps, from `view_start` on, over which the changes grow from none to their full strength."""
+    structure_only: float = 0.0
+    """Share of the samples that are decoded without their dynamics at first, so that the structure latent takes up
+    content before the dynamics latent draws all of it."""
+    structure_only_steps: int = 0
+    """Steps with this share."""
+    structure_only_decay: int = 0
+    """Steps, from `structure_only_steps` on, over which the share falls to 0."""
     colour: float = 1.0
-    """Change of the colours in a view, from 0 for none to 1, at which they may be any."""
+    """Change of the colours in a view, from 0 for none to 1, at which nothing is left of the clip's own ones."""
     blur: float = 0.0
     """Largest standard deviation of the Gaussian blur of a view, in pixels."""
     scale: float = 0.0
     """Either axis of a view is scaled by its own factor, from 1 - scale to 1 + scale."""
 
     def __post_init__(self):
-        for name in ("share", "view_share", "colour"):
+        for name in ("share", "view_share", "structure_only", "colour"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"exchange.{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("start", "warmup_steps", "view_start", "view_warmup_steps", "blur"):
+        steps = ("start", "warmup_steps", "view_start", "view_warmup_steps")
+        for name in (*steps, "structure_only_steps", "structure_only_decay", "blur"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"exchange.{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.scale < 1:
@@ -56,8 +64,8 @@ class ExchangeConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether a run exchanges anything at all."""
-        return bool(self.share or self.view_share)
+        """Whether a run exchanges or leaves out anything at all."""
+        return bool(self.share or self.view_share or self.structure_only)
 
 
 @dataclass

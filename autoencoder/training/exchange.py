@@ -20,6 +20,7 @@ from autoencoder.training.schedules import risen
 
 COMPANION_DRAWS = 4
 SOURCES = ("structure_source", "dynamics_source")  # in a sample, beside "video"
+KEPT = "dynamics_kept"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Exchange:
     def sources(
         self, clips: ClipDataset, index: int, video: torch.Tensor, position: int, is_mirrored: bool
     ) -> dict[str, torch.Tensor]:
-        """The clips that the latents of a sample are read from, by the names in `SOURCES`.
+        """The clips that the latents of a sample are read from, by the names in `SOURCES`, and `KEPT`.
 
         Args:
             clips: the data set.
@@ -49,8 +50,8 @@ class Exchange:
             is_mirrored: whether the target is; its companion is mirrored, too.
 
         Returns:
-            uint8 (T, H, W, 3) each, the target itself where nothing is exchanged; nothing at all in steps in which the
-            config exchanges nothing.
+            uint8 (T, H, W, 3) each, the target itself where nothing is exchanged, and float32 (), 0 where the sample is
+            to be decoded without its dynamics and else 1; nothing at all in steps in which the config does neither.
 
         Raises:
             UnreadableVideo: if not even another moment of the sample's own video can be read.
@@ -58,17 +59,18 @@ class Exchange:
         config, step = self.config, position // self.batch_size + 1
         share = config.share * risen(step, config.start, config.warmup_steps)
         strength = risen(step, config.view_start, config.view_warmup_steps) if config.view_share else 0.0
-        if not share and not strength:
+        left_out = config.structure_only * (1 - risen(step, config.structure_only_steps, config.structure_only_decay))
+        if not share and not strength and not left_out:
             return {}
         rng = np.random.default_rng(derive_seed(self.seed, "exchange", position))
-        takes_companion, changes_view = rng.uniform(size=2) < (share, config.view_share)
+        takes_companion, changes_view, leaves_out = rng.uniform(size=3) < (share, config.view_share, left_out)
         structure, dynamics = video, video
         if takes_companion:
             structure = self._companion(clips, index, rng)
             structure = structure.flip(2) if is_mirrored else structure
         if changes_view and strength:
             dynamics = ViewChange(config.colour, config.blur, config.scale)(video, rng, strength)
-        return dict(zip(SOURCES, (structure, dynamics), strict=True))
+        return dict(zip(SOURCES, (structure, dynamics), strict=True)) | {KEPT: torch.tensor(float(not leaves_out))}
 
     def _companion(self, clips: ClipDataset, index: int, rng: np.random.Generator) -> torch.Tensor:
         """A companion that can be read: of the content if a few draws find one, else of the video itself.

@@ -25,7 +25,7 @@ from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.metrics.i3d import full_precision
 from autoencoder.metrics.separation import exchange_scalars
 from autoencoder.training.config import KLConfig, TrainConfig
-from autoencoder.training.exchange import SOURCES
+from autoencoder.training.exchange import KEPT, SOURCES
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
 from autoencoder.training.losses import VidTwinLoss
 from autoencoder.training.noise import Pair, add_noise
@@ -184,19 +184,25 @@ class VidTwinModule(LightningModule):
             with ExitStack() as stack:
                 for side in self.sides:
                     stack.enter_context(side.accumulating(is_last=index + 1 == len(sizes)))
-                terms = self._backward(clips, noise, gan_share, share)
+                kept = sample[KEPT][part] if KEPT in sample else None
+                terms = self._backward(clips, noise, kept, gan_share, share)
             sums = {name: sums.get(name, 0) + term * share for name, term in terms.items()}
         return sums
 
     def _backward(
-        self, clips: Sequence[torch.Tensor], noise: dict[str, Pair], gan_share: float, share: float
+        self,
+        clips: Sequence[torch.Tensor],
+        noise: dict[str, Pair],
+        kept: torch.Tensor | None,
+        gan_share: float,
+        share: float,
     ) -> dict[str, torch.Tensor]:
         """Backward of a micro-batch that is this share of a batch, of the autoencoder and then of the discriminator.
 
         Returns the loss terms.
         """
         video = clips[0]
-        loss, terms, reconstruction = self.sides[0](self._autoencoder_loss, clips, noise, gan_share)
+        loss, terms, reconstruction = self.sides[0](self._autoencoder_loss, clips, noise, kept, gan_share)
         self.manual_backward(loss * share)
         if gan_share:
             term = partial(discriminator_term, self.discriminator)
@@ -206,13 +212,14 @@ class VidTwinModule(LightningModule):
         return terms
 
     def _autoencoder_loss(
-        self, clips: Sequence[torch.Tensor], noise: dict[str, Pair], gan_share: float
+        self, clips: Sequence[torch.Tensor], noise: dict[str, Pair], kept: torch.Tensor | None, gan_share: float
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Loss of a micro-batch, its terms by name, and the reconstruction.
 
         Args:
             clips: the targets (B, 3, F, H, W); with exchange also what structure and what dynamics is read from.
             noise: as `LatentNoise` draws it.
+            kept: (B,), 0 for clips that are decoded without their dynamics and else 1; None keeps all.
             gan_share: as `gan_share` returns it.
         """
         video, *sources = clips
@@ -222,6 +229,8 @@ class VidTwinModule(LightningModule):
         latents = posterior.sample(noise=VidTwinLatents(*noise["posterior"]))
         if "latents" in noise:
             latents = add_noise(latents, noise["latents"])
+        if kept is not None:
+            latents = VidTwinLatents(latents.structure, latents.dynamics * kept.view(-1, 1, 1, 1))
         reconstruction = self.model.decode(latents).sample
         loss, terms = self.loss(reconstruction, video, posterior, self._kl_weights(), self._squares_errors())
         if gan_share:

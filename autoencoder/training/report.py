@@ -67,6 +67,9 @@ def describe_exchange(exchange: ExchangeConfig) -> str:
     if exchange.view_share:
         full = exchange.view_start + exchange.view_warmup_steps
         parts.append(f"dynamics of {exchange.view_share:.0%} from a changed view (in full from step {full})")
+    if exchange.structure_only:
+        last = exchange.structure_only_steps + exchange.structure_only_decay
+        parts.append(f"{exchange.structure_only:.0%} decoded from structure alone (none from step {last} on)")
     return ", ".join(parts)
 
 

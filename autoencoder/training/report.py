@@ -24,8 +24,7 @@ def describe_run(
         f"{name} {' x '.join(map(str, shape))}"
         for name, shape in (("structure", model.structure_shape), ("dynamics", model.dynamics_shape))
     )
-    first = f"squared error for {config.squared_error_steps} steps, then " if config.squared_error_steps else ""
-    terms = [f"{first}L1", describe_kl(config)]
+    terms = [describe_error(config), describe_kl(config)]
     terms += [f"LPIPS x {config.lpips_weight:g}"] if config.lpips_weight else []
     terms += [f"GAN x {config.gan_weight:g} from step {config.gan_start}"] if config.gan else []
     flops = module.flops_per_step
@@ -42,6 +41,13 @@ def describe_run(
         "cost": f"{format_flops(flops)} a step, {format_flops(flops * (config.max_steps - first_step))} to go, without "
         "the networks of the loss",
     }
+
+
+def describe_error(config: TrainConfig) -> str:
+    """What the reconstruction is held to, such as "L1"."""
+    if config.squared_error_steps >= config.max_steps:
+        return "squared error"
+    return f"squared error for {config.squared_error_steps} steps, then L1" if config.squared_error_steps else "L1"
 
 
 def describe_kl(config: TrainConfig) -> str:

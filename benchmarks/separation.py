@@ -46,6 +46,8 @@ class SeparationConfig:
     """Which clips are chosen and paired, and what is drawn."""
     output: Path = Path("outputs/benchmarks/separation.json")
     """JSON file to write."""
+    sheet: Path | None = None
+    """PNG file to write with a few exchanged clips of every autoencoder; null writes none."""
     device: str = "auto"
     """Where to run, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
 

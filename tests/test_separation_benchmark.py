@@ -8,6 +8,7 @@ import pytest
 import torch
 from fake_codecs import DynamicsCodec, PerfectCodec
 from made_up_sprites import write_file
+from PIL import Image
 from test_latent_cache import MODEL, make_autoencoder
 from tiny_models import tiny_pipeline
 
@@ -18,7 +19,7 @@ from autoencoder.data.sprites import Sprites
 from autoencoder.metrics.sprites_judge import SpritesJudge, save_judge
 from benchmarks import separation
 from benchmarks.separation import SeparationConfig
-from benchmarks.work.separation import comparison, measure, table, two_factor_scores
+from benchmarks.work.separation import comparison, measure, pictures, table, two_factor_scores
 from benchmarks.work.separation_clips import ShapesClips, SpritesClips
 from benchmarks.work.sprites_judge import measure_judge, split_fingerprint
 
@@ -46,6 +47,14 @@ def test_a_perfect_codec_reaches_all(perfect):
         assert rows[row]["content"] == rows[row]["axis"] == 1 and rows[row]["path_distance"] < 0.5
     assert perfect.psnr > 50 and perfect.exchanged_psnr > 50
     assert perfect.nearness["content"] > 0.7 and perfect.nearness["motion"] > 0.5
+
+
+def test_a_sheet_shows_both_sources_and_the_exchange():
+    rows = pictures("perfect", PerfectCodec(Shapes(8, 32, "val"), count=1000), CONFIG)
+    structure, dynamics, expected, own, exchanged = (torch.stack(clips) for _, clips in rows)
+    assert len(structure) == 5 and not torch.equal(structure, dynamics)
+    for actual, wanted in ((exchanged, expected), (own, structure)):
+        assert (actual.float() - wanted.float()).abs().max() < 3
 
 
 def test_a_codec_with_everything_in_dynamics_shows_it(leaking, perfect):
@@ -165,7 +174,10 @@ def test_the_command_writes_what_it_measured(tmp_path, capsys):
     model.save_pretrained(tmp_path / "model")
     arguments = ["--checkpoint", str(tmp_path / "model"), "--pipeline", str(tmp_path / "pipeline"), "--count", "3"]
     arguments += ["--num-inference-steps", "1", "--probe-clips", "100", "--device", "cpu"]
+    arguments += ["--sheet", str(tmp_path / "sheet.png")]
     separation.main([*arguments, "--output", str(tmp_path / "found.json")])
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert picture.height > 35 * 32, "three rows of sources, then two of each autoencoder, of five clips"
     report = json.loads((tmp_path / "found.json").read_text())
     first, second = report["results"]
     assert (report["benchmark"], report["dataset"]) == ("separation", "shapes")

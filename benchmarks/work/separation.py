@@ -10,6 +10,7 @@ import torch
 from autoencoder.checkpoint import load_autoencoder
 from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common.device import resolve_device
+from autoencoder.common.pictures import save_png, sheet
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import to_video
 from autoencoder.latents import VidTwinLatents
@@ -28,6 +29,8 @@ from pipelines.checkpoint import load_pipeline
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
 SAMPLES_AT_A_TIME = 20
+NUM_SHOWN = 5  # exchanged clips of a sheet
+NUM_SOURCES = 3  # rows of `pictures` that do not depend on the autoencoder
 WIDTH = 14  # of a column
 LATENTS = ("structure", "dynamics")
 COLUMNS = {
@@ -40,6 +43,7 @@ COLUMNS = {
     "path_distance": "path, px",
 }
 
+SheetRow = tuple[str, list[torch.Tensor]]
 Sampler = Callable[[int], VidTwinLatents]  # latents of so many clips
 
 
@@ -110,6 +114,23 @@ def measure(
         exchanged_score=scores[0],
         sampled_score=scores[1],
     )
+
+
+def pictures(name: str, vae: AutoencoderVidTwin, config: SeparationConfig) -> list[SheetRow]:
+    """A few exchanged clips, as rows of a sheet: both sources, the true rendering, and what is decoded."""
+    size = (vae.config.num_frames, vae.config.sample_size)
+    few = replace(config, count=NUM_SHOWN)
+    exchange = (ShapesClips(few, *size) if config.dataset == "shapes" else SpritesClips(few, *size)).exchange()
+    dynamics = exchange.dynamics_of[:NUM_SHOWN]
+    latents = encode_clips(vae, exchange.clips)
+    mixed = VidTwinLatents(latents.structure[:NUM_SHOWN], latents.dynamics[dynamics])
+    return [
+        ("structure from these clips", list(exchange.clips[:NUM_SHOWN])),
+        ("dynamics from these", list(exchange.clips[dynamics])),
+        ("what a perfect exchange shows", list(exchange.rendered[:NUM_SHOWN])),
+        (f"{name}: reconstructions of the first ones", list(decode_clips(vae, latents[:NUM_SHOWN]))),
+        (f"{name}: exchanged", list(decode_clips(vae, mixed))),
+    ]
 
 
 def shares(exchange: Exchange, exchanged: torch.Tensor, own: torch.Tensor) -> dict[str, dict[str, float | None]]:
@@ -255,13 +276,16 @@ def comparison(results: Sequence[Separation]) -> str:
 
 def execute(config: SeparationConfig) -> None:
     """Measure all autoencoders, print and write."""
-    device, judged, results = resolve_device(config.device), None, []
+    device, judged, results, shown = resolve_device(config.device), None, [], []
     if config.judge is not None:
         judged = JudgedSprites(config.judge, config.data_root, config.judged_clips, config.seed, config.device)
         print(f"{judged.description}\n", flush=True)
     for folder, vae, sample in models(config):
         result = measure(str(folder), vae, config, sample, judged and judged.judge)
         print(f"{table(result)}\n", flush=True)
+        if config.sheet:
+            rows = pictures(str(folder), vae, config)
+            shown += rows if not shown else rows[NUM_SOURCES:]
         results.append(replace(result, judged=judged and judged.measure(folder, vae, sample)))
     if len(results) > 1:
         print(f"\n{comparison(results)}")
@@ -270,6 +294,9 @@ def execute(config: SeparationConfig) -> None:
     settings = {"dataset": config.dataset, "seed": config.seed, "probe_clips": config.probe_clips}
     write_json(config.output, "separation", environment(device) | settings, results)
     print(f"\nwrote {config.output}")
+    if config.sheet:
+        save_png(sheet(shown), config.sheet)
+        print(f"wrote {config.sheet}")
 
 
 def models(config: SeparationConfig) -> Iterator[tuple[Path, AutoencoderVidTwin, Sampler | None]]:

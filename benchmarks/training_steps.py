@@ -47,7 +47,11 @@ class AutoencoderStep:
     def losses(self, batch_size: int) -> list[torch.Tensor]:
         """Losses of the autoencoder, () each, with noise as clips."""
         video = torch.rand(batch_size, *self.model.video_shape) * 2 - 1
-        reconstruction, posterior = self.model(video, sample_posterior=True)
+        exchanges = self.config.exchange.is_on  # then each latent is read from a clip of its own
+        posterior = self.model.encode(torch.cat([video, video]) if exchanges else video).latent_dist
+        if exchanges:
+            posterior = posterior[:batch_size].exchanged(posterior[batch_size:])
+        reconstruction = self.model.decode(posterior.sample()).sample
         losses = [self.loss(reconstruction, video, posterior)[0]]
         if self.discriminator:
             losses.append(generator_hinge(self.discriminator(reconstruction).float()))

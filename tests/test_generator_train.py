@@ -295,6 +295,8 @@ def test_resumes_with_the_same_bits_whatever_the_optimizer(workplace, tmp_path, 
         fit.train(config, model, folder, progress=False)
 
 
+# One graph for all blocks in training, one in validation and one for its last, smaller batch.
+@torch._dynamo.config.patch(recompile_limit=3, fail_on_recompile_limit_hit=True)
 def test_compiled_blocks_learn_the_same_under_the_same_names(workplace, tmp_path, monkeypatch):
     monkeypatch.chdir(workplace)
     compiled, compile_blocks = [], VidTwinDiT.compile_repeated_blocks
@@ -304,10 +306,7 @@ def test_compiled_blocks_learn_the_same_under_the_same_names(workplace, tmp_path
         compiled.append(model)
 
     monkeypatch.setattr(VidTwinDiT, "compile_repeated_blocks", traced)
-    # One graph for all blocks in training, one in validation and one for its last, smaller batch.
     torch.compiler.reset()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     states = []
     for number, flag in enumerate(("--compile=false", "--compile")):
         flags = arguments(tmp_path / str(number), max_steps=3, sample_every=3)

@@ -304,6 +304,8 @@ def test_clips_too_small_for_the_discriminator():
         VidTwinModule(tiny_vae(), TrainConfig(gan=True, max_steps=20_000), num_files=1)
 
 
+# Two graphs: of the first block of each half, and of the others. (pytest's monkeypatch would leave the limit hidden.)
+@torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True)
 def test_compiled_blocks_give_the_losses_of_eager(tmp_path, monkeypatch):
     """Without code generation, which would take minutes; what is compiled and how the GAN gets along is the same."""
     compiled = []
@@ -315,8 +317,6 @@ def test_compiled_blocks_give_the_losses_of_eager(tmp_path, monkeypatch):
     sound = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", compile_quickly)
     torch.compiler.reset()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)  # the first block of each half, and the others
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     losses = []
     for flags in ((), ("--compile",)):
         folder = tmp_path / f"run-{len(losses)}"

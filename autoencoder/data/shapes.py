@@ -218,13 +218,11 @@ class Shapes:
 
     def motion(self, index: int, later: float = 0.0) -> Motion:
         """How it moves there; with `later`, that many lengths of the clip after it."""
-        content, draw = self._drawn(index)
-        axis = CLASS_NAMES[self.label(index)].split("_")[1]
-        return draw_motion(axis, content.extent, self.num_frames, self.size, draw, later)
+        return self._clip(index, later)[1]
 
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:
         """Clip `index`, uint8 (T, H, W, 3); `rng` is ignored."""
-        return render(self.content(index), self.motion(index), self.size)
+        return render(*self._clip(index), self.size)
 
     def companion(self, index: int, rng: np.random.Generator, same_clip: bool = False) -> torch.Tensor:
         """The content of clip `index` in another motion.
@@ -238,13 +236,15 @@ class Shapes:
         Returns:
             uint8 (T, H, W, 3).
         """
-        content = self.content(index)
         if same_clip:
-            motion = self.motion(index, later=rng.uniform())
-        else:
-            axis = MOTIONS[rng.integers(len(MOTIONS))]
-            motion = draw_motion(axis, content.extent, self.num_frames, self.size, rng)
-        return render(content, motion, self.size)
+            return render(*self._clip(index, later=rng.uniform()), self.size)
+        content, axis = self.content(index), MOTIONS[rng.integers(len(MOTIONS))]
+        return render(content, draw_motion(axis, content.extent, self.num_frames, self.size, rng), self.size)
+
+    def _clip(self, index: int, later: float = 0.0) -> tuple[Content, Motion]:
+        content, draw = self._drawn(index)
+        axis = CLASS_NAMES[self.label(index)].split("_")[1]
+        return content, draw_motion(axis, content.extent, self.num_frames, self.size, draw, later)
 
     def _drawn(self, index: int) -> tuple[Content, np.random.Generator]:
         """The content of a clip, and the generator that goes on to draw its motion."""

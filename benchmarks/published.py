@@ -35,5 +35,5 @@ PUBLISHED = (
     ),
     PublishedScores("SPYL", "arXiv 2305.15924: its text was not at hand, its repository names no figures"),
     PublishedScores("DBSE", "arXiv 2406.18131: its text was not at hand, its repository names no figures"),
-    PublishedScores("DiffSDA", "arXiv 2510.05717: none found on Sprites; its table of a judge, 9, is of the faces of MUG"),
+    PublishedScores("DiffSDA", "arXiv 2510.05717: none found on Sprites; its table 9, of a judge, is of MUG faces"),
 )

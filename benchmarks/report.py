@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ import torch
 
 from autoencoder.common.cost import format_bytes, format_flops
 from autoencoder.common.files import atomic_path
+from autoencoder.common.machine import cpu_name
 from benchmarks.measure import Measurement
 
 HEADER = (
@@ -57,7 +57,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
     on_cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_cuda else "CPU",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count() or 0,
@@ -71,11 +71,3 @@ def write_json(path: str | Path, benchmark: str, environment: dict[str, str | in
     report = {"benchmark": benchmark, **environment, "results": [asdict(result) for result in results]}
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def _cpu_name() -> str:
-    """The model of the processor, which `platform` does not know on Linux."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -14,7 +14,7 @@ from autoencoder.common.files import atomic_folder
 from autoencoder.common.pictures import Previews, add_moving_picture, unit_to_uint8
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
-from autoencoder.common.summary import log_config, summary
+from autoencoder.common.summary import log_run, summary
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
@@ -210,7 +210,7 @@ def _train(
 
     if show:
         print(summary(describe_run(trainer, vae, autoencoder_hash)), flush=True)
-        log_config(trainer.writer, folder, trainer.step)
+        log_run(trainer.writer, folder, accelerator.device, trainer.step)
 
     def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
         return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))

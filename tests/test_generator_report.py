@@ -1,5 +1,8 @@
 """What stage two's training says."""
 
+import os
+
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import tiny_vae
 
@@ -24,6 +27,8 @@ def test_a_run_says_what_it_is_before_its_first_step(tmp_path, monkeypatch, caps
     records = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     records.Reload()
     assert "max_videos: 8" in records.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    machine = records.Tensors("machine/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert f"{torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}" in machine
 
 
 def test_a_dry_run_takes_a_step_and_writes_nothing(tmp_path, monkeypatch, capsys):

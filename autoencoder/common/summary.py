@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from autoencoder.common.config import RunConfig
 from autoencoder.common.cost import format_bytes
+from autoencoder.common.machine import describe_machine
 from autoencoder.common.run import RunFolder
 
 if TYPE_CHECKING:
@@ -82,8 +83,9 @@ class ExpectedEnd:
         return f"about {format_duration(left)} to go, until {end:{day}} ({rate}; validation and previews not counted)"
 
 
-def log_config(writer: SummaryWriter, folder: RunFolder, step: int) -> None:
-    """Write the config.yaml of a run to its TensorBoard records as text."""
+def log_run(writer: SummaryWriter, folder: RunFolder, device: torch.device, step: int) -> None:
+    """Write the config.yaml of a run, and its machine, to its TensorBoard records as text."""
+    writer.add_text("machine", describe_machine(device), step)
     if folder.config.is_file():
         writer.add_text("config", f"```yaml\n{folder.config.read_text()}```", step)
 

@@ -17,7 +17,7 @@ from autoencoder.common.launchers import is_first_process
 from autoencoder.common.precision import resolve_precision, set_tf32
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
-from autoencoder.common.summary import log_config, step_memory, summary
+from autoencoder.common.summary import log_run, step_memory, summary
 from autoencoder.metrics.lpips import lpips_network
 from autoencoder.training.checkpointing import AtomicCheckpointIO, OrderlyStop, StepCheckpoint
 from autoencoder.training.config import TrainConfig
@@ -124,7 +124,7 @@ def _train(
     )
     if is_first_process():
         print(summary(describe_run(config, module, data, folder, step)), flush=True)
-        log_config(trainer.logger.experiment, folder, step)
+        log_run(trainer.logger.experiment, folder, config.device, step)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         with atomic_folder(folder.model) as temporary, module.ema_weights():

@@ -10,7 +10,9 @@ from autoencoder.common.config import OptimizerConfig, RunConfig
 from autoencoder.common.errors import UserError
 from autoencoder.data.config import HELD_OUT_SHARE, DataConfig
 
-KINDS = ("flow", "sample", "epsilon", "v_prediction")
+FLOW_KINDS = ("flow", "flow_sample")
+DDPM_KINDS = ("sample", "epsilon", "v_prediction")
+KINDS = (*FLOW_KINDS, *DDPM_KINDS)
 CACHES = Path("outputs/latents")
 
 
@@ -92,18 +94,20 @@ class ObjectiveConfig:
     """What the diffusion transformer is trained to predict, and from which noise levels."""
 
     kind: str = "flow"
-    """"flow": rectified flow with logit-normal times, predicts noise - x_0. The others noise by 1000 DDPM steps at
-    uniform times; "sample" predicts x_0, as in the paper, "epsilon" the noise, "v_prediction" the velocity sqrt(abar)
-    noise - sqrt(1 - abar) x_0. It is the model's prediction_type."""
+    """"flow": rectified flow with logit-normal times, predicts noise - x_0. "flow_sample": the same flow and squared
+    error of the velocity, but the model predicts x_0, from which the velocity follows (arXiv 2511.13720, with
+    logit_mean 0.8 and logit_std 0.8; for latents 2605.27102). The others noise by 1000 DDPM steps at uniform times;
+    "sample" predicts x_0, as in the paper, "epsilon" the noise, "v_prediction" the velocity sqrt(abar) noise -
+    sqrt(1 - abar) x_0. It is the model's prediction_type."""
     label_dropout: float = 0.1
     """Share of samples that are trained with the null class, for classifier-free guidance. The paper drops 0.2."""
     logit_mean: float = 0.0
-    """Mean of the logit of the noise level of "flow"; above 0 means more noise."""
+    """Mean of the logit of the noise level of "flow" and "flow_sample"; above 0 means more noise."""
     logit_std: float = 1.0
-    """Standard deviation of the logit of the noise level of "flow"."""
+    """Standard deviation of the logit of the noise level of "flow" and "flow_sample"."""
     min_snr_gamma: float | None = None
     """Weigh the squared error of x_0 by min(SNR, gamma), whatever the DDPM kind predicts (arXiv 2303.09556, which takes
-    5); null weighs the error of the prediction itself evenly. Not for "flow"."""
+    5); null weighs the error of the prediction itself evenly. Not for "flow" and "flow_sample"."""
     independent_times: bool = False
     """Draw a noise level for each latent, so that the model learns either latent given the other, too."""
     joint_share: float = 0.5
@@ -119,9 +123,9 @@ class ObjectiveConfig:
         if self.logit_std <= 0:
             raise UserError(f"logit_std must be positive, got {self.logit_std}")
         if self.min_snr_gamma is not None:
-            if self.kind == "flow":
+            if self.kind in FLOW_KINDS:
                 raise UserError(
-                    f"min_snr_gamma={self.min_snr_gamma} is for the DDPM kinds: leave it out with kind='flow'"
+                    f"min_snr_gamma={self.min_snr_gamma} is for the DDPM kinds: leave it out with kind={self.kind!r}"
                 )
             if not self.min_snr_gamma > 0:
                 raise UserError(f"min_snr_gamma must be positive, got {self.min_snr_gamma}")

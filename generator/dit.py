@@ -17,6 +17,7 @@ from autoencoder.common.errors import UserError
 from autoencoder.latents import VidTwinLatents
 from autoencoder.transformer import sincos_embedding
 from generator.blocks import FEED_FORWARDS, NORMS, QK_NORMS, DiTBlock, FinalLayer, Rotary
+from generator.config import KINDS
 from generator.scale import LatentScale
 from generator.tokens import TokenLayout
 
@@ -67,7 +68,7 @@ CHOICES = {
     "feed_forward": FEED_FORWARDS,
     "qk_norm": QK_NORMS,
     "positions": ("sincos", "rotary"),
-    "prediction_type": ("flow", "sample", "epsilon", "v_prediction"),
+    "prediction_type": KINDS,
 }
 
 
@@ -103,8 +104,8 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         qk_norm: "none" or "rms_norm" on the queries and keys of each head.
         positions: "sincos" adds an embedding of (query, row, column) or (frame, axis, place) to the tokens; "rotary"
             rotates queries and keys by these coordinates.
-        prediction_type: what the output means: "flow" (noise - x_0, rectified flow), "sample" (x_0), "epsilon" (noise)
-            or "v_prediction" (sqrt(abar) noise - sqrt(1 - abar) x_0).
+        prediction_type: what the output means: "flow" (noise - x_0, rectified flow), "flow_sample" (x_0, rectified
+            flow), "sample" (x_0), "epsilon" (noise) or "v_prediction" (sqrt(abar) noise - sqrt(1 - abar) x_0).
         independent_times: whether the model was trained with a noise level for each latent, and so can be asked for
             either latent given the other. The network is the same; it always takes a time for each.
         structure_mean, structure_std, dynamics_mean, dynamics_std: per-channel statistics of the latents the model was

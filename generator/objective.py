@@ -13,9 +13,10 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerM
 from diffusers.utils.torch_utils import randn_tensor
 
 from autoencoder.common.errors import UserError
-from generator.config import KINDS, ObjectiveConfig, check_kind
+from generator.config import DDPM_KINDS, FLOW_KINDS, ObjectiveConfig, check_kind
 
 NUM_TRAIN_TIMESTEPS = 1000
+MIN_SIGMA = 0.05  # noise level below which the error of a velocity made from x_0 weighs no more (arXiv 2511.13720)
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,18 @@ def make_scheduler(prediction_type: str) -> SchedulerMixin:
     """The diffusers scheduler that samples from a model of this prediction type; pipelines are saved with it.
 
     Args:
-        prediction_type: "flow", "sample", "epsilon" or "v_prediction".
+        prediction_type: "flow", "flow_sample", "sample", "epsilon" or "v_prediction".
 
     Returns:
-        For "flow" the Euler solver of flow matching, timestep = 1000 sigma. For the others DDIM over 1000 steps
+        For the flows the Euler solver of flow matching, timestep = 1000 sigma; it takes the velocity, which
+        `pipelines.schedulers.Solver` makes from the x_0 of "flow_sample". For the others DDIM over 1000 steps
         (arXiv 2412.17726) with linear betas, 1e-4 to 0.02; latents have no fixed range, so no clipping.
 
     Raises:
         UserError: for another prediction type.
     """
     check_kind("prediction_type", prediction_type)
-    if prediction_type == "flow":
+    if prediction_type in FLOW_KINDS:
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=NUM_TRAIN_TIMESTEPS, shift=1.0)
     return DDIMScheduler(
         num_train_timesteps=NUM_TRAIN_TIMESTEPS,
@@ -168,7 +170,7 @@ def noisy_batch(
     noise = randn_tensor(tokens.shape, generator=list(generators), device=tokens.device, dtype=tokens.dtype)
     token_counts = num_structure_tokens, tokens.shape[1] - num_structure_tokens
     noisy, target = _NOISINGS[config.kind](tokens, noise, _per_token(times, token_counts))
-    timestep = NUM_TRAIN_TIMESTEPS * times if config.kind == "flow" else times.float()
+    timestep = NUM_TRAIN_TIMESTEPS * times if config.kind in FLOW_KINDS else times.float()
     return NoisyBatch(
         tokens=torch.where(_per_token(given, token_counts), tokens, noisy),
         timestep=timestep if config.independent_times else timestep.squeeze(1),  # (B, 2), or (B,)
@@ -259,9 +261,9 @@ def _uniform_step(config: ObjectiveConfig, generator: torch.Generator) -> torch.
     return torch.randint(NUM_TRAIN_TIMESTEPS, (1,), generator=generator)
 
 
-def _flow(x0: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_t = (1 - sigma) x_0 + sigma noise; the target is its derivative in sigma."""
-    return torch.lerp(x0, noise, sigma.to(x0.dtype)), noise - x0
+def _flow(kind: str, x0: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x_t = (1 - sigma) x_0 + sigma noise; the target is its derivative in sigma, or x_0."""
+    return torch.lerp(x0, noise, sigma.to(x0.dtype)), noise - x0 if kind == "flow" else x0
 
 
 def _ddpm(kind: str, x0: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -277,8 +279,11 @@ def _ddpm(kind: str, x0: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) 
 def _weights(config: ObjectiveConfig, times: torch.Tensor) -> torch.Tensor:
     """Min-SNR weights of the squared error of each kind's prediction (arXiv 2303.09556), or ones.
 
-    With SNR = abar / (1 - abar), the error of x_0 is that of the noise over SNR and that of v over SNR + 1.
+    With SNR = abar / (1 - abar), the error of x_0 is that of the noise over SNR and that of v over SNR + 1. The
+    velocity of the flow is (x_t - x_0) / sigma, so the error of x_0 over sigma^2 is the velocity's.
     """
+    if config.kind == "flow_sample":
+        return times.clamp(min=MIN_SIGMA) ** -2
     if config.min_snr_gamma is None:
         return torch.ones(times.shape, device=times.device)
     abar = _alphas_cumprod(times.device)[times]  # (B, 1 or 2)
@@ -293,5 +298,5 @@ def _alphas_cumprod(device: torch.device) -> torch.Tensor:
     return make_scheduler("sample").alphas_cumprod.to(device)
 
 
-_TIMES = {"flow": _logit_normal_time} | dict.fromkeys(KINDS[1:], _uniform_step)
-_NOISINGS = {"flow": _flow} | {kind: partial(_ddpm, kind) for kind in KINDS[1:]}
+_TIMES = dict.fromkeys(FLOW_KINDS, _logit_normal_time) | dict.fromkeys(DDPM_KINDS, _uniform_step)
+_NOISINGS = {kind: partial(_flow, kind) for kind in FLOW_KINDS} | {kind: partial(_ddpm, kind) for kind in DDPM_KINDS}

@@ -8,6 +8,7 @@ from generator.trainer import GeneratorTrainer
 
 TARGETS = {
     "flow": "the velocity noise - x_0",
+    "flow_sample": "the velocity noise - x_0, from the x_0 that is predicted",
     "sample": "x_0",
     "epsilon": "the noise",
     "v_prediction": "the velocity v",

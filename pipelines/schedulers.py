@@ -18,6 +18,7 @@ from diffusers import SchedulerMixin
 from torch import Generator
 
 from autoencoder.common.errors import UserError
+from generator.config import DDPM_KINDS, FLOW_KINDS
 from pipelines.without_waiting import without_waiting
 
 # The values that work, by setting; `convert_scheduler` sets the first one. Settings that a scheduler does not have are
@@ -59,6 +60,11 @@ _PLAIN_SIGMAS: Settings = {
     "use_exponential_sigmas": (False,),
     "use_beta_sigmas": (False,),
 }
+_FLOW_SOLVERS: dict[str, Settings] = {
+    "FlowMatchEulerDiscreteScheduler": _FLOW,
+    "FlowMatchHeunDiscreteScheduler": _FLOW,
+    "UniPCMultistepScheduler": _FLOW | _UNIPC | _PLAIN_SIGMAS,
+}
 _DDPM: Settings = {"variance_type": ("fixed_small", "fixed_small_log")}
 _DPM_SOLVER: Settings = {"algorithm_type": ("dpmsolver++", "sde-dpmsolver++")}
 
@@ -80,12 +86,8 @@ def _diffusion(prediction_type: str) -> dict[str, Settings]:
 
 
 SCHEDULERS: dict[str, dict[str, Settings]] = {
-    "flow": {
-        "FlowMatchEulerDiscreteScheduler": _FLOW,
-        "FlowMatchHeunDiscreteScheduler": _FLOW,
-        "UniPCMultistepScheduler": _FLOW | _UNIPC | _PLAIN_SIGMAS,
-    },
-    **{kind: _diffusion(kind) for kind in ("sample", "epsilon", "v_prediction")},
+    **dict.fromkeys(FLOW_KINDS, _FLOW_SOLVERS),
+    **{kind: _diffusion(kind) for kind in DDPM_KINDS},
 }
 
 
@@ -131,7 +133,7 @@ def convert_scheduler(name: str, config: Mapping[str, Any], prediction_type: str
     }
     cls = getattr(diffusers, name)
     for ours, theirs in (("shift", "flow_shift"), ("flow_shift", "shift")):
-        if prediction_type == "flow" and ours in _init_keys(cls) and theirs in config:
+        if prediction_type in FLOW_KINDS and ours in _init_keys(cls) and theirs in config:
             settings[ours] = config[theirs]
     return cls.from_config(config, **settings)
 
@@ -157,13 +159,14 @@ class Solver:
 
     def __init__(self, scheduler: SchedulerMixin, num_inference_steps: int, prediction_type: str):
         total = scheduler.config.num_train_timesteps
-        if prediction_type != "flow" and num_inference_steps > total:
+        if prediction_type in DDPM_KINDS and num_inference_steps > total:
             raise UserError(
                 f"num_inference_steps={num_inference_steps}: {type(scheduler).__name__} has {total} times, so it takes "
                 f"1 to {total} steps"
             )
         _set_timesteps(scheduler, num_inference_steps, prediction_type)
         self.scheduler, self.timesteps = scheduler, scheduler.timesteps
+        self._sigmas = scheduler.sigmas.tolist() if prediction_type == "flow_sample" else None
         self._strides = _ddim_strides(scheduler) if type(scheduler).__name__.startswith("DDIM") else None
 
     def scale_input(self, tokens: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -173,7 +176,13 @@ class Solver:
         return self.scheduler.scale_model_input(tokens, timestep)
 
     def step(self, index: int, prediction: torch.Tensor, tokens: torch.Tensor, **arguments) -> torch.Tensor:
-        """The state (B, N, D) after call `index` of the network; `arguments` are those of `step_arguments`."""
+        """The state (B, N, D) after call `index` of the network; `arguments` are those of `step_arguments`.
+
+        The schedulers of a flow take the velocity. Where x_0 is predicted it is (x_t - x_0) / sigma, without the floor
+        that the loss has, so that the last step ends at the prediction.
+        """
+        if self._sigmas is not None:
+            prediction = (tokens - prediction) / self._sigmas[index]
         with self._stride(index), without_waiting(tokens.device):
             return self.scheduler.step(prediction, self.timesteps[index], tokens, **arguments, return_dict=False)[0]
 
@@ -196,7 +205,7 @@ class Solver:
 
 def _set_timesteps(scheduler: SchedulerMixin, num_inference_steps: int, prediction_type: str) -> None:
     kwargs = {"device": "cpu"}
-    if prediction_type == "flow" and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+    if prediction_type in FLOW_KINDS and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
         # Left to itself the scheduler spends its last step between 1/1000 and 0.
         kwargs["sigmas"] = np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps)
     scheduler.set_timesteps(num_inference_steps, **kwargs)

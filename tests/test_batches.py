@@ -137,7 +137,7 @@ def test_batches_stay_what_they_were(cache, kind, options):
     assert (batch["labels"] == NUM_CLASSES).nonzero().flatten().tolist() == dropped
 
 
-@pytest.mark.parametrize("kind, options", VARIANTS[::3], ids=str)
+@pytest.mark.parametrize("kind, options", [*VARIANTS[::3], ("flow_sample", {"independent_times": True})], ids=str)
 def test_batches_are_the_same_whoever_makes_them(cache, kind, options):
     """Processes, micro-batches, and a run that begins in the middle; an epoch of the 30 clips ends within."""
     source = samples(cache, kind, **options)

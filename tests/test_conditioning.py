@@ -65,7 +65,7 @@ def test_the_null_class_is_asked_for_only_where_it_counts(scale, given, size):
     "name, kind, interval, guided",
     [
         ("FlowMatchEulerDiscreteScheduler", "flow", (0.3, 0.7), [0.7, 0.6, 0.5, 0.4, 0.3]),
-        ("FlowMatchEulerDiscreteScheduler", "flow", (0.95, 1.0), [1.0]),
+        ("FlowMatchEulerDiscreteScheduler", "flow_sample", (0.95, 1.0), [1.0]),
         ("FlowMatchEulerDiscreteScheduler", "flow", (0.0, 0.1), [0.1]),
         ("FlowMatchEulerDiscreteScheduler", "flow", (0.61, 0.69), []),
         ("HeunDiscreteScheduler", "epsilon", (0.45, 0.7), [0.699, 0.699, 0.599, 0.599, 0.499, 0.499]),
@@ -92,7 +92,7 @@ def test_outside_the_interval_the_condition_is_asked_for_alone(name, kind, inter
 
 
 @pytest.mark.parametrize("half", LATENT_NAMES)
-@pytest.mark.parametrize("kind", ["flow", "v_prediction"])
+@pytest.mark.parametrize("kind", ["flow", "flow_sample", "v_prediction"])
 def test_a_given_latent_enters_clean_and_comes_out_bit_for_bit(half, kind):
     pipe = tiny_pipeline(kind, independent_times=True)
     calls = record_calls(pipe)

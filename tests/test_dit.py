@@ -349,7 +349,7 @@ def test_saved_and_loaded_in_a_new_process_bit_for_bit(tmp_path, positions):
         ({"positions": "learned"}, "positions must be one of sincos, rotary, got 'learned'"),
         (
             {"prediction_type": "noise"},
-            "prediction_type must be one of flow, sample, epsilon, v_prediction, got 'noise'",
+            "prediction_type must be one of flow, flow_sample, sample, epsilon, v_prediction, got 'noise'",
         ),
         ({"positions": "rotary", "num_attention_heads": 8}, "even width of at least 6, got 4 of hidden_size=32 and"),
         ({"positions": "rotary", "hidden_size": 36}, "even width of at least 6, got 9 of hidden_size=36"),

@@ -16,8 +16,9 @@ from generator.objective import (
     noisy_batch,
 )
 
-KINDS = ("flow", "sample", "epsilon", "v_prediction")
-DDPM_KINDS = KINDS[1:]
+FLOW_KINDS = ("flow", "flow_sample")
+DDPM_KINDS = ("sample", "epsilon", "v_prediction")
+KINDS = FLOW_KINDS + DDPM_KINDS
 VARIANTS = [(kind, {}) for kind in KINDS] + [(kind, {"independent_times": True}) for kind in KINDS]
 VARIANTS += [(kind, {"min_snr_gamma": 5.0}) for kind in DDPM_KINDS]
 VARIANTS += [(kind, {"min_snr_gamma": 5.0, "independent_times": True}) for kind in DDPM_KINDS]
@@ -58,6 +59,8 @@ class Oracle:
         self.kind, self.x0 = kind, x0
 
     def __call__(self, tokens, timestep, labels):
+        if self.kind == "flow_sample":
+            return SimpleNamespace(sample=self.x0)
         if self.kind == "flow":
             return SimpleNamespace(sample=(tokens - self.x0) / (per_token(timestep) / 1000).clamp(min=1e-8))
         abar = ABAR[per_token(timestep).long()]
@@ -78,21 +81,22 @@ def test_draws_stay_what_they_were(kind):
     """Seeds of published runs mean these times, drops and noise, in this order."""
     x0, batch = make_tokens(), draw(kind, range(4), label_dropout=0.5)
     for index, generator in enumerate(generators(7, "noise", range(4))):
-        if kind == "flow":
+        if kind in FLOW_KINDS:
             time = torch.sigmoid(torch.randn(1, generator=generator))
         else:
             time = torch.randint(1000, (1,), generator=generator)
         dropped = torch.rand(1, generator=generator) < 0.5
         clean, noise = x0[index : index + 1], torch.randn(1, 6, 5, generator=generator)
         scheduler = DDPMScheduler()
-        expected = torch.lerp(clean, noise, time) if kind == "flow" else scheduler.add_noise(clean, noise, time)
-        target = {"flow": noise - clean, "sample": clean, "epsilon": noise}.get(kind)
+        expected = torch.lerp(clean, noise, time) if kind in FLOW_KINDS else scheduler.add_noise(clean, noise, time)
+        target = {"flow": noise - clean, "flow_sample": clean, "sample": clean, "epsilon": noise}.get(kind)
         target = scheduler.get_velocity(clean, noise, time) if target is None else target
         assert torch.equal(batch.tokens[index], expected[0]) and torch.equal(batch.target[index], target[0])
-        assert batch.timestep[index] == (1000 * time if kind == "flow" else time)
+        assert batch.timestep[index] == (1000 * time if kind in FLOW_KINDS else time)
         assert batch.labels[index] == (NULL if dropped else LABELS[index])
     assert batch.timestep.dtype == torch.float32 and batch.timestep.shape == (4,)
-    assert torch.equal(batch.weight, torch.ones(4, 1))
+    if kind != "flow_sample":
+        assert torch.equal(batch.weight, torch.ones(4, 1))
 
 
 @pytest.mark.parametrize("options", [{}, {"independent_times": True}], ids=str)
@@ -100,6 +104,8 @@ def test_draws_stay_what_they_were(kind):
 def test_the_target_leads_back_to_the_data(kind, options):
     """By what the schedulers make of it, whatever the time."""
     x0, batch = make_tokens(), draw(kind, range(4), **options)
+    if kind == "flow_sample":
+        return torch.testing.assert_close(batch.target, x0, rtol=0, atol=0)
     scheduler = make_scheduler(kind)
     if kind == "flow":
         return torch.testing.assert_close(batch.tokens - per_token(batch.timestep) / 1000 * batch.target, x0)
@@ -119,7 +125,7 @@ def test_the_target_leads_back_to_the_data(kind, options):
 @pytest.mark.parametrize("kind", KINDS)
 def test_times_follow_their_distribution(kind, options):
     for time in draw_many(kind, logit_mean=0.5, logit_std=2.0, **options).timestep.reshape(2000, -1).unbind(dim=1):
-        if kind == "flow":
+        if kind in FLOW_KINDS:
             logits = torch.logit(time / 1000)
             assert abs(logits.mean() - 0.5) < 0.2 and abs(logits.std() - 2.0) < 0.2
         else:
@@ -167,7 +173,8 @@ def test_three_sorts_of_samples_with_independent_times(kind):
     assert others.max() > 900 and abs(others.mean() - 500) < 30
     clean = (batch.tokens == 1).all(dim=2)  # (B, 6)
     assert torch.equal(clean, per_token(given).squeeze(2))
-    assert torch.equal(batch.weight[~given], torch.ones_like(batch.weight[~given]))
+    if kind != "flow_sample":
+        assert torch.equal(batch.weight[~given], torch.ones_like(batch.weight[~given]))
 
     independent = ~joint & ~given.any(dim=1)
     assert abs(torch.corrcoef(batch.timestep[independent].T)[0, 1]) < 0.15
@@ -199,6 +206,20 @@ def test_oracle_loses_nothing_and_a_stranger_does(kind, options):
     x0 = make_tokens()
     assert loss(Oracle(kind, x0), kind=kind, **options).total < 1e-6
     assert loss(Oracle(kind, x0 + 1), kind=kind, **options).total > 1e-3
+
+
+def test_x0_of_the_flow_costs_what_its_velocity_costs():
+    """Down to the noise level 0.05, from where on the error of x_0 weighs no more."""
+    batch = draw_many("flow_sample", 50, logit_mean=-2.0)
+    sigma = batch.timestep / 1000
+    torch.testing.assert_close(batch.weight, 1 / sigma.clamp(min=0.05).square()[:, None])
+    assert sigma.min() < 0.05 < sigma.max()
+
+    x0, wrong = make_tokens(), make_tokens() + 1
+    options = {"logit_mean": 1.0, "logit_std": 0.5}
+    of_x0, of_velocity = (loss(Oracle(kind, wrong), x0=x0, kind=kind, **options) for kind in FLOW_KINDS)
+    for name in ("total", "structure", "dynamics"):
+        torch.testing.assert_close(getattr(of_x0, name), getattr(of_velocity, name))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 5.0])
@@ -318,6 +339,7 @@ def test_padding_changes_neither_loss_nor_gradient(kind, options):
 def test_schedulers_fit_the_objective():
     flow, sample = make_scheduler("flow"), make_scheduler("sample")
     assert isinstance(flow, FlowMatchEulerDiscreteScheduler) and flow.config.shift == 1.0
+    assert type(make_scheduler("flow_sample")) is type(flow) and make_scheduler("flow_sample").config == flow.config
     assert isinstance(sample, DDIMScheduler) and sample.config.prediction_type == "sample"
     for kind in DDPM_KINDS:
         expected = {**sample.config, "prediction_type": kind}
@@ -332,10 +354,11 @@ def test_schedulers_fit_the_objective():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "edm"}, "kind must be one of flow, sample, epsilon, v_prediction, got 'edm'"),
+        ({"kind": "edm"}, "kind must be one of flow, flow_sample, sample, epsilon, v_prediction, got 'edm'"),
         ({"label_dropout": 1.5}, r"label_dropout must be in \[0, 1\], got 1.5"),
         ({"logit_std": 0.0}, "logit_std must be positive"),
         ({"min_snr_gamma": 5.0}, "min_snr_gamma=5.0 is for the DDPM kinds: leave it out with kind='flow'"),
+        ({"kind": "flow_sample", "min_snr_gamma": 5.0}, "leave it out with kind='flow_sample'"),
         ({"kind": "sample", "min_snr_gamma": 0.0}, "min_snr_gamma must be positive, got 0.0"),
         ({"joint_share": 0.8, "given_share": 0.3}, r"add up to at most 1, got \(0.8, 0.3\)"),
         ({"given_share": -0.1}, r"must be at least 0 and add up to at most 1, got \(0.5, -0.1\)"),
@@ -347,7 +370,7 @@ def test_wrong_configs_are_named(options, message):
 
 
 def test_wrong_batches_are_named():
-    with pytest.raises(ValueError, match="prediction_type must be one of flow, sample, epsilon, v_prediction, got 'v'"):
+    with pytest.raises(ValueError, match="prediction_type must be one of flow, flow_sample, sample, .*, got 'v'"):
         make_scheduler("v")
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), got \[0, 1, 3, 1\]"):
         draw("flow", range(4), labels=torch.tensor([0, 1, 3, 1]))

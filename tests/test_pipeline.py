@@ -209,8 +209,9 @@ np.save(sys.argv[2], pipe(["circle right", 2], 3, generator=7).frames)
 """
 
 
-def test_reloads_in_a_new_process_bit_for_bit(tmp_path):
-    pipe = tiny_pipeline()
+@pytest.mark.parametrize("kind", ["flow", "flow_sample"])
+def test_reloads_in_a_new_process_bit_for_bit(tmp_path, kind):
+    pipe = tiny_pipeline(kind)
     pipe.save_pretrained(tmp_path / "pipeline")
     command = [sys.executable, "-c", RELOAD, str(tmp_path / "pipeline"), str(tmp_path / "frames.npy")]
     subprocess.run(command, cwd=ROOT, check=True)

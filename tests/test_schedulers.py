@@ -47,7 +47,7 @@ class Oracle(VidTwinDiT):
             is_given = (self.type_ids == 0)[:, None] == (self.given == 0)
             answer = answer + ((tokens - answer) * is_given).abs().amax() + timestep[:, self.given].amax()
             timestep = timestep[:, 1 - self.given]
-        if self.config.prediction_type == "sample":
+        if self.config.prediction_type in ("sample", "flow_sample"):
             prediction = answer
         elif self.config.prediction_type != "flow":
             prediction = self.noise_or_velocity(tokens, timestep, answer)
@@ -74,6 +74,9 @@ VARIANTS = [
     ("flow", "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
     ("flow", "FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
     ("flow", "UniPCMultistepScheduler", {"flow_shift": 3.0, "solver_order": 3}),
+    ("flow_sample", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    ("flow_sample", "FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
+    ("flow_sample", "UniPCMultistepScheduler", {"flow_shift": 3.0, "solver_order": 3}),
     ("sample", "DDIMScheduler", {"timestep_spacing": "leading"}),
     ("sample", "DDPMScheduler", {"variance_type": "fixed_small_log"}),
     ("sample", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
@@ -154,6 +157,7 @@ def answers(kind, name, settings, counts, answer=0.7, noise=-1.3):
             found = (inputs - signal * answer) / spread  # the noise, for the present state
             prediction = {
                 "sample": torch.full_like(inputs, answer),
+                "flow_sample": torch.full_like(inputs, answer),
                 "epsilon": found,
                 "v_prediction": signal * found - spread * answer,
                 "flow": torch.full_like(inputs, noise - answer),
@@ -273,6 +277,7 @@ def test_noise_has_the_same_bits_in_any_batch(name):
     [
         ("flow", DDIMScheduler(prediction_type="sample", clip_sample=False)),
         ("flow", DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)),
+        ("flow_sample", DDIMScheduler(prediction_type="sample", clip_sample=False)),
         ("sample", FlowMatchEulerDiscreteScheduler()),
         ("sample", DEISMultistepScheduler(prediction_type="sample")),
         ("sample", EulerAncestralDiscreteScheduler(prediction_type="sample")),
@@ -316,6 +321,21 @@ def test_settings_that_lose_the_answer_are_refused_by_name(kind, name, given, se
     check_scheduler(convert_scheduler(name, scheduler.config, kind), kind)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS["flow"])
+def test_a_model_of_x0_takes_the_steps_of_its_velocity(name):
+    """Whether the network predicts the velocity or the x_0 that it leads to, every state is the same."""
+    config, generator = make_scheduler("flow").config, torch.Generator().manual_seed(0)
+    predictions = torch.randn(11, 1, 4, 2, generator=generator)
+    states = dict.fromkeys(("flow", "flow_sample"), torch.randn(1, 4, 2, generator=generator))
+    solvers = {kind: Solver(convert_scheduler(name, config, kind), 6, kind) for kind in states}
+    assert torch.equal(solvers["flow"].timesteps, solvers["flow_sample"].timesteps)
+    for index, velocity in enumerate(predictions[: len(solvers["flow"].timesteps)]):
+        x0 = states["flow"] - solvers["flow"].scheduler.sigmas[index] * velocity
+        for kind, prediction in (("flow", velocity), ("flow_sample", x0)):
+            states[kind] = solvers[kind].step(index, prediction, states[kind])
+        torch.testing.assert_close(*states.values(), rtol=1e-4, atol=1e-5)
+
+
 def test_a_scheduler_made_from_another_keeps_what_fits():
     own = DDIMScheduler(prediction_type="sample", clip_sample=False, timestep_spacing="trailing")
     heun = convert_scheduler("HeunDiscreteScheduler", own.config, "sample")
@@ -323,6 +343,7 @@ def test_a_scheduler_made_from_another_keeps_what_fits():
     shifted = FlowMatchEulerDiscreteScheduler(shift=3.0)
     assert convert_scheduler("UniPCMultistepScheduler", shifted.config, "flow").config.flow_shift == 3.0
     assert convert_scheduler("FlowMatchHeunDiscreteScheduler", shifted.config, "flow").config.shift == 3.0
+    assert convert_scheduler("UniPCMultistepScheduler", shifted.config, "flow_sample").config.flow_shift == 3.0
 
 
 def test_every_listed_scheduler_that_draws_noise_takes_generators():

@@ -8,6 +8,7 @@ from autoencoder.common.device import resolve_device
 from autoencoder.common.plots import pyplot, save_figure
 from benchmarks.report import environment, write_json
 from benchmarks.solvers import SolversConfig
+from generator.config import FLOW_KINDS
 from pipelines.checkpoint import load_pipeline
 from pipelines.evaluation.shares import oracle_share
 from pipelines.schedulers import Solver, convert_scheduler
@@ -46,7 +47,7 @@ def measure(folder: str, config: SolversConfig) -> list[SolverResult]:
     pipe = load_pipeline(folder)
     kind, own = pipe.transformer.config.prediction_type, pipe.scheduler.config
     results = []
-    for name in FLOW_SOLVERS if kind == "flow" else DDPM_SOLVERS:
+    for name in FLOW_SOLVERS if kind in FLOW_KINDS else DDPM_SOLVERS:
         for steps in config.numbers:
             pipe.scheduler = convert_scheduler(name, own, kind)
             calls = len(Solver(pipe.scheduler, steps, kind).timesteps)

@@ -24,7 +24,8 @@ class SeparationConfig:
     """Folders of autoencoders; given as `--checkpoint DIR`, as often as there are. Prices are told against the first
     one."""
     pipeline: Path | None = None
-    """Folder of a pipeline that samples latents; its autoencoder is measured, too, as the last one."""
+    """Folder of a pipeline that samples latents, or the name of a shipped one, such as shapes; its autoencoder is
+    measured, too, as the last one."""
     dataset: Literal["shapes", "sprites"] = "shapes"
     """Data set of the clips."""
     data_root: str | None = None

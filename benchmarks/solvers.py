@@ -18,7 +18,8 @@ class SolversConfig:
     """What to sample."""
 
     pipelines: str
-    """Pipeline folders of moving shapes, separated by commas: pipeline/ of runs of `python -m generator.train`."""
+    """Pipelines of moving shapes, separated by commas: folders, as pipeline/ of runs of `python -m generator.train`, or
+    names of shipped ones, such as shapes."""
     steps: str = "5,8,10,20,25,50"
     """Numbers of scheduler steps, separated by commas."""
     videos_per_class: int = 10

@@ -21,7 +21,8 @@ class EvaluateConfig:
     """What to measure, and how."""
 
     pipeline: Path
-    """Folder of the pipeline: pipeline/ of a run of `python -m generator.train`."""
+    """Folder of the pipeline, as pipeline/ of a run of `python -m generator.train`; or else, where no folder of that
+    name exists, the name of a shipped one, such as shapes."""
     dataset: Literal["ucf101", "shapes", "sprites", "folder"] = "ucf101"
     """Data set of the real clips."""
     data_root: str | None = None

@@ -18,7 +18,8 @@ class RecombineConfig:
     """What to sample."""
 
     pipeline: Path
-    """Folder of a pipeline trained on moving shapes with independent_times."""
+    """Folder of a pipeline trained on moving shapes with independent_times; or else, where no folder of that name
+    exists, the name of a shipped one, such as shapes."""
     count: int = 100
     """Held-out clips whose structure or dynamics is given, at least 10."""
     num_inference_steps: int = 50

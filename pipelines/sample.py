@@ -16,7 +16,8 @@ class SampleConfig:
     """What to sample, and how."""
 
     pipeline: Path
-    """Folder of the pipeline: pipeline/ of a run of `python -m generator.train`."""
+    """Folder of the pipeline, as pipeline/ of a run of `python -m generator.train`; or else, where no folder of that
+    name exists, the name of a shipped one, such as shapes."""
     classes: list[str]
     """Classes by name or 0-based id, or "all"; usually given as `--class NAME`, as often as there are classes. A class
     that is given twice gets twice as many videos."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_models import tiny_pipeline
 
 import vidtwin
 from autoencoder.common.presets import PRESETS
@@ -21,12 +22,13 @@ INSTALLED = ("autoencoder", "generator", "pipelines", "vidtwin")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of a copy of the repository, built without the network."""
+    """The wheel of a copy of the repository with one more shipped pipeline, built without the network."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in (*INSTALLED, "benchmarks", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    tiny_pipeline().save_pretrained(source / "pipelines/shipped/tiny")
     script = f"from setuptools import build_meta; print(build_meta.build_wheel({str(out)!r}))"
     subprocess.run([sys.executable, "-c", script], cwd=source, check=True, capture_output=True, timeout=120)
     return next(out.glob("*.whl"))
@@ -60,6 +62,23 @@ def test_an_installed_wheel_finds_its_presets_beside_folders_of_the_same_names(w
     assert yaml.safe_load(Path(done.stdout.strip()).read_text())["max_steps"] > 1
     done = subprocess.run([sys.executable, "-m", "vidtwin", "train-autoencoder", "--config", "tiny", "--help"], **run)
     assert done.returncode == 0 and "(default: 2500)" in done.stdout, done.stderr
+
+
+def test_an_installed_wheel_holds_the_shipped_pipelines(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    script = (
+        "from pipelines import VidTwinDiffusionPipeline, pretrained; folder = pretrained('tiny'); print(folder);"
+        "VidTwinDiffusionPipeline.from_pretrained(folder)(0, num_inference_steps=1)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run([sys.executable, "-c", script], **run)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "site/pipelines/shipped/tiny"
+    assert done.stdout.strip() == str(folder) and (folder / "README.md").is_file()
+    shipped = ROOT / "pipelines" / "shipped"
+    files = {str(path.relative_to(ROOT)) for path in shipped.rglob("*") if path.is_file()}
+    assert files <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_public_names_and_version():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from autoencoder.vidtwin import AutoencoderVidTwin
     from generator.dit import VidTwinDiT
+    from pipelines.folders import pretrained
     from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "VideoPSNR",
     "VideoSSIM",
     "__version__",
+    "pretrained",
 ]
 
 try:
@@ -53,6 +55,7 @@ __getattr__, __dir__ = hand_on(
         "VideoSSIM": "autoencoder.metrics.reconstruction",
         "VidTwinDiT": "generator.dit",
         "VidTwinDiffusionPipeline": "pipelines.pipeline_vidtwin",
+        "pretrained": "pipelines.folders",
     },
 )
 

@@ -30,6 +30,7 @@ from pipelines.evaluation.clips import ClipMeasurer, RealClips, chunks_of
 from pipelines.evaluation.report import OTHER_REAL, Repeat, card_metrics, measure_distances, table
 from pipelines.evaluation.samples import Sampler, SampleStore, decode_in_whole_batches
 from pipelines.evaluation.shares import class_shares
+from pipelines.folders import pipeline_folder
 from pipelines.model_card import add_metrics
 
 NO_WEIGHTS = f"they take the weights of I3D, put {KNOWN_FILES} somewhere and name it with --i3d PATH"
@@ -270,7 +271,7 @@ def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict
     with atomic_path(config.output_dir / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     if config.write_card:
-        add_metrics(evaluation.pipe, config.pipeline, card_metrics(report))
+        add_metrics(evaluation.pipe, pipeline_folder(config.pipeline), card_metrics(report))
     return report
 
 

@@ -10,6 +10,7 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import generators
 from autoencoder.common.signals import leave_signals_to_the_parent
 from generator.dit import VidTwinDiT
@@ -28,23 +29,40 @@ class NoisySamples(Dataset):
         model: its scale and token layout are used; its weights are not kept, so that workers hold no copy of them.
         seed: the run's seed.
         stream: name of the purpose; streams have different draws at the same position.
+
+    Raises:
+        UserError: if clips are to be contrasted with others and there is but one.
     """
 
     def __init__(self, cache: LatentCache, objective: ObjectiveConfig, model: VidTwinDiT, seed: int, stream: str):
         self.cache, self.objective, self.seed, self.stream = cache, objective, seed, stream
         self.scale, self.layout, self.null_label = model.scale, model.layout, model.config.num_classes
+        if objective.contrastive_weight and len(cache) < 2:
+            raise UserError(
+                f"contrastive_weight={objective.contrastive_weight} needs a second clip to contrast with, and "
+                f"{cache.folder} holds one"
+            )
 
     def __getitem__(self, places: Places) -> NoisyBatch:
         positions, indices = zip(*places, strict=True)
-        latents = self.scale.normalize(self.cache.latents(indices))
         return noisy_batch(
-            self.layout.pack(latents),  # (B, N, D)
+            self._tokens(indices),  # (B, N, D)
             self.cache.labels[list(indices)],  # (B,)
             self.objective,
             generators(self.seed, self.stream, positions),
             self.layout.num_structure_tokens,
             self.null_label,
+            self._tokens(self._others(places)) if self.objective.contrastive_weight else None,  # (B, N, D)
         )
+
+    def _tokens(self, indices: Sequence[int]) -> torch.Tensor:
+        return self.layout.pack(self.scale.normalize(self.cache.latents(indices)))  # (B, N, D)
+
+    def _others(self, places: Places) -> list[int]:
+        """Another clip for each sample. Not of the same micro-batch, so that it does not depend on the split."""
+        draws = generators(self.seed, f"{self.stream}: other", [position for position, _ in places])
+        numbers = [torch.randint(len(self.cache) - 1, (), generator=draw).item() for draw in draws]
+        return [number + (number >= index) for number, (_, index) in zip(numbers, places, strict=True)]
 
 
 def split(batches: Iterable[Places], sizes: Sequence[int]) -> Iterator[Places]:

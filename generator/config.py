@@ -108,6 +108,10 @@ class ObjectiveConfig:
     min_snr_gamma: float | None = None
     """Weigh the squared error of x_0 by min(SNR, gamma), whatever the DDPM kind predicts (arXiv 2303.09556, which takes
     5); null weighs the error of the prediction itself evenly. Not for "flow" and "flow_sample"."""
+    contrastive_weight: float = 0.0
+    """Keep the prediction away from what is right for another clip, drawn from the whole data set whatever its class:
+    subtract this share of the squared error to it (arXiv 2506.05350, which takes 0.05); 0 leaves it out. Not for
+    "epsilon", where nothing but noise would tell the other clip."""
     independent_times: bool = False
     """Draw a noise level for each latent, so that the model learns either latent given the other, too."""
     joint_share: float = 0.5
@@ -129,6 +133,13 @@ class ObjectiveConfig:
                 )
             if not self.min_snr_gamma > 0:
                 raise UserError(f"min_snr_gamma must be positive, got {self.min_snr_gamma}")
+        if not 0 <= self.contrastive_weight < 1:
+            raise UserError(f"contrastive_weight must be in [0, 1), got {self.contrastive_weight}")
+        if self.contrastive_weight and self.kind == "epsilon":
+            raise UserError(
+                f"contrastive_weight={self.contrastive_weight} keeps the prediction away from another clip, of which "
+                "noise says nothing: leave it out with kind='epsilon'"
+            )
         shares = self.joint_share, self.given_share
         if min(shares) < 0 or sum(shares) > 1:
             raise UserError(f"joint_share and given_share must be at least 0 and add up to at most 1, got {shares}")

@@ -108,6 +108,7 @@ def diffusion_loss(
     mask: torch.Tensor,
     num_structure_tokens: int,
     null_label: int,
+    others: torch.Tensor | None = None,
 ) -> Losses:
     """The training loss of one batch.
 
@@ -120,6 +121,7 @@ def diffusion_loss(
         mask: bool (N, D), False on padding, on the device of the tokens.
         num_structure_tokens: number of structure tokens, which are the first of the N.
         null_label: the label of the null class.
+        others: as in `noisy_batch`.
 
     Returns:
         Losses over the numbers that `mask` keeps, `masked_losses` of the model's prediction.
@@ -127,7 +129,7 @@ def diffusion_loss(
     Raises:
         UserError, ValueError: as `noisy_batch`.
     """
-    batch = noisy_batch(tokens, labels, config, generators, num_structure_tokens, null_label)
+    batch = noisy_batch(tokens, labels, config, generators, num_structure_tokens, null_label, others)
     return denoising_losses(model, batch, mask, num_structure_tokens)
 
 
@@ -149,20 +151,25 @@ def noisy_batch(
     generators: Sequence[torch.Generator],
     num_structure_tokens: int,
     null_label: int,
+    others: torch.Tensor | None = None,
 ) -> NoisyBatch:
     """Draw times, condition drops and noise, in this order, for every sample from its own generator.
 
     Args:
         tokens, labels, config, generators, num_structure_tokens, null_label: as in `diffusion_loss`.
+        others: float (B, N, D), for each sample the clean latents of another one, which a `contrastive_weight` needs.
+            Their noise is drawn last.
 
     Raises:
-        UserError: if there is not one label and one generator per sample.
+        UserError: if there is not one label and one generator per sample, or not one other where one is needed.
         ValueError: if a label is out of range; checked only for labels on the CPU, so that no device has to wait.
     """
     if len(labels) != len(tokens) or len(generators) != len(tokens):
         raise UserError(
             f"{len(tokens)} samples need as many labels and generators, got {len(labels)}, {len(generators)}"
         )
+    if config.contrastive_weight and (others is None or others.shape != tokens.shape):
+        raise UserError(f"contrastive_weight={config.contrastive_weight} needs another clip for each of the samples")
     if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < null_label)).all()):
         raise ValueError(f"labels must lie in [0, {null_label}), got {labels.tolist()}")
     times, given = _draw_times(config, generators, tokens.device)  # 2 x (B, 1 or 2)
@@ -170,6 +177,8 @@ def noisy_batch(
     noise = randn_tensor(tokens.shape, generator=list(generators), device=tokens.device, dtype=tokens.dtype)
     token_counts = num_structure_tokens, tokens.shape[1] - num_structure_tokens
     noisy, target = _NOISINGS[config.kind](tokens, noise, _per_token(times, token_counts))
+    if config.contrastive_weight:
+        target = _contrasted(config, noisy, target, others, _per_token(times, token_counts), generators)
     timestep = NUM_TRAIN_TIMESTEPS * times if config.kind in FLOW_KINDS else times.float()
     return NoisyBatch(
         tokens=torch.where(_per_token(given, token_counts), tokens, noisy),
@@ -276,8 +285,37 @@ def _ddpm(kind: str, x0: torch.Tensor, noise: torch.Tensor, step: torch.Tensor) 
     return noisy, x0 if kind == "sample" else noise
 
 
+def _contrasted(
+    config: ObjectiveConfig,
+    noisy: torch.Tensor,
+    target: torch.Tensor,
+    others: torch.Tensor,
+    times: torch.Tensor,
+    generators: Sequence[torch.Generator],
+) -> torch.Tensor:
+    """The target of contrastive flow matching (arXiv 2506.05350, equation 6) as that of one squared error.
+
+    With the target w that is right for another clip at this time, and its weight c,
+
+        |p - t|^2 - c |p - w|^2 = (1 - c) |p - t - c / (1 - c) (t - w)|^2 + terms without the prediction p,
+
+    so the gradient is that of the paper's loss, and the loss cannot fall without end. On average over the other clips
+    it is least at (E[t | x_t] - c E[w]) / (1 - c).
+    """
+    noise = randn_tensor(others.shape, generator=list(generators), device=others.device, dtype=others.dtype)
+    wrong = _NOISINGS[config.kind](others, noise, times)[1]
+    if config.kind == "flow_sample":  # the x_0 for which the velocity (x_t - x_0) / sigma is that of the other clip
+        wrong = noisy - times.clamp(min=MIN_SIGMA).to(noisy.dtype) * (noise - others)
+    return target + config.contrastive_weight / (1 - config.contrastive_weight) * (target - wrong)
+
+
 def _weights(config: ObjectiveConfig, times: torch.Tensor) -> torch.Tensor:
-    """Min-SNR weights of the squared error of each kind's prediction (arXiv 2303.09556), or ones.
+    """Weights of the squared error of each kind's prediction; less what is contrasted, as `_contrasted` has it."""
+    return (1 - config.contrastive_weight) * _weights_by_time(config, times)
+
+
+def _weights_by_time(config: ObjectiveConfig, times: torch.Tensor) -> torch.Tensor:
+    """Min-SNR weights (arXiv 2303.09556), those of a velocity that is made from x_0, or ones.
 
     With SNR = abar / (1 - abar), the error of x_0 is that of the noise over SNR and that of v over SNR + 1. The
     velocity of the flow is (x_t - x_0) / sigma, so the error of x_0 over sigma^2 is the velocity's.

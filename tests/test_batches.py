@@ -69,18 +69,18 @@ FORMER = {
 }
 
 
-def make_cache(folder: Path, clips: int = 30, seed: int = 0) -> LatentCache:
-    """Noise for latents, in two shards."""
+def make_cache(folder: Path, clips: int = 30, seed: int = 0, shards: int = 2) -> LatentCache:
+    """Noise for latents."""
     generator = torch.Generator().manual_seed(seed)
-    for number in range(2):
+    for number in range(shards):
         tensors = {
-            "structure": torch.randn(clips // 2, *STRUCTURE, generator=generator),
-            "dynamics": 2 * torch.randn(clips // 2, *DYNAMICS, generator=generator) + 1,
-            "labels": torch.randint(NUM_CLASSES, (clips // 2,), generator=generator),
-            "sources": torch.zeros(clips // 2, 3, dtype=torch.long),
+            "structure": torch.randn(clips // shards, *STRUCTURE, generator=generator),
+            "dynamics": 2 * torch.randn(clips // shards, *DYNAMICS, generator=generator) + 1,
+            "labels": torch.randint(NUM_CLASSES, (clips // shards,), generator=generator),
+            "sources": torch.zeros(clips // shards, 3, dtype=torch.long),
         }
         write_shard(folder, number, tensors, IDENTITY)
-    write_index(folder, 2, IDENTITY, list("abcde"), {})
+    write_index(folder, shards, IDENTITY, list("abcde"), {})
     return LatentCache(folder)
 
 
@@ -127,6 +127,8 @@ VARIANTS = [(kind, {}) for kind in ("flow", "sample", "epsilon", "v_prediction")
 VARIANTS += [(kind, {"independent_times": True}) for kind in ("flow", "sample", "epsilon", "v_prediction")]
 VARIANTS += [("epsilon", {"min_snr_gamma": 5.0}), ("v_prediction", {"min_snr_gamma": 5.0, "independent_times": True})]
 
+OTHERS = [("flow_sample", {"independent_times": True}), ("flow", {"contrastive_weight": 0.05})]
+
 
 @pytest.mark.parametrize("kind, options", VARIANTS, ids=str)
 def test_batches_stay_what_they_were(cache, kind, options):
@@ -137,7 +139,7 @@ def test_batches_stay_what_they_were(cache, kind, options):
     assert (batch["labels"] == NUM_CLASSES).nonzero().flatten().tolist() == dropped
 
 
-@pytest.mark.parametrize("kind, options", [*VARIANTS[::3], ("flow_sample", {"independent_times": True})], ids=str)
+@pytest.mark.parametrize("kind, options", [*VARIANTS[::3], *OTHERS], ids=str)
 def test_batches_are_the_same_whoever_makes_them(cache, kind, options):
     """Processes, micro-batches, and a run that begins in the middle; an epoch of the 30 clips ends within."""
     source = samples(cache, kind, **options)
@@ -165,6 +167,23 @@ def test_batches_can_be_made_where_nothing_is_inherited(cache):
     sent = pickle.dumps(source)
     assert_same([pickle.loads(sent)[[(3, 1)]]], joined([source[[(3, 1)]]]))
     assert not any(isinstance(value, torch.nn.Module) for value in vars(source).values())
+
+
+def test_a_clip_is_contrasted_with_any_clip_but_itself(cache):
+    """A weight of one half moves the target, which is x_0 here, by x_0 - other."""
+    source = samples(cache, "sample", contrastive_weight=0.5)
+    clips = source._tokens(range(30))
+    seen = set()
+    for position in range(300):
+        target = source[[(position, 3)]].target[0]
+        (other,) = (index for index in range(30) if torch.allclose(2 * clips[3] - target, clips[index], atol=1e-5))
+        seen.add(other)
+    assert seen == set(range(30)) - {3}
+
+
+def test_one_clip_cannot_be_contrasted(tmp_path):
+    with pytest.raises(ValueError, match="contrastive_weight=0.05 needs a second clip to contrast with, and .* one"):
+        samples(make_cache(tmp_path, clips=1, shards=1), contrastive_weight=0.05)
 
 
 def test_the_stream_and_the_seed_decide_on_the_draws(cache):

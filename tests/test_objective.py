@@ -33,10 +33,10 @@ def make_tokens(batch_size: int = 4) -> torch.Tensor:
     return torch.randn(batch_size, 6, 5, generator=torch.Generator().manual_seed(0))
 
 
-def draw(kind: str, positions, tokens=None, labels=LABELS, **options):
+def draw(kind: str, positions, tokens=None, labels=LABELS, others=None, **options):
     tokens = make_tokens() if tokens is None else tokens
     config = ObjectiveConfig(kind, **options)
-    return noisy_batch(tokens, labels, config, generators(7, "noise", positions), NUM_STRUCTURE, NULL)
+    return noisy_batch(tokens, labels, config, generators(7, "noise", positions), NUM_STRUCTURE, NULL, others)
 
 
 def draw_many(kind: str, count: int = 2000, **options):
@@ -222,6 +222,47 @@ def test_x0_of_the_flow_costs_what_its_velocity_costs():
         torch.testing.assert_close(getattr(of_x0, name), getattr(of_velocity, name))
 
 
+CONTRASTED = ("flow", "flow_sample", "sample", "v_prediction")
+
+
+@pytest.mark.parametrize("kind", CONTRASTED)
+def test_contrast_has_the_gradient_of_the_two_squared_errors(kind):
+    """Of the velocity, or what a kind predicts, to that of the sample itself and to that of another one."""
+    x0, others = make_tokens(), make_tokens().flip(0) + 0.5
+    plain = draw(kind, range(4), logit_mean=1.0)
+    batch = draw(kind, range(4), logit_mean=1.0, contrastive_weight=0.1, others=others)
+    for name in ("tokens", "timestep", "labels"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name)), name
+    sources = generators(7, "noise", range(4))
+    for source in sources:  # the time's draw, the drop's and the noise are done
+        (torch.randint(1000, (1,), generator=source) if kind in DDPM_KINDS else torch.randn(1, generator=source))
+        torch.rand(1, generator=source), torch.randn(1, 6, 5, generator=source)
+    other_noise = torch.cat([torch.randn(1, 6, 5, generator=source) for source in sources])
+    time = per_token(batch.timestep)
+    right, wrong = plain.target, {"flow": other_noise - others, "sample": others}.get(kind)
+    prediction = torch.randn(4, 6, 5, requires_grad=True)
+    answer = prediction
+    if kind == "flow_sample":
+        answer, right = ((batch.tokens - x) / (time / 1000) for x in (prediction, x0))
+        wrong = other_noise - others
+    elif kind == "v_prediction":
+        wrong = DDPMScheduler().get_velocity(others, other_noise, batch.timestep.long())
+    ((answer - right).square() - 0.1 * (answer - wrong).square()).mean().backward()
+    expected, prediction.grad = prediction.grad, None
+    found = masked_losses(
+        prediction, batch.target, torch.ones(6, 5, dtype=torch.bool), NUM_STRUCTURE, batch.weight
+    ).total
+    found.backward()
+    assert found > 0
+    torch.testing.assert_close(prediction.grad, expected)
+
+
+def test_contrast_needs_another_clip_of_each():
+    for others in (None, make_tokens(3)):
+        with pytest.raises(ValueError, match="contrastive_weight=0.05 needs another clip for each"):
+            draw("flow", range(4), contrastive_weight=0.05, others=others)
+
+
 @pytest.mark.parametrize("gamma", [0.5, 5.0])
 @pytest.mark.parametrize("kind", DDPM_KINDS)
 def test_min_snr_weights_by_hand(kind, gamma):
@@ -360,6 +401,9 @@ def test_schedulers_fit_the_objective():
         ({"min_snr_gamma": 5.0}, "min_snr_gamma=5.0 is for the DDPM kinds: leave it out with kind='flow'"),
         ({"kind": "flow_sample", "min_snr_gamma": 5.0}, "leave it out with kind='flow_sample'"),
         ({"kind": "sample", "min_snr_gamma": 0.0}, "min_snr_gamma must be positive, got 0.0"),
+        ({"contrastive_weight": 1.0}, r"contrastive_weight must be in \[0, 1\), got 1.0"),
+        ({"contrastive_weight": -0.1}, r"contrastive_weight must be in \[0, 1\), got -0.1"),
+        ({"kind": "epsilon", "contrastive_weight": 0.05}, "noise says nothing: leave it out with kind='epsilon'"),
         ({"joint_share": 0.8, "given_share": 0.3}, r"add up to at most 1, got \(0.8, 0.3\)"),
         ({"given_share": -0.1}, r"must be at least 0 and add up to at most 1, got \(0.5, -0.1\)"),
     ],

@@ -14,16 +14,16 @@ from autoencoder.common.pictures import save_png, sheet
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import to_video
 from autoencoder.latents import VidTwinLatents
+from autoencoder.metrics.exchanged_clips import exchange_shares
 from autoencoder.metrics.msd import TwoFactorScore, permuted, two_factor
-from autoencoder.metrics.oracle import Verdict, oracle
 from autoencoder.metrics.probes import Probe, probe
 from autoencoder.metrics.reconstruction import clips_psnr
-from autoencoder.metrics.separation import agreement, mean_agreement, nearness, whose
+from autoencoder.metrics.separation import nearness
 from autoencoder.metrics.sprites_judge import SpritesJudge
 from autoencoder.vidtwin import AutoencoderVidTwin
 from benchmarks.report import environment, write_json
 from benchmarks.separation import SeparationConfig
-from benchmarks.work.separation_clips import Exchange, ShapesClips, SpritesClips
+from benchmarks.work.separation_clips import ShapesClips, SpritesClips
 from benchmarks.work.sprites_separation import NOTES, JudgedSprites, SpritesRow, published_table
 from pipelines.checkpoint import load_pipeline
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
@@ -109,7 +109,7 @@ def measure(
         psnr=clips_psnr(own, exchange.clips),
         exchanged_psnr=clips_psnr(exchanged, exchange.rendered),
         nearness=nearness(*videos),
-        rows=None if exchange.truths is None else shares(exchange, exchanged, own),
+        rows=None if exchange.truths is None else exchange_shares(exchange, exchanged, own),
         probes=probes(vae, data, config.probe_clips, config.seed) if config.probe_clips else None,
         exchanged_score=scores[0],
         sampled_score=scores[1],
@@ -131,22 +131,6 @@ def pictures(name: str, vae: AutoencoderVidTwin, config: SeparationConfig) -> li
         (f"{name}: reconstructions of the first ones", list(decode_clips(vae, latents[:NUM_SHOWN]))),
         (f"{name}: exchanged", list(decode_clips(vae, mixed))),
     ]
-
-
-def shares(exchange: Exchange, exchanged: torch.Tensor, own: torch.Tensor) -> dict[str, dict[str, float | None]]:
-    """What exchanged clips, reconstructions and true renderings of the exchange, all uint8 (N, T, H, W, 3), show."""
-    structure = exchange.truths
-    dynamics = [structure[index] for index in exchange.dynamics_of]
-    expected = [_mixed(content, motion) for content, motion in zip(structure, dynamics, strict=True)]
-    rows = whose([oracle(clip) for clip in exchanged], structure, dynamics)
-    for name, clips, sources in (("reconstructions", own, structure), ("renderings", exchange.rendered, expected)):
-        found = [agreement(oracle(clip), source) for clip, source in zip(clips, sources, strict=True)]
-        rows[name] = mean_agreement(found)
-    return rows
-
-
-def _mixed(content: Verdict, motion: Verdict) -> Verdict:
-    return Verdict(content.shape, motion.motion, content.colour, motion.centre, content.background, motion.path)
 
 
 def probes(

@@ -1,20 +1,18 @@
-"""The held-out clips of `python -m benchmarks.separation`: which are exchanged, and what a perfect exchange shows."""
+"""The clips of `python -m benchmarks.separation`: which are exchanged, and what probes and judges try to name."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from autoencoder.common.errors import UserError
-from autoencoder.common.seeding import derive_seed
 from autoencoder.data import DataConfig, Shapes
-from autoencoder.data.shapes import MOTIONS, SHAPES, Content, Motion, render
+from autoencoder.data.shapes import MOTIONS, SHAPES, Content, Motion
 from autoencoder.data.sprite_sources import ATTRIBUTES, CLASS_NAMES, NUM_VALUES
+from autoencoder.metrics.exchanged_clips import Exchange, check_enough, exchanged_shapes, random_order
 from autoencoder.metrics.msd import Factor
-from autoencoder.metrics.oracle import Verdict, oracle
-from autoencoder.metrics.separation import both_ways, exchange_pairs, truth
+from autoencoder.metrics.oracle import oracle
+from autoencoder.metrics.separation import both_ways
 from autoencoder.metrics.sprites_judge import SpritesJudge
 from benchmarks.separation import SeparationConfig
 
@@ -25,23 +23,6 @@ if TYPE_CHECKING:
 # bounds leave every field with 7 to 17 % of the clips.
 PLACE_BOUNDS = (0.46, 0.54)
 Labels = dict[str, torch.Tensor]  # int64 (N,) by name
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """N held-out clips, exchanged in pairs.
-
-    Attributes:
-        clips: uint8 (N, T, H, W, 3), of which clip i gives the structure of exchanged clip i.
-        dynamics_of: the index of the clip that gives its dynamics.
-        rendered: uint8 (N, T, H, W, 3), the content of clip i in the motion of that clip.
-        truths: what the clips show; None where there is no oracle.
-    """
-
-    clips: torch.Tensor
-    dynamics_of: list[int]
-    rendered: torch.Tensor
-    truths: list[Verdict] | None
 
 
 class ShapesClips:
@@ -62,31 +43,8 @@ class ShapesClips:
         self.size, self.config = size, config
 
     def exchange(self) -> Exchange:
-        """Pairs that differ in all that the oracle tells, and stay within the frame in each other's motion.
-
-        Raises:
-            UserError: if there are fewer such pairs than wanted.
-        """
-        data = self.parts["val"]
-        order = _order(self.config.seed, len(data))
-        drawn = [(data.content(index), data.motion(index)) for index in order]
-        truths = [truth(content, motion, self.size) for content, motion in drawn]
-
-        def fit(first: int, second: int) -> bool:
-            (content, motion), (other_content, other_motion) = drawn[first], drawn[second]
-            return _within(content, other_motion, self.size) and _within(other_content, motion, self.size)
-
-        pairs = exchange_pairs(truths, self.config.count, fit)
-        _check_enough(len(pairs), self.config.count)
-        clips, partners = both_ways(pairs)
-        return Exchange(
-            clips=torch.stack([data.clip(order[place]) for place in clips]),
-            dynamics_of=[clips.index(place) for place in partners],
-            rendered=torch.stack(
-                [render(drawn[a][0], drawn[b][1], self.size) for a, b in zip(clips, partners, strict=True)]
-            ),
-            truths=[truths[place] for place in clips],
-        )
+        """As `exchanged_shapes`, of the held-out clips."""
+        return exchanged_shapes(self.parts["val"], self.config.count, self.config.seed)
 
     def labelled(self, split: str, count: int) -> tuple[torch.Tensor, Labels]:
         """The first clips of a part, uint8 (N, T, H, W, 3), and all that probes try to read."""
@@ -128,7 +86,7 @@ class SpritesClips:
             UserError: if there are fewer such pairs than wanted.
         """
         data = self.parts["val"]
-        order = _order(self.config.seed, len(data))
+        order = random_order(self.config.seed, len(data))
         found = {(data.character(index), data.label(index)): index for index in order}
         pairs, free = [], list(order)
         while free and len(pairs) < self.config.count:
@@ -137,7 +95,7 @@ class SpritesClips:
             if (partner := next(fitting, None)) is not None:
                 free.remove(partner)
                 pairs.append((first, partner))
-        _check_enough(len(pairs), self.config.count)
+        check_enough(len(pairs), self.config.count)
         clips, partners = both_ways(pairs)
         rendered = [found[data.character(a), data.label(b)] for a, b in zip(clips, partners, strict=True)]
         return Exchange(
@@ -156,7 +114,7 @@ class SpritesClips:
     def labelled(self, split: str, count: int) -> tuple[torch.Tensor, Labels]:
         """Random clips of a part, uint8 (N, T, H, W, 3), and all that probes try to read."""
         data = self.parts[split]
-        indices = _order(self.config.seed, len(data))[:count]
+        indices = random_order(self.config.seed, len(data))[:count]
         rows = [
             dict(zip(ATTRIBUTES, data.attributes(index), strict=True)) | {"action": data.label(index)}
             for index in indices
@@ -168,22 +126,6 @@ class SpritesClips:
         read = self.judge.read(clips)
         attributes = read.attributes.argmax(dim=2).unbind(dim=1)
         return {"action": read.action.argmax(dim=1)} | dict(zip(ATTRIBUTES, attributes, strict=True))
-
-
-def _order(seed: int, count: int) -> list[int]:
-    return np.random.default_rng(derive_seed(seed, "separation")).permutation(count).tolist()
-
-
-def _check_enough(found: int, wanted: int) -> None:
-    if found < wanted:
-        raise UserError(f"count must be at most {found}, the number of pairs of held-out clips that differ in all")
-
-
-def _within(content: Content, motion: Motion, size: int) -> bool:
-    """Whether no part of the content leaves the frame."""
-    left, right, up, down = content.extent
-    low, high = motion.path.min(axis=0), motion.path.max(axis=0)
-    return low[0] >= left and high[0] <= size - right and low[1] >= up and high[1] <= size - down
 
 
 def _shape_labels(content: Content, motion: Motion, size: int) -> dict[str, int]:

@@ -5,7 +5,7 @@ what this latent should carry (the shape for structure, the motion for dynamics)
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -81,7 +81,6 @@ class Sources:
         """
         verdicts = [oracle(video) for video in videos]
         shares = confirmed(verdicts, [self.class_names[label] for label in classes])
-        shares = {name: float(share) for name, share in shares.items()}
         if given is None:
             return Recombination(**shares)
         kept, source = (decode_clips(self.vae, both, given) for both in (latents, self.latents[: self.count]))
@@ -89,9 +88,16 @@ class Sources:
 
     def real(self, given: str) -> Recombination:
         """The ceiling of a row: the latent that is not given is taken from the partner, a real clip of the class."""
-        partners = self.partners(given)
-        mixed = _mix(given, self.latents[: self.count], self.latents[torch.tensor(partners)])
-        return self.measure(mixed, decode_clips(self.vae, mixed), [self.labels[index] for index in partners], given)
+        mixed = self.mixed(given)
+        return self.measure(mixed, decode_clips(self.vae, mixed), self.classes(given), given)
+
+    def classes(self, given: str | None) -> list[int]:
+        """The class asked for, for every source."""
+        return [self.labels[index] for index in self.partners(given)]
+
+    def mixed(self, given: str | None) -> VidTwinLatents:
+        """The latents of all sources, with those that are not given taken from the partner."""
+        return _mix(given, self.latents[: self.count], self.latents[torch.tensor(self.partners(given))])
 
     def carried(self) -> dict[str, dict[str, float]]:
         """Which latent carries shape and motion, if structure and dynamics come from real clips that differ in both.
@@ -108,21 +114,24 @@ class Sources:
         return {latent: {name: rows[latent][key] for name, key in names.items()} for latent in LATENT_NAMES}
 
 
-def sample(pipe: VidTwinDiffusionPipeline, sources: Sources, given: str | None, **settings) -> VidTwinLatents:
-    """One sample per source, of the class of its partner; sample i has the seed i.
+def sample(
+    pipe: VidTwinDiffusionPipeline, sources: Sources, given: str | None, seed: int = 0, **settings
+) -> VidTwinLatents:
+    """One sample per source, of the class of its partner; sample i has the seed `seed` + i.
 
     Args:
         pipe: a pipeline trained on moving shapes; with `independent_times` if a latent is given.
         sources: clips and their latents.
         given: "structure", "dynamics" or None.
+        seed: of the first sample.
         settings: further arguments of the pipeline.
     """
-    classes = [sources.labels[index] for index in sources.partners(given)]
+    classes = sources.classes(given)
     parts = []
     for start in range(0, sources.count, BATCH):
         batch = slice(start, min(start + BATCH, sources.count))
         source = {} if given is None else {given: sources.latents[batch]}
-        out = pipe(classes[batch], generator=start, output_type="latent", **settings, **source)
+        out = pipe(classes[batch], generator=seed + start, output_type="latent", **settings, **source)
         parts.append(out.frames)
     return VidTwinLatents.cat(parts)
 
@@ -135,8 +144,7 @@ def tabulate(
     for name, given in GIVEN.items():
         latents = sample(pipe, sources, given, **settings)
         videos[name] = decode_clips(pipe.vae, latents)
-        classes = [sources.labels[index] for index in sources.partners(given)]
-        rows[name] = sources.measure(latents, videos[name], classes, given)
+        rows[name] = sources.measure(latents, videos[name], sources.classes(given), given)
     return rows | {f"real {latent}": sources.real(latent) for latent in LATENT_NAMES}, videos
 
 
@@ -180,8 +188,6 @@ def recombination_table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _mix(kept: str, first: VidTwinLatents, second: VidTwinLatents) -> VidTwinLatents:
-    """The latent named `kept` of the first, with the other latent of the second."""
-    if kept == "structure":
-        return VidTwinLatents(first.structure, second.dynamics)
-    return VidTwinLatents(second.structure, first.dynamics)
+def _mix(kept: str | None, first: VidTwinLatents, second: VidTwinLatents) -> VidTwinLatents:
+    """The latent named `kept` of the first, with the rest of the second."""
+    return second if kept is None else replace(second, **{kept: getattr(first, kept)})

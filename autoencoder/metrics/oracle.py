@@ -110,15 +110,19 @@ def _motion(centre_x: np.ndarray, centre_y: np.ndarray, size: int) -> str:
     return best if spread[best] > size / 40 and spread[best] > 2 * spread[other] else "none"
 
 
+def confirms(verdict: Verdict, class_name: str) -> dict[str, bool]:
+    """Whether a verdict names the `shape` and the `motion` of a class, such as "circle_vertical", and `both`."""
+    shape, motion = class_name.split("_")
+    right = {"shape": verdict.shape == shape, "motion": verdict.motion == motion}
+    return right | {"both": all(right.values())}
+
+
 def confirmed(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> dict[str, float]:
     """Shares of verdicts, in [0, 1], that name the right shape, the right motion, and both.
 
     Args:
         verdicts: one per clip.
-        class_names: the class of each clip, such as "circle_vertical".
+        class_names: the class of each clip.
     """
-    pairs = [name.split("_") for name in class_names]
-    shape = [verdict.shape == pair[0] for verdict, pair in zip(verdicts, pairs, strict=True)]
-    motion = [verdict.motion == pair[1] for verdict, pair in zip(verdicts, pairs, strict=True)]
-    both = [all(pair) for pair in zip(shape, motion, strict=True)]
-    return {"shape": np.mean(shape), "motion": np.mean(motion), "both": np.mean(both)}
+    right = [confirms(*pair) for pair in zip(verdicts, class_names, strict=True)]
+    return {name: float(np.mean([clip[name] for clip in right])) for name in ("shape", "motion", "both")}

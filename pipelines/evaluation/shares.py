@@ -26,7 +26,7 @@ def class_shares(repeats: Sequence[Repeat], class_name: Callable[[int], str]) ->
             shares.append(
                 confirmed([found.verdict for found in findings], [class_name(index) for index in repeat.real])
             )
-        result[row] = {name: summary([float(share[name]) for share in shares]) for name in shares[0]}
+        result[row] = {name: summary([share[name] for share in shares]) for name in shares[0]}
     return result
 
 
@@ -45,8 +45,7 @@ def oracle_share(
         seed = label * videos_per_class
         out = pipe(label, num_inference_steps, guidance_scale, videos_per_class, generator=seed)
         verdicts += [oracle(video) for video in unit_to_uint8(out.frames)]
-    shares = confirmed(verdicts, [name for name in names for _ in range(videos_per_class)])
-    return {name: float(share) for name, share in shares.items()}
+    return confirmed(verdicts, [name for name in names for _ in range(videos_per_class)])
 
 
 def spread(verdicts: Sequence[Verdict], class_names: Sequence[str]) -> dict[str, float]:

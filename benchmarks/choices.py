@@ -1,7 +1,9 @@
 """The choices of stage two, trained for equal steps on moving shapes: `python -m benchmarks.choices`.
 
-Every variant changes one value of the first one's config. It is trained with each of the seeds by `python -m
-generator.train` on the same latents; the shares of samples whose class the oracle confirms are compared.
+Every variant changes one value of the preset, or several joined by "+". It is trained with each of the seeds by `python
+-m generator.train` on the same latents; the shares of samples whose class the oracle confirms are compared, and the
+seconds that the training took. Several calls with one --output-dir, each with a variant of its own, can run side by
+side; a last call with all variants then finds their runs there and prints the table.
 """
 
 from collections.abc import Sequence
@@ -19,9 +21,13 @@ DEFAULT = "default"
 CHOICES: dict[str, tuple[str, ...]] = {
     DEFAULT: (),
     "flow": ("--objective.kind", "flow"),
+    "flow_sample": ("--objective.kind", "flow_sample"),
     "v_prediction": ("--objective.kind", "v_prediction"),
     "epsilon": ("--objective.kind", "epsilon"),
     "min_snr": ("--objective.min-snr-gamma", "5"),
+    "noisy_times": ("--objective.logit-mean", "0.8"),
+    "contrastive": ("--objective.contrastive-weight", "0.05"),
+    "joint_share": ("--objective.joint-share", "0.75"),
     "shared_times": ("--objective.independent-times", "false"),
     "independent_times": ("--objective.independent-times", "true"),
     "cross_attention": ("--model.conditioning", "cross_attention"),
@@ -31,6 +37,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sincos": ("--model.positions", "sincos"),
     "rotary": ("--model.positions", "rotary"),
 }
+# The kinds of a flow alone draw times by `noisy_times`.
+DEFAULT_VARIANTS = ("flow_sample+noisy_times" if name == "noisy_times" else name for name in CHOICES)
 
 
 @dataclass
@@ -47,8 +55,9 @@ class ChoicesConfig:
     """Clips to train on."""
     seeds: int = 3
     """Runs of every variant, with the seeds 0, 1, 2, ..."""
-    variants: str = ",".join(CHOICES)
-    """Variants to train, separated by commas; the first is what the others are compared with."""
+    variants: str = ",".join(DEFAULT_VARIANTS)
+    """Variants to train, separated by commas; the first is what the others are compared with. "a+b" changes the values
+    of both."""
     videos_per_class: int = 20
     """Samples of every class and run."""
     num_inference_steps: int = 25
@@ -56,12 +65,14 @@ class ChoicesConfig:
     guidance_scale: float = 2.0
     """Weight of classifier-free guidance."""
     output_dir: Path = Path("outputs/choices")
-    """Folder of the runs, their latents and choices.json; the runs of an earlier comparison are replaced."""
+    """Folder of the runs, their latents and choices.json. A run that is there and was made with the same settings from
+    the same autoencoder is taken over; others are replaced."""
 
     def __post_init__(self):
         counts = ("max_steps", "max_videos", "seeds", "videos_per_class", "num_inference_steps")
         check_counts(**{name: getattr(self, name) for name in counts})
-        self.names = chosen_variants(self.variants, list(CHOICES))
+        chosen_variants(self.variants.replace("+", ","), list(CHOICES))
+        self.names = self.variants.split(",")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -53,7 +53,15 @@ def test_the_commands_train_sample_and_compare(tmp_path, capfd, monkeypatch):
     report = json.loads((tmp_path / "out/choices.json").read_text())
     assert [row["variant"] for row in report["rows"]] == [DEFAULT, "flow"]
     assert all(row["loss"] > 0 and 0 <= row["both"] <= row["shape"] <= 1 for row in report["rows"])
-    assert "not measured: one seed" in capfd.readouterr().out
+    assert all(row["seconds"] > 0 for row in report["rows"])
+    printed = capfd.readouterr().out
+    assert "not measured: one seed" in printed and printed.count("$ python -m generator.train") == 2
+
+    # Runs that are there are taken over, unless one was made in another way.
+    monkeypatch.setitem(CHOICES, DEFAULT, (*CHOICES[DEFAULT], "--objective.label-dropout", "0.2"))
+    choices_command.main([*arguments, "--autoencoder", str(tmp_path / "model")])
+    assert json.loads((tmp_path / "out/choices.json").read_text())["runs"]["flow"] == report["runs"]["flow"]
+    assert capfd.readouterr().out.count("$ python -m generator.train") == 1
 
     folders = ",".join(str(tmp_path / "out" / f"{name}-0" / "pipeline") for name in (DEFAULT, "flow"))
     solvers_command.main(
@@ -66,8 +74,18 @@ def test_the_commands_train_sample_and_compare(tmp_path, capfd, monkeypatch):
     assert (tmp_path / "solvers.png").stat().st_size > 1000
 
 
+def test_variants_can_be_joined(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_autoencoder().save_pretrained("model")
+    default, joined = settings(DEFAULT), settings("flow_sample+noisy_times+joint_share")
+    changed = {key: value for key, value in joined.items() if value != default[key]}
+    assert changed == {"objective.kind": "flow_sample", "objective.logit_mean": 0.8, "objective.joint_share": 0.75}
+    assert ChoicesConfig(variants="default,flow_sample+contrastive").names == ["default", "flow_sample+contrastive"]
+
+
 def test_bad_settings():
-    with pytest.raises(ValueError, match="variants must be of default, .*, got dropout"):
-        commands.build(ChoicesConfig, vars(ChoicesConfig()) | {"variants": "dropout"})
+    for variants in ("dropout", "flow+dropout", "flow+dropout,default"):
+        with pytest.raises(ValueError, match="variants must be of default, .*, got dropout"):
+            commands.build(ChoicesConfig, vars(ChoicesConfig()) | {"variants": variants})
     with pytest.raises(ValueError, match="steps 0 must be at least 1, got 0"):
         solvers.SolversConfig(pipelines="x", steps="5,0")

@@ -1,10 +1,20 @@
 """What every test starts from."""
 
+import os
 import signal
 
 import pytest
 import torch
 from diffusers.models.attention_dispatch import attention_backend
+
+
+def pytest_configure(config):
+    """Only the tests marked `gpu`, run alone, see a GPU; what all others expect, bit by bit, is what a CPU does.
+
+    The processes that tests start inherit this, and so do xdist's.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

@@ -261,6 +261,7 @@ def test_measure_on_cpu_says_that_memory_was_not_measured():
     assert str(cost).endswith("peak memory not measured")
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="peak memory is measured on CUDA only")
 def test_measure_on_cuda():
     with measure("cuda") as cost:

@@ -1,6 +1,7 @@
 """What must hold on a GPU. The same tests run on the CPU, so that they are known to run at all."""
 
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -46,6 +47,10 @@ def stage_two_loss(dit, device: str) -> torch.Tensor:
     tokens = tokens.view(2, dit.layout.num_tokens, dit.layout.token_dim).to(device)
     labels = torch.tensor([0, 2], device=device)
     return F.mse_loss(dit(tokens, torch.tensor([100.0, 900.0], device=device), labels).sample.float(), tokens.flip(0))
+
+
+def test_tests_without_the_mark_see_no_gpu():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" and not torch.cuda.is_available()
 
 
 @on_every_device

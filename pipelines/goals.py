@@ -140,7 +140,7 @@ def measure_goals(pipe: VidTwinDiffusionPipeline, settings: GoalSettings | None 
     """
     settings = settings or GoalSettings()
     held_out = Shapes(pipe.vae.config.num_frames, pipe.vae.config.sample_size, "val")
-    if not samples_shapes(pipe):
+    if class_names(pipe) != CLASS_NAMES:
         raise UserError(f"the goals are for moving shapes, of the classes {', '.join(CLASS_NAMES)}")
     pipe.set_progress_bar_config(disable=True)
     kinds = {"reconstructions": _reconstructions(pipe.vae, held_out, settings.held_out_clips)}
@@ -159,9 +159,10 @@ def measure_goals(pipe: VidTwinDiffusionPipeline, settings: GoalSettings | None 
     )
 
 
-def samples_shapes(pipe: VidTwinDiffusionPipeline) -> bool:
-    """Whether a pipeline's classes are those of moving shapes."""
-    return pipe.transformer.config.id2label == {str(label): name for label, name in enumerate(CLASS_NAMES)}
+def class_names(pipe: VidTwinDiffusionPipeline) -> tuple[str, ...]:
+    """The names of a pipeline's classes in their order; empty if they have none."""
+    names = pipe.transformer.config.id2label or {}
+    return tuple(names[str(label)] for label in range(len(names)))
 
 
 def _figures(judged: dict[str, JudgedClips]) -> dict[str, float]:

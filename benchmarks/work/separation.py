@@ -167,18 +167,18 @@ def two_factor_scores(
     return score(permuted(latents, seed)), None if sample is None else score(sample(len(latents)))
 
 
-def sampler(pipe: VidTwinDiffusionPipeline, config: SeparationConfig) -> Sampler:
+def sampler(pipe: VidTwinDiffusionPipeline, num_inference_steps: int, guidance_scale: float, seed: int) -> Sampler:
     """Both latents at once, of classes drawn uniformly."""
     pipe.set_progress_bar_config(disable=True)
-    settings = {"num_inference_steps": config.num_inference_steps, "guidance_scale": config.guidance_scale}
+    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
 
     def sample(count: int) -> VidTwinLatents:
-        draw = np.random.default_rng(derive_seed(config.seed, "classes"))
+        draw = np.random.default_rng(derive_seed(seed, "classes"))
         classes = draw.integers(pipe.transformer.config.num_classes, size=count).tolist()
         parts = []
         for start in range(0, count, SAMPLES_AT_A_TIME):
-            batch, seed = classes[start : start + SAMPLES_AT_A_TIME], derive_seed(config.seed, "samples", start)
-            parts.append(pipe(batch, generator=seed, output_type="latent", **settings).frames)
+            batch, first = classes[start : start + SAMPLES_AT_A_TIME], derive_seed(seed, "samples", start)
+            parts.append(pipe(batch, generator=first, output_type="latent", **settings).frames)
         return VidTwinLatents.cat(parts)
 
     return sample
@@ -289,4 +289,4 @@ def models(config: SeparationConfig) -> Iterator[tuple[Path, AutoencoderVidTwin,
         yield folder, load_autoencoder(folder, config.device), None
     if config.pipeline is not None:
         pipe = load_pipeline(config.pipeline, config.device)
-        yield config.pipeline, pipe.vae, sampler(pipe, config)
+        yield config.pipeline, pipe.vae, sampler(pipe, config.num_inference_steps, config.guidance_scale, config.seed)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from pipelines.goals import Findings
+from pipelines.goals import FIGURES, Findings
 
 NOT_MEASURED = "not measured"
 OF_REAL_CLIPS = "real clips"
@@ -65,6 +65,20 @@ def goal_table(columns: Mapping[str, Sequence[Findings]]) -> str:
         cells = (_cell(findings, key, goal.unit) for findings in columns.values())
         rows.append([goal.caption, *goals, _text([fmean(real)], goal.unit) if real else "", *cells])
     return _markdown(rows)
+
+
+def card_figures(findings: Findings | None) -> dict[str, str]:
+    """The figures of a pipeline of moving shapes with the goals of a long training, for its model card, by caption.
+
+    Args:
+        findings: None says that nothing was measured.
+    """
+    rows = {}
+    for key in (*FIGURES, "psnr"):
+        goal, found = GOALS[key], {} if findings is None else findings.figures
+        text = _text([found[key]], goal.unit) if key in found else NOT_MEASURED
+        rows[goal.caption] = f"{text} (goal: {_text([goal.long], goal.unit)})"
+    return rows
 
 
 def _cell(findings: Sequence[Findings], key: str, unit: str) -> str:

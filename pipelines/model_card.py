@@ -23,6 +23,17 @@ TRAINING = {
     "date": "date of export",
     "autoencoder_sha256": "autoencoder (sha256)",
 }
+# The same for each stage, by the key of its facts in the pipeline's `training["stages"]`.
+STAGE = {
+    "preset": "preset",
+    "settings": "all settings",
+    "seed": "seed",
+    "steps": "steps",
+    "batch_size": "batch size",
+    "precision": "precision",
+    "duration": "time, by its records",
+    "machine": "machine",
+}
 METRICS = ("held-out loss", "FVD")
 
 
@@ -43,7 +54,8 @@ def model_card(pipe: "VidTwinDiffusionPipeline") -> str:
         _example(names),
         f"## Classes\n\n{_classes(names, num_classes)}",
         "## Training",
-        _table({title: training.get(key) or NOT_RECORDED for key, title in TRAINING.items()}),
+        _table({title: _known(training, key) for key, title in TRAINING.items()}),
+        *_stages(training.get("stages") or {}),
         "## Measured",
         _table(metrics),
         "## Licence",
@@ -95,6 +107,22 @@ def _facts(pipe: "VidTwinDiffusionPipeline", fps: float | None) -> dict[str, str
         "prediction": f"{transformer.config.prediction_type}, sampled by {type(pipe.scheduler).__name__}",
         "one latent given, the other sampled": "yes" if transformer.config.independent_times else "no",
     }
+
+
+def _stages(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The table of how each stage was trained, in columns; nothing where it is not recorded."""
+    if not stages:
+        return []
+    lines = [f"| | {' | '.join(stages)} |", "|---" * (len(stages) + 1) + "|"]
+    for key, title in STAGE.items():
+        values = (_cell(_known(facts, key)) for facts in stages.values())
+        lines.append(f"| {title} | {' | '.join(values)} |")
+    return ["\n".join(lines)]
+
+
+def _known(facts: Mapping[str, Any], key: str) -> Any:
+    value = facts.get(key)
+    return NOT_RECORDED if value in (None, "") else value
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+import yaml
 
 from autoencoder.data.shapes import CLASS_NAMES
 from pipelines import VidTwinDiffusionPipeline, pretrained
 from pipelines.folders import pretrained_names
+from pipelines.goal_table import card_figures
+from pipelines.model_card import STAGE, model_card
+from pipelines.shipping import MAX_BYTES, PLACES, preset_of
 
-MAX_BYTES = 8_000_000
-FORMATS = {".json", ".md", ".safetensors"}
+FORMATS = {".json", ".md", ".safetensors", ".yaml"}
 
 pytestmark = [
     pytest.mark.skipif(not pretrained_names(), reason="no weights are committed yet"),
@@ -30,9 +33,19 @@ def test_it_is_small_and_holds_no_code():
 
 
 def test_it_samples_every_class_by_name(pipe):
-    assert {parameter.dtype for model in (pipe.vae, pipe.transformer) for parameter in model.parameters()} == {
-        torch.float32
-    }
+    dtypes = {parameter.dtype for model in (pipe.vae, pipe.transformer) for parameter in model.parameters()}
+    assert dtypes == {torch.float32}
     frames = pipe(list(CLASS_NAMES), num_inference_steps=2, generator=0).frames
     assert frames.shape == (10, 16, 32, 32, 3) and frames.std() > 0.05
     assert pipe.transformer.config.independent_times
+
+
+def test_the_card_says_how_it_was_made_and_what_it_reaches(pipe):
+    training = pipe.config.training
+    for stage, facts in training["stages"].items():
+        assert all(facts[key] not in (None, "", "none") for key in STAGE), stage
+        settings = yaml.safe_load((pretrained("shapes") / f"{stage}.yaml").read_text())
+        assert preset_of(stage, settings) == facts["preset"] and not PLACES & settings.keys()
+    assert not [name for name in card_figures(None) if training["metrics"][name].startswith("not measured")]
+    card = (pretrained("shapes") / "README.md").read_text()
+    assert sorted(card.splitlines()) == sorted(model_card(pipe).splitlines())  # JSON has its keys in another order

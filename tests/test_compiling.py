@@ -46,11 +46,14 @@ def test_what_is_asked_for_is_done(tools, setting, device):
 
 def test_tf32_is_for_products_and_convolutions():
     settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    former = [setting.fp32_precision for setting in settings]
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
-        for allowed, name in ((True, "tf32"), (False, "ieee")):
+        for allowed in (True, False):
             set_tf32(allowed)
-            assert [setting.fp32_precision for setting in settings] == [name, name]
+            assert [setting.fp32_precision == "tf32" for setting in settings] == [allowed, allowed]
+            # Lightning reads this one before a training on a GPU; torch raises where it contradicts the newer ones.
+            assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+            assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
     finally:
-        for setting, precision in zip(settings, former, strict=True):
-            setting.fp32_precision = precision
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions

@@ -56,9 +56,13 @@ def settle_precision(precision: Precision, device: torch.device | str, saved_con
 
 
 def set_tf32(allowed: bool) -> None:
-    """Allow or forbid TF32 in CUDA's fp32 matrix products and convolutions, for the whole process."""
-    for setting in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-        setting.fp32_precision = "tf32" if allowed else "ieee"
+    """Allow or forbid TF32 in CUDA's fp32 matrix products and convolutions, for the whole process.
+
+    By the older two of torch's settings, which set the newer `fp32_precision` too: Lightning and inductor read the
+    older ones, and torch raises there once only the newer ones have been set.
+    """
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def describe_precision(precision: Literal["fp32", "bf16"], device: torch.device | str) -> str:

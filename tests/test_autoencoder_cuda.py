@@ -12,7 +12,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from autoencoder.common.errors import NumericalError
 from autoencoder.common.guard import FiniteGuard
-from autoencoder.training.config import ExchangeConfig, KLConfig, TrainConfig
+from autoencoder.training.config import ExchangeConfig, InterpolatingNoiseConfig, KLConfig, TrainConfig
 from autoencoder.training.datamodule import NoisyCollate
 from autoencoder.training.exchange import KEPT, SOURCES
 from autoencoder.training.module import VidTwinModule
@@ -79,7 +79,9 @@ def start_on_gpu(module: VidTwinModule) -> None:
 def batch_on_gpu(module: VidTwinModule) -> dict:
     """A training batch as the loader's workers and Lightning bring it."""
     vae = module.model
-    noise = LatentNoise(0, vae.structure_shape, vae.dynamics_shape, module.config.latent_noise)
+    config = module.config
+    added = config.latent_noise, config.interpolating_noise, config.batch_size
+    noise = LatentNoise(0, vae.structure_shape, vae.dynamics_shape, *added)
     items = [
         {
             "sample": {"video": torch.zeros(4, SIDE, SIDE, 3, dtype=torch.uint8), "label": 0, "position": position},
@@ -102,7 +104,12 @@ def take_step(module: VidTwinModule) -> None:
 @pytest.mark.parametrize("optimizer, share", [("adam", 0.5), ("muon", 0.0)])
 def test_a_step_waits_only_where_it_logs(optimizer, share):
     """Nor does skipping a step that is not finite wait, which either optimiser does on the device."""
-    module = make_module(optimizer, exchange=ExchangeConfig(share), structure_kl=KLConfig(0.1, warmup_steps=9))
+    module = make_module(
+        optimizer,
+        exchange=ExchangeConfig(share),
+        structure_kl=KLConfig(0.1, warmup_steps=9),
+        interpolating_noise=InterpolatingNoiseConfig(share),
+    )
     with FakeCuda() as gpu:
         start_on_gpu(module)
         for step in range(2):

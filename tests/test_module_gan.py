@@ -15,7 +15,7 @@ from test_autoencoder_train import arguments
 from tiny_models import tiny_vae
 from torch import nn
 
-from autoencoder import AutoencoderVidTwin, VidTwinLatents
+from autoencoder import AutoencoderVidTwin
 from autoencoder import train as train_command
 from autoencoder.common.run import RunFolder
 from autoencoder.common.seeding import derive_seed, generators
@@ -30,7 +30,7 @@ from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.discriminator import PatchDiscriminator
 from autoencoder.training.losses import VidTwinLoss, adaptive_weight, discriminator_hinge, generator_hinge
 from autoencoder.training.module import VidTwinModule
-from autoencoder.training.noise import LatentNoise, add_noise
+from autoencoder.training.noise import LatentNoise
 
 GAN = {
     "gan": True,
@@ -272,17 +272,6 @@ def test_lpips_without_weights_stops_at_once(tmp_path):
     with pytest.raises(ValueError, match=r"lpips_weight=0\.05 needs .*--lpips-weights"):
         train_command.main(arguments(tmp_path / "run", lpips_weight=0.05))
     assert not (tmp_path / "run").exists()
-
-
-def test_noise_on_latents():
-    latents = VidTwinLatents(torch.zeros(3, 2, 8, 16, 16), torch.zeros(3, 2, 32, 64))
-    noise = LatentNoise(0, (2, 8, 16, 16), (2, 32, 64), max_level=0.5)
-    noisy = add_noise(latents, noise([5, 6, 7])["latents"])
-    levels = noisy.structure.flatten(1).std(1)
-    assert levels.max() < 0.55 and levels.max() - levels.min() > 0.02
-    torch.testing.assert_close(noisy.dynamics.flatten(1).std(1), levels, rtol=0.1, atol=0)
-    alone = add_noise(latents[1], noise([6])["latents"])
-    assert torch.equal(alone.structure, noisy.structure[1:2]) and torch.equal(alone.dynamics, noisy.dynamics[1:2])
 
 
 @pytest.mark.parametrize(

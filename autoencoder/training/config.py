@@ -87,6 +87,30 @@ class KLConfig:
 
 
 @dataclass
+class InterpolatingNoiseConfig:
+    """Noise in the place of a share of the latents in training, z' = (1 - tau) z + tau * strength * |z| * eps, so that
+    they hold what can be read from disturbed latents, too, such as a generator's (l-DeTok, arXiv 2507.15856)."""
+
+    level: float = 0.0
+    """The share tau of a clip, one for both its latents, is drawn uniformly from 0 to this; the paper takes 1, and 0
+    leaves the latents as they are."""
+    strength: float = 3.0
+    """Standard deviation of the noise over |z|, the root mean square of the clip's own latent, so that latents cannot
+    outgrow it. The paper takes 3, over latents of any scale."""
+    start: int = 0
+    """Steps without this noise."""
+    warmup_steps: int = 0
+    """Steps, from `start` on, over which the level rises linearly."""
+
+    def __post_init__(self):
+        if not 0 <= self.level <= 1:
+            raise UserError(f"interpolating_noise.level must lie in [0, 1], got {self.level}")
+        for name in ("strength", "start", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"interpolating_noise.{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass
 class TrainConfig(RunConfig, DataConfig):
     """Settings of a stage-one run.
 
@@ -130,6 +154,8 @@ class TrainConfig(RunConfig, DataConfig):
     latent_noise: float = 0.0
     """In training, Gaussian noise is added to both latents, whose scale is about 1; its standard deviation is drawn per
     clip, uniformly from 0 to this."""
+    interpolating_noise: InterpolatingNoiseConfig = field(default_factory=InterpolatingNoiseConfig)
+    """Noise that both latents are interpolated with in training."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights, which is validated and exported; step n takes at most
     (1 + n) / (10 + n). 0 does without."""

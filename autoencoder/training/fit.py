@@ -158,6 +158,11 @@ def dry_run(config: TrainConfig, model: AutoencoderVidTwin, folder: RunFolder, l
         print("dry run: nothing was written")
 
 
+def _latent_noise(config: TrainConfig, model: AutoencoderVidTwin) -> LatentNoise:
+    shapes = model.structure_shape, model.dynamics_shape
+    return LatentNoise(config.seed, *shapes, config.latent_noise, config.interpolating_noise, config.batch_size)
+
+
 def _prepare(
     config: TrainConfig, model: AutoencoderVidTwin, lpips: nn.Module | None
 ) -> tuple[ClipDataModule, VidTwinModule]:
@@ -169,7 +174,7 @@ def _prepare(
         config.batch_size,
         config.num_held_out,
         config.seed,
-        LatentNoise(config.seed, model.structure_shape, model.dynamics_shape, config.latent_noise),
+        _latent_noise(config, model),
         config.micro_batches(config.num_processes)[0],
         Exchange(config.exchange, config.seed, config.batch_size) if config.exchange.is_on else None,
     )

@@ -28,7 +28,7 @@ from autoencoder.training.config import KLConfig, TrainConfig
 from autoencoder.training.exchange import KEPT, SOURCES
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
 from autoencoder.training.losses import VidTwinLoss
-from autoencoder.training.noise import Pair, add_noise
+from autoencoder.training.noise import Noise, add_noise, interpolate
 from autoencoder.training.schedules import risen
 from autoencoder.training.sides import Side
 from autoencoder.vidtwin import AutoencoderVidTwin
@@ -178,7 +178,7 @@ class VidTwinModule(LightningModule):
         sums = {}
         for index, (end, size) in enumerate(zip(ends, sizes, strict=True)):
             part = slice(end - size, end)
-            noise = {name: tuple(tensor[part] for tensor in pair) for name, pair in sample["noise"].items()}
+            noise = {name: tuple(tensor[part] for tensor in drawn) for name, drawn in sample["noise"].items()}
             clips = [to_video(sample[name][part]) for name in ("video", *SOURCES) if name in sample]
             share = size / sum(sizes)
             with ExitStack() as stack:
@@ -192,7 +192,7 @@ class VidTwinModule(LightningModule):
     def _backward(
         self,
         clips: Sequence[torch.Tensor],
-        noise: dict[str, Pair],
+        noise: Noise,
         kept: torch.Tensor | None,
         gan_share: float,
         share: float,
@@ -212,7 +212,7 @@ class VidTwinModule(LightningModule):
         return terms
 
     def _autoencoder_loss(
-        self, clips: Sequence[torch.Tensor], noise: dict[str, Pair], kept: torch.Tensor | None, gan_share: float
+        self, clips: Sequence[torch.Tensor], noise: Noise, kept: torch.Tensor | None, gan_share: float
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Loss of a micro-batch, its terms by name, and the reconstruction.
 
@@ -229,6 +229,8 @@ class VidTwinModule(LightningModule):
         latents = posterior.sample(noise=VidTwinLatents(*noise["posterior"]))
         if "latents" in noise:
             latents = add_noise(latents, noise["latents"])
+        if "interpolation" in noise:
+            latents = interpolate(latents, *noise["interpolation"])
         if kept is not None:
             latents = VidTwinLatents(latents.structure, latents.dynamics * kept.view(-1, 1, 1, 1))
         reconstruction = self.model.decode(latents).sample

@@ -7,7 +7,7 @@ from autoencoder.common.precision import describe_precision
 from autoencoder.common.progress import progress_bar
 from autoencoder.common.run import RunFolder
 from autoencoder.common.summary import ExpectedEnd, describe_batches, describe_clips
-from autoencoder.training.config import ExchangeConfig, KLConfig, TrainConfig
+from autoencoder.training.config import ExchangeConfig, InterpolatingNoiseConfig, KLConfig, TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.module import VidTwinModule
 
@@ -35,6 +35,7 @@ def describe_run(
         "model": f"{count:,} parameters, latents {tokens}, rate {model.compression_rate:.2%}",
         "loss": ", ".join(terms) + "; the bar's l1 is the mean absolute error per number, of a range of 2",
         **({"exchange": describe_exchange(config.exchange)} if config.exchange.is_on else {}),
+        **({"noise": describe_noise(config.interpolating_noise)} if config.interpolating_noise.level else {}),
         "device": f"{config.num_processes} x {config.device}, {describe_precision(config.precision, config.device)}",
         "steps": describe_batches(config, config.num_processes)
         + f"; validation every {config.validate_every}, checkpoint every {config.checkpoint_every}",
@@ -61,6 +62,15 @@ def describe_kl(config: TrainConfig) -> str:
         late = f" from step {kl.start} on, in full {kl.warmup_steps} later" if kl.start or kl.warmup_steps else ""
         parts.append(f"KL of {name} x {weight:g}{late}")
     return ", ".join(parts)
+
+
+def describe_noise(noise: InterpolatingNoiseConfig) -> str:
+    """What the latents are interpolated with in training, in a line."""
+    full = noise.start + noise.warmup_steps
+    return (
+        f"in the place of up to {noise.level:.0%} of the latents, {noise.strength:g} times as strong as they "
+        f"(in full from step {full})"
+    )
 
 
 def describe_exchange(exchange: ExchangeConfig) -> str:

@@ -43,6 +43,15 @@ GOALS = {
     "psnr": Goal("reconstruction: PSNR", 24, 30, "dB"),
     "reconstructions": Goal("reconstruction: shape and motion confirmed", 0.85, 0.99),
 }
+AGREEMENTS = {
+    "shape": "shape",
+    "background": "background",
+    "colour": "colour of the shape",
+    "content": "all three",
+    "axis": "axis",
+    "path_correlation": "path: correlation along the axis",
+    "path_distance": "path: pixels away",
+}
 NOTES = """\
 Content: shape and both colours. Motion: the axis. Of several trainings of a pipeline: the mean, and each value. In
 italics: from latents of real clips only, none of them sampled, and those of exchanged clips not exchanged; it is what
@@ -79,6 +88,31 @@ def card_figures(findings: Findings | None) -> dict[str, str]:
         text = _text([found[key]], goal.unit) if key in found else NOT_MEASURED
         rows[goal.caption] = f"{text} (goal: {_text([goal.long], goal.unit)})"
     return rows
+
+
+def exchange_table(columns: Mapping[str, Sequence[Findings]]) -> str:
+    """What exchanged clips have in common with the sources of their latents, in Markdown.
+
+    Args:
+        columns: as of `goal_table`; of several trainings the mean is shown, and those without it are left out.
+    """
+    everything = {title: [found.exchanged for found in findings] for title, findings in columns.items()}
+    measured = {title: list(filter(None, exchanged)) for title, exchanged in everything.items() if any(exchanged)}
+    rows = [["exchanged clips: as the clip of S / of D", *measured]]
+    for key, caption in AGREEMENTS.items():
+        rows.append([caption, *(_agreement(exchanged, key) for exchanged in measured.values())])
+    return _markdown(rows)
+
+
+def _agreement(exchanged: Sequence[Mapping[str, Mapping[str, float | None]]], key: str) -> str:
+    """The means for structure and for dynamics; a path that is seen nowhere has no distance."""
+    is_share = not key.startswith("path")
+    cells = []
+    for latent in ("structure", "dynamics"):
+        values = [found[latent][key] for found in exchanged if found[latent][key] is not None]
+        mean = fmean(values) if values else None
+        cells.append(NOT_MEASURED if mean is None else _number(mean, "%") if is_share else f"{mean:.2f}")
+    return " / ".join(cells) + (" %" if is_share else "")
 
 
 def _cell(findings: Sequence[Findings], key: str, unit: str) -> str:

@@ -6,7 +6,6 @@ real clips, and of what the same autoencoder decodes from latents of real clips 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -85,6 +84,13 @@ class JudgedClips:
         """Share of the clips in which this is right, in [0, 1]."""
         return sum(clip[name] for clip in self.right) / len(self.right)
 
+    def by_class(self) -> dict[str, float]:
+        """For every class asked for, the share of its clips in which all is right."""
+        both: dict[str, list[bool]] = {}
+        for name, clip in zip(self.class_names, self.right, strict=True):
+            both.setdefault(name, []).append(clip["both"])
+        return {name: sum(values) / len(values) for name, values in both.items()}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -113,15 +119,17 @@ class Findings:
         unsampled: the same from latents of real clips only, those of exchanged clips from one clip: what the
             autoencoder allows, if its latents are apart.
         real: the same of real clips: how right the judge is.
-        details: rows "structure" and "dynamics" as of `autoencoder.metrics.separation.mean_agreement`: what exchanged
-            clips have in common with the clip that gave this latent.
+        exchanged: for "structure" and "dynamics", what exchanged clips have in common with the clip that gave this
+            latent, as of `autoencoder.metrics.separation.mean_agreement`.
+        by_class: for every kind that asks for classes, the share of the clips of a class in which all is right.
         kinds: the clips by kind, of those in `FIGURES`.
     """
 
     figures: dict[str, float]
     unsampled: dict[str, float] = field(default_factory=dict)
     real: dict[str, float] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
+    exchanged: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
 
 
@@ -144,7 +152,7 @@ def measure_goals(pipe: VidTwinDiffusionPipeline, settings: GoalSettings | None 
         raise UserError(f"the goals are for moving shapes, of the classes {', '.join(CLASS_NAMES)}")
     pipe.set_progress_bar_config(disable=True)
     kinds = {"reconstructions": _reconstructions(pipe.vae, held_out, settings.held_out_clips)}
-    kinds["exchange"], details = _exchange(pipe.vae, held_out, settings.exchanged_pairs)
+    kinds["exchange"], exchanged = _exchange(pipe.vae, held_out, settings.exchanged_pairs)
     sources = Sources(pipe.vae, held_out, settings.samples_per_class * len(CLASS_NAMES))
     for name, given in GIVEN.items():
         if given is None or pipe.transformer.config.independent_times:
@@ -154,7 +162,8 @@ def measure_goals(pipe: VidTwinDiffusionPipeline, settings: GoalSettings | None 
         figures=_figures({name: kind.decoded for name, kind in kinds.items()}) | {"psnr": psnr},
         unsampled=_figures({name: kind.unsampled for name, kind in kinds.items() if kind.unsampled is not None}),
         real=_figures({name: kind.real for name, kind in kinds.items()}),
-        details=details,
+        exchanged=exchanged,
+        by_class={name: kind.decoded.by_class() for name, kind in kinds.items() if kind.decoded.class_names},
         kinds=kinds,
     )
 
@@ -184,23 +193,23 @@ def _reconstructions(vae: AutoencoderVidTwin, held_out: Shapes, count: int) -> K
     return Kind(_of_classes(decoded, names), None, _of_classes(clips, names), {"both": clips})
 
 
-def _exchange(vae: AutoencoderVidTwin, held_out: Shapes, pairs: int) -> tuple[Kind, dict[str, Any]]:
+def _exchange(vae: AutoencoderVidTwin, held_out: Shapes, pairs: int) -> tuple[Kind, dict[str, dict[str, float | None]]]:
     """Held-out clips that exchanged their real latents, and what they have in common with their sources, on average."""
     exchange = exchanged_shapes(held_out, pairs, EXCHANGE_SEED)
     structure = exchange.truths
     dynamics = [structure[index] for index in exchange.dynamics_of]
     latents = encode_clips(vae, exchange.clips)
     exchanged = decode_clips(vae, VidTwinLatents(latents.structure, latents.dynamics[exchange.dynamics_of]))
-    decoded, details = _of_sources(exchanged, structure, dynamics)
+    decoded, agreements = _of_sources(exchanged, structure, dynamics)
     own, _ = _of_sources(decode_clips(vae, latents), structure, structure)
     real, _ = _of_sources(exchange.rendered, structure, dynamics)
     sources = {"structure": exchange.clips, "dynamics": exchange.clips[exchange.dynamics_of]}
-    return Kind(decoded, own, real, sources), details
+    return Kind(decoded, own, real, sources), agreements
 
 
 def _of_sources(
     clips: torch.Tensor, structure: Sequence[Verdict], dynamics: Sequence[Verdict]
-) -> tuple[JudgedClips, dict[str, Any]]:
+) -> tuple[JudgedClips, dict[str, dict[str, float | None]]]:
     """Judge clips whose latents are of two clips, by what these show; and what they have in common, on average."""
     seen = [oracle(clip) for clip in clips]
     content, motion = (

@@ -10,8 +10,8 @@ from tiny_models import tiny_pipeline
 from autoencoder.codec import encode_clips
 from autoencoder.data.shapes import CLASS_NAMES, Shapes
 from autoencoder.latents import VidTwinLatents
-from pipelines.goal_table import GOALS, goal_table
-from pipelines.goals import FIGURES, FIRST_SEED, Findings, GoalSettings, measure_goals
+from pipelines.goal_table import GOALS, exchange_table, goal_table
+from pipelines.goals import FIGURES, FIRST_SEED, Findings, GoalSettings, JudgedClips, measure_goals
 
 SETTINGS = GoalSettings(samples_per_class=1, exchanged_pairs=3, held_out_clips=10, num_inference_steps=1)
 HELD_OUT = Shapes(8, 32, "val")
@@ -64,7 +64,7 @@ def test_a_perfect_pipeline_reaches_all(perfect):
     assert perfect.real == dict.fromkeys(FIGURES, 1.0)
     assert perfect.unsampled.keys() == FIGURES.keys() - {"reconstructions"}
     assert set(perfect.unsampled.values()) == {1.0}
-    assert perfect.details["dynamics"]["path_distance"] < 0.5 < perfect.details["structure"]["path_distance"]
+    assert perfect.exchanged["dynamics"]["path_distance"] < 0.5 < perfect.exchanged["structure"]["path_distance"]
 
 
 def test_samples_of_other_classes_are_seen(codec):
@@ -83,7 +83,7 @@ def test_an_autoencoder_with_everything_in_dynamics_is_seen():
     assert found.figures["samples"] == found.figures["reconstructions"] == 1
     assert found.figures["structure_shape"] == found.unsampled["structure_shape"] == 0
     assert found.unsampled["exchange_content"] == 1, "not exchanged"
-    assert found.details["dynamics"]["content"] == 1
+    assert found.exchanged["dynamics"]["content"] == 1
 
 
 def test_what_is_right_is_told_of_every_clip(perfect):
@@ -131,6 +131,26 @@ def test_the_table_sets_pipelines_beside_the_goals(perfect):
     assert rows["sprites, content exchanged: action kept"] == ["", "99.5 %", "", "not measured", "not measured"]
     assert rows["reconstruction: PSNR"][:2] == ["24 dB", "30 dB"] and rows["reconstruction: PSNR"][4] == "23.50 dB"
     assert len({len(line) for line in lines}) == 1
+
+
+def test_the_table_of_the_exchange_shows_both_sources(perfect):
+    nowhere = {"shape": 0.5, "background": 0.0, "colour": 0.0, "content": 0.0, "axis": 0.0, "path_correlation": 0.0}
+    other = Findings({}, exchanged=dict.fromkeys(("structure", "dynamics"), nowhere | {"path_distance": None}))
+    text = exchange_table({"one": [perfect], "two": [other, perfect], "none": [other], "sprites": [Findings({})]})
+    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines()}
+    assert rows["exchanged clips: as the clip of S / of D"] == ["one", "two", "none"]
+    assert rows["shape"] == ["100 / 0 %", "75 / 25 %", "50 / 50 %"]
+    assert rows["axis"] == ["0 / 100 %", "0 / 50 %", "0 / 0 %"]
+    assert rows["path: correlation along the axis"][0].endswith(" / 1.00")
+    assert rows["path: pixels away"][2] == "not measured / not measured"
+    assert rows["path: pixels away"][0] == rows["path: pixels away"][1], "of those with a path"
+
+
+def test_shares_by_class():
+    names = ["ring_vertical", "ring_vertical", "cross_vertical", "ring_vertical"]
+    right = [{"both": is_right} for is_right in (True, False, True, True)]
+    clips = JudgedClips(torch.zeros(4, 8, 32, 32, 3), right, names)
+    assert clips.by_class() == {"ring_vertical": pytest.approx(2 / 3), "cross_vertical": 1.0}
 
 
 def test_all_figures_have_a_goal():

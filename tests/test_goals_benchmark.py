@@ -53,6 +53,8 @@ def test_shapes_and_sprites_in_one_column(shapes, tmp_path, capsys):
     goals.main([*arguments, "--output", str(tmp_path / "goals.json")])
 
     table = cells(capsys.readouterr().out)
+    (exchanged,) = (row for caption, row in table.items() if caption.startswith("exchanged clips: as the clip of"))
+    assert exchanged == ["small", shapes]
     assert table[""] == ["goal, from scratch", "goal, trained long", "real clips", "small", shapes]
     for key in SPRITES_FIGURES:
         real, small, other = table[GOALS[key].caption][2:]
@@ -66,8 +68,9 @@ def test_shapes_and_sprites_in_one_column(shapes, tmp_path, capsys):
     assert report["goals"]["psnr"] == {"caption": "reconstruction: PSNR", "demo": 24, "long": 30, "unit": "dB"}
     assert [row["column"] for row in report["results"]] == ["small", shapes, "small", "small"]
     first, second, *_, last = report["results"]
+    assert first["by_class"]["samples"].keys() == set(CLASS_NAMES) and first["sprites"] is None
     assert first["figures"] == second["figures"] and first["figures"].keys() == {*FIGURES, "psnr"}
-    assert last["figures"].keys() == SPRITES_FIGURES.keys() and last["details"]["real clips"]["num_clips"] == 18
+    assert last["figures"].keys() == SPRITES_FIGURES.keys() and last["sprites"][0]["scores"]["num_clips"] == 18
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.height > 2 * 20 * 64, "both columns have 20 rows"
 

@@ -16,7 +16,7 @@ from benchmarks.work.separation import sampler
 from benchmarks.work.sprites_separation import JudgedSprites, SpritesRow
 from pipelines.checkpoint import load_pipeline
 from pipelines.goal_sheet import NUM_CLIPS, goal_rows
-from pipelines.goal_table import GOALS, NOTES, goal_table
+from pipelines.goal_table import GOALS, NOTES, exchange_table, goal_table
 from pipelines.goals import FIRST_SEED, Findings, GoalSettings, class_names, measure_goals
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
@@ -37,7 +37,8 @@ class PipelineFigures:
     Attributes:
         column: title of its column.
         pipeline: its folder or name.
-        figures, unsampled, real, details: as of `pipelines.goals.Findings`.
+        figures, unsampled, real, exchanged, by_class: as of `pipelines.goals.Findings`.
+        sprites: rows of the Sprites benchmark; None for moving shapes.
     """
 
     column: str
@@ -45,7 +46,9 @@ class PipelineFigures:
     figures: dict[str, float]
     unsampled: dict[str, float]
     real: dict[str, float]
-    details: dict[str, Any]
+    exchanged: dict[str, dict[str, float | None]]
+    by_class: dict[str, dict[str, float]]
+    sprites: list[SpritesRow] | None
 
 
 def execute(config: GoalsConfig) -> None:
@@ -56,10 +59,13 @@ def execute(config: GoalsConfig) -> None:
     results = []
     for (column, name), pipe in zip(named, pipes, strict=True):
         print(f"measuring {name}", flush=True)
-        found = measure(pipe, name, config)
+        found, sprites = measure(pipe, name, config)
         columns.setdefault(column, []).append(found)
-        results.append(PipelineFigures(column, name, found.figures, found.unsampled, found.real, found.details))
+        parts = (getattr(found, part) for part in ("figures", "unsampled", "real", "exchanged", "by_class"))
+        results.append(PipelineFigures(column, name, *parts, sprites))
     print(f"\n{goal_table(columns)}\n\n{NOTES}")
+    if any(found.exchanged for findings in columns.values() for found in findings):
+        print(f"\n{exchange_table(columns)}")
     about = environment(resolve_device(config.device)) | {"settings": settings(config)}
     write_json(config.output, "goals", about | {"goals": {key: asdict(goal) for key, goal in GOALS.items()}}, results)
     print(f"\nwrote {config.output}")
@@ -89,13 +95,14 @@ def checked_pipeline(name: str, config: GoalsConfig) -> VidTwinDiffusionPipeline
     return pipe
 
 
-def measure(pipe: VidTwinDiffusionPipeline, name: str, config: GoalsConfig) -> Findings:
-    """Measure a pipeline of moving shapes or of sprites, of this folder or name."""
+def measure(pipe: VidTwinDiffusionPipeline, name: str, config: GoalsConfig) -> tuple[Findings, list[SpritesRow] | None]:
+    """Measure a pipeline of moving shapes or of sprites, of this folder or name; of sprites also all rows."""
     if class_names(pipe) == SHAPES_CLASSES:
-        return measure_goals(pipe, GoalSettings(**settings(config)))
+        return measure_goals(pipe, GoalSettings(**settings(config))), None
     judged = JudgedSprites(config.judge, config.data_root, config.judged_clips, SPRITES_SEED, config.device)
     sample = sampler(pipe, config.num_inference_steps, config.guidance_scale, SPRITES_SEED)
-    return sprites_findings(judged.measure(Path(name), pipe.vae, sample))
+    rows = judged.measure(Path(name), pipe.vae, sample)
+    return sprites_findings(rows), rows
 
 
 def sprites_findings(rows: Sequence[SpritesRow]) -> Findings:
@@ -112,7 +119,6 @@ def sprites_findings(rows: Sequence[SpritesRow]) -> Findings:
         figures={key: figure(*place) for key, place in SPRITES_FIGURES.items()},
         unsampled=of_one_row("reconstructions"),
         real=of_one_row("real clips"),
-        details={row: asdict(found) for row, found in scores.items()},
     )
 
 

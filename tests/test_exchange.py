@@ -7,6 +7,7 @@ from test_autoencoder_train import arguments
 from tiny_models import tiny_vae
 
 from autoencoder import train as train_command
+from autoencoder.common.errors import UserError
 from autoencoder.data import Shapes, to_video
 from autoencoder.data.stream import PositionSampler, collate
 from autoencoder.data.video_io import UnreadableVideo
@@ -154,6 +155,15 @@ def test_a_view_changes_colours_blur_and_scale_but_not_the_path():
     assert torch.equal(unchanged, video) and torch.equal(ViewChange(1.0, 3.0, 0.2)(video, rng(0), 0.0), video)
     wide = ViewChange(0.0, 0.0, 0.5)(video, rng(1))
     assert not torch.equal(wide, video) and torch.equal(wide[:, :1, :1], video[:, :1, :1])  # the plain corner stays
+
+
+def test_the_weight_of_a_kl_goes_from_its_initial_to_its_full_value():
+    rising, falling = KLConfig(2.0, initial=0.5, start=3, warmup_steps=4), KLConfig(None, 0.5, start=1, warmup_steps=2)
+    assert [rising.weight_in(step, 9.0) for step in (1, 3, 5, 7, 100)] == [0.5, 0.5, 1.25, 2.0, 2.0]
+    assert [falling.weight_in(step, 0.1) for step in (1, 2, 3, 9)] == pytest.approx([0.5, 0.3, 0.1, 0.1])
+    assert KLConfig(warmup_steps=4).weight_in(1, 2.0) == 0.5
+    with pytest.raises(UserError, match="initial .* must be at least 0, got -1"):
+        KLConfig(initial=-1)
 
 
 def test_a_step_reads_each_latent_from_its_source():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from autoencoder.common.config import OptimizerConfig, RunConfig
 from autoencoder.common.errors import UserError
 from autoencoder.data.config import DataConfig
+from autoencoder.training.schedules import risen
 
 if TYPE_CHECKING:
     import torch
@@ -74,16 +75,23 @@ class KLConfig:
 
     weight: float | None = None
     """Weight; null takes `kl_weight`."""
+    initial: float = 0.0
+    """Weight of the first `start` steps."""
     start: int = 0
-    """Steps without a KL divergence of this latent."""
+    """Steps with the weight `initial`."""
     warmup_steps: int = 0
-    """Steps, from `start` on, over which the weight rises linearly."""
+    """Steps, from `start` on, over which the weight goes linearly from `initial` to its full value."""
 
     def __post_init__(self):
-        for name in ("weight", "start", "warmup_steps"):
+        for name in ("weight", "initial", "start", "warmup_steps"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UserError(f"{name} of a latent's KL divergence must be at least 0, got {value}")
+
+    def weight_in(self, step: int, kl_weight: float) -> float:
+        """The weight in a step, numbered from 1; `kl_weight` stands for a weight of null."""
+        full = kl_weight if self.weight is None else self.weight
+        return self.initial + (full - self.initial) * risen(step, self.start, self.warmup_steps)
 
 
 @dataclass

@@ -248,11 +248,8 @@ class VidTwinModule(LightningModule):
         config, step = self.config, self.global_step + 1
         if config.structure_kl == config.dynamics_kl == KLConfig():
             return None
-        structure, dynamics = (
-            (config.kl_weight if kl.weight is None else kl.weight) * risen(step, kl.start, kl.warmup_steps)
-            for kl in (config.structure_kl, config.dynamics_kl)
-        )
-        return structure, dynamics
+        structure, dynamics = config.structure_kl, config.dynamics_kl
+        return structure.weight_in(step, config.kl_weight), dynamics.weight_in(step, config.kl_weight)
 
     def _squares_errors(self) -> bool:
         return self.global_step < self.config.squared_error_steps

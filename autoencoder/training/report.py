@@ -60,7 +60,8 @@ def describe_kl(config: TrainConfig) -> str:
     for name, kl in latents.items():
         weight = config.kl_weight if kl.weight is None else kl.weight
         late = f" from step {kl.start} on, in full {kl.warmup_steps} later" if kl.start or kl.warmup_steps else ""
-        parts.append(f"KL of {name} x {weight:g}{late}")
+        before = f", x {kl.initial:g} before" if kl.initial else ""
+        parts.append(f"KL of {name} x {weight:g}{late}{before}")
     return ", ".join(parts)
 
 

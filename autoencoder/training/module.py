@@ -29,7 +29,6 @@ from autoencoder.training.exchange import KEPT, SOURCES
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
 from autoencoder.training.losses import VidTwinLoss
 from autoencoder.training.noise import Noise, add_noise, interpolate
-from autoencoder.training.schedules import risen
 from autoencoder.training.sides import Side
 from autoencoder.vidtwin import AutoencoderVidTwin
 

@@ -56,9 +56,9 @@ def settings_of(run: RunFolder) -> dict[str, Any]:
 
 def preset_of(stage: str, settings: Mapping[str, Any]) -> str | None:
     """The preset whose every value is among the settings, of several the one with most values; None without one."""
-    given, fitting = dict(_leaves(settings)), {}
+    given, fitting = dict(leaves(settings)), {}
     for name in preset_names(stage):
-        wanted = dict(_leaves(yaml.safe_load(preset_path(stage, name).read_text())))
+        wanted = dict(leaves(yaml.safe_load(preset_path(stage, name).read_text())))
         if all(given.get(key) == value for key, value in wanted.items() if key not in RESOLVED):
             fitting[name] = len(wanted)
     return max(fitting, key=fitting.get, default=None)
@@ -164,10 +164,10 @@ def execute(config: ShipConfig) -> None:
     print(f"wrote {config.out}, {size / 1e6:.2f} MB; its model card is {config.out / FILE_NAME}")
 
 
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested settings by their whole names, such as `optimizer.name`."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

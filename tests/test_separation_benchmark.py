@@ -86,7 +86,8 @@ def test_tables_say_what_was_not_measured(leaking, perfect):
     assert "MSD with sampled latents: not measured" in text and "probes: not measured" in text
     assert "MSD with exchanged latents: 0." in text and "(S kept: shape 100%, axis " in text
     assert "exchanged: as the clip of S" in text and "true renderings: as drawn" in text
-    first, second = comparison([leaking, perfect]).splitlines()[1:]
+    first, second, last = comparison([leaking, perfect]).splitlines()[1:]
+    assert last == "perfect: how it differs from the first one beside exchange is not known"
     assert first.split() == ["leaking", "80.00", "0.00", "1.00", f"{leaking.exchanged_psnr:.2f}", "0%", "100%"]
     price = leaking.psnr - perfect.psnr
     assert second.split()[:4] == ["perfect", f"{perfect.psnr:.2f}", f"{price:.2f}", f"{10 ** (price / 10):.2f}"]

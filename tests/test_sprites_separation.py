@@ -14,7 +14,7 @@ from benchmarks import sprites_judge
 from benchmarks.published import PUBLISHED, PublishedScores
 from benchmarks.work import sprites_separation
 from benchmarks.work.sprites_judge import measure_judge, split_fingerprint
-from benchmarks.work.sprites_separation import JudgedSprites, companions, line, published_table
+from benchmarks.work.sprites_separation import JudgedSprites, line, published_table
 
 
 @pytest.fixture(scope="module")
@@ -62,22 +62,6 @@ def test_a_judge_of_other_clips_is_refused(data, judge_folder):
     save_judge(SpritesJudge(width=4), judge_folder, {"test_clips": "abc"})
     with pytest.raises(UserError, match="was measured on other clips than the held-out ones of .*sprites.npz"):
         JudgedSprites(judge_folder, data, None, 0, "cpu")
-
-
-@pytest.mark.parametrize(
-    "config, told",
-    [
-        ("exchange:\n  share: 0.5\n  companion: content\n", "companions: other clips of the character"),
-        ("exchange:\n  share: 0.5\n  companion: clip\n", "companions: the same clip only"),
-        ("exchange:\n  share: 0.0\n  companion: content\n", "no companions"),
-        ("seed: 0\n", "companions not known, for no config.yaml beside it tells"),
-        (None, "companions not known, for no config.yaml beside it tells"),
-    ],
-)
-def test_what_the_run_of_a_checkpoint_says_of_its_companions(config, told, tmp_path):
-    if config:
-        (tmp_path / "config.yaml").write_text(config)
-    assert companions(tmp_path / "model") == told
 
 
 def test_published_figures_have_a_source_and_what_is_not_confirmed_says_so(monkeypatch):

@@ -23,6 +23,7 @@ from autoencoder.metrics.sprites_judge import SpritesJudge
 from autoencoder.vidtwin import AutoencoderVidTwin
 from benchmarks.report import environment, write_json
 from benchmarks.separation import SeparationConfig
+from benchmarks.work.autoencoder_runs import companions, difference
 from benchmarks.work.separation_clips import ShapesClips, SpritesClips
 from benchmarks.work.sprites_separation import NOTES, JudgedSprites, SpritesRow, published_table
 from pipelines.checkpoint import load_pipeline
@@ -53,6 +54,7 @@ class Separation:
 
     Attributes:
         checkpoint: its folder.
+        companions: what its training read structure from.
         exchanged_clips: clips with their latents from two held-out clips.
         psnr: of reconstructions of held-out clips, in dB.
         exchanged_psnr: of exchanged clips against true renderings of the one's content in the other's motion, in dB.
@@ -66,6 +68,7 @@ class Separation:
     """
 
     checkpoint: str
+    companions: str
     exchanged_clips: int
     psnr: float
     exchanged_psnr: float
@@ -105,6 +108,7 @@ def measure(
         scores = two_factor_scores(vae, data, 2 * config.count, config.seed, sample)
     return Separation(
         checkpoint=name,
+        companions=companions(Path(name)),
         exchanged_clips=len(exchanged),
         psnr=clips_psnr(own, exchange.clips),
         exchanged_psnr=clips_psnr(exchanged, exchange.rendered),
@@ -187,7 +191,7 @@ def sampler(pipe: VidTwinDiffusionPipeline, num_inference_steps: int, guidance_s
 def table(result: Separation) -> str:
     """All that was measured of an autoencoder, as lines to print."""
     lines = [
-        result.checkpoint,
+        f"{result.checkpoint} ({result.companions})",
         f"PSNR: reconstructions {result.psnr:.2f} dB, {result.exchanged_clips} exchanged clips ",
     ]
     lines[-1] += f"against true renderings {result.exchanged_psnr:.2f} dB"
@@ -244,7 +248,10 @@ def _text(value: float | None, form: str) -> str:
 
 
 def comparison(results: Sequence[Separation]) -> str:
-    """All autoencoders side by side; the price is the PSNR of reconstructions less than the first one's."""
+    """All autoencoders side by side; the price is the PSNR of reconstructions less than the first one's.
+
+    Below stands what else they differ in, which may have a price of its own.
+    """
     width = max(len(result.checkpoint) for result in results)
     titles = ("PSNR, dB", "price, dB", "error, x", "exch., dB", "S content", "D axis")
     lines = [" " * width + "".join(f"{title:>{WIDTH}}" for title in titles)]
@@ -255,6 +262,8 @@ def comparison(results: Sequence[Separation]) -> str:
         numbers = (f"{value:{WIDTH}.2f}" for value in (result.psnr, price, 10 ** (price / 10), result.exchanged_psnr))
         parts = [*numbers, *(f"{_text(value, '.0%'):>{WIDTH}}" for value in wanted)]
         lines.append(f"{result.checkpoint:{width}}{''.join(parts)}")
+    first, *others = (Path(result.checkpoint) for result in results)
+    lines += [difference(first, other) for other in others]
     return "\n".join(lines)
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from autoencoder.common.errors import UserError
 from autoencoder.data import DataConfig
 from autoencoder.data.sprite_sources import ATTRIBUTES, NUM_FRAMES, SIDE
@@ -16,6 +14,7 @@ from autoencoder.metrics.sprites_protocol import SpritesProtocol
 from autoencoder.metrics.sprites_scores import SpritesScores
 from autoencoder.vidtwin import AutoencoderVidTwin
 from benchmarks.published import PUBLISHED
+from benchmarks.work.autoencoder_runs import companions
 from benchmarks.work.sprites_judge import split_fingerprint
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ NOTES = """\
 A companion, another clip of the same character, tells which clips share their content: a weak supervision, which the
 published methods do without. Companions from the clip itself, at another moment, tell nothing beyond the clip.
 Chance: 11.1 % of an action, 16.7 % of an attribute. At most: inception score (IS) 9, H(y) ln 9 = 2.197."""
-COMPANIONS = {"content": "companions: other clips of the character", "clip": "companions: the same clip only"}
 
 
 @dataclass(frozen=True)
@@ -94,15 +92,6 @@ class JudgedSprites:
 
     def _held_out(self, num_frames: int, size: int) -> "Sprites":
         return self.data.build("val", num_frames, size)
-
-
-def companions(checkpoint: Path) -> str:
-    """What an autoencoder's training read structure from, by the config.yaml of the run that its folder lies in."""
-    config = checkpoint.absolute().parent / "config.yaml"
-    exchange = yaml.safe_load(config.read_text()).get("exchange") if config.is_file() else None
-    if exchange is None:
-        return "companions not known, for no config.yaml beside it tells"
-    return COMPANIONS[exchange["companion"]] if exchange["share"] else "no companions"
 
 
 def line(name: str, values: Mapping[str, Any]) -> str:

@@ -9,7 +9,18 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from autoencoder.common.pictures import GAP, add_moving_picture, gif_bytes, save_png, sheet, to_uint8
+from autoencoder.common.pictures import (
+    GAP,
+    PanelRow,
+    add_moving_picture,
+    gif_bytes,
+    moving_panels,
+    panel_sheet,
+    save_png,
+    save_webp,
+    sheet,
+    to_uint8,
+)
 
 
 def grey_clip(*levels: int, height: int = 6, width: int = 8) -> torch.Tensor:
@@ -100,3 +111,56 @@ def test_save_png_is_exact_and_leaves_no_temporary(tmp_path):
     with Image.open(tmp_path / "new" / "sheet.png") as read:
         assert np.array_equal(np.asarray(read), np.asarray(image))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["sheet.png"]
+
+
+COLOURS = [[(90 * time, 60 * clip, 255) for time in range(3)] for clip in range(4)]  # by clip and frame; text is grey
+
+
+def two_rows() -> list[PanelRow]:
+    """Four plain clips of three frames in their `COLOURS`."""
+    clips = [
+        torch.tensor(colours, dtype=torch.uint8).view(3, 1, 1, 3).expand(3, 32, 32, 3).contiguous()
+        for colours in COLOURS
+    ]
+    return [PanelRow("first", clips[:2], ["a", "gy"]), PanelRow("second", clips[2:], ["b", "c"])]
+
+
+def place(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the one rectangle of a colour in a picture (H, W, 3)."""
+    rows, columns = (np.flatnonzero((picture == colour).all(axis=-1).any(axis=axis)) for axis in (1, 0))
+    height, width = (len(lines) for lines in (rows, columns))
+    assert (picture[rows[0] :, columns[0] :][:height, :width] == colour).all()
+    return int(rows[0]), int(columns[0]), height, width
+
+
+def test_moving_panels_show_all_clips_at_the_same_time_and_large():
+    frames = moving_panels(two_rows())
+    assert frames.dtype == np.uint8 and frames.shape[0] == 3
+    for time in range(3):
+        first, second, third, fourth = (place(frames[time], colours[time]) for colours in COLOURS)
+        assert {found[2:] for found in (first, second, third, fourth)} == {(256, 256)}
+        assert first[0] == second[0] and third[0] == fourth[0] > first[0] + 256  # in rows, whatever the labels
+        assert first[1] == third[1] and second[1] == fourth[1] > first[1] + 256
+
+
+def test_a_sheet_of_panels_has_the_first_and_the_last_frame_under_every_label():
+    picture = np.asarray(panel_sheet([("title", two_rows()[:1]), ("next", two_rows()[1:])], columns=2))
+    assert (picture == 0).all(axis=-1).sum() > 100  # the texts
+    for colours in COLOURS:
+        assert not (picture == colours[1]).all(axis=-1).any()
+        before, after = place(picture, colours[0]), place(picture, colours[2])
+        assert before[2:] == (96, 96) and after == (before[0], before[1] + 96 + GAP, 96, 96)
+    with pytest.raises(ValueError):
+        panel_sheet([("title", [PanelRow("row", two_rows()[0].clips, ["one label"])])])
+
+
+def test_webp_loops_with_the_frames_it_was_given(tmp_path):
+    frames = moving_panels(two_rows())
+    save_webp(frames, tmp_path / "new" / "a.webp", fps=8)
+    with Image.open(tmp_path / "new" / "a.webp") as webp:
+        assert (webp.n_frames, webp.info["loop"], webp.size) == (3, 0, frames.shape[2:0:-1])
+        for index, frame in enumerate(frames):
+            webp.seek(index)
+            webp.load()
+            assert webp.info["duration"] == 125
+            assert np.abs(np.asarray(webp.convert("RGB")).astype(int) - frame).mean() < 2, index

@@ -1,9 +1,10 @@
-"""Videos as pictures: GIFs for TensorBoard, labelled sheets of frames as PNG."""
+"""Videos as pictures: GIFs for TensorBoard, labelled sheets of frames as PNG, panels of clips that move together."""
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from autoencoder.common.files import atomic_path
 Frames = torch.Tensor | np.ndarray  # uint8 (T, H, W, 3)
 
 MIN_FRAME_SIDE = 96  # frames of a sheet are blown up to at least this many pixels
-CAPTION_SIZE = 18
+CAPTION_SIZE, LABEL_SIZE, TITLE_SIZE = 18, 15, 26
 GAP = 4
+PANEL_GAP = 16
+MIN_PANEL_SIDE = 256  # a clip of a moving picture is blown up to at least this many pixels
 BACKGROUND, INK = (255, 255, 255), (0, 0, 0)
 
 
@@ -144,10 +147,75 @@ def sheet(
     return _stack(parts)
 
 
+@dataclass(frozen=True)
+class PanelRow:
+    """Clips side by side, under one caption and each under its label.
+
+    Attributes:
+        caption: what they have in common.
+        clips: uint8 (T, H, W, 3) each, all of one shape.
+        labels: one per clip.
+    """
+
+    caption: str
+    clips: Sequence[Frames]
+    labels: Sequence[str]
+
+
+def panel_sheet(sections: Sequence[tuple[str, Sequence[PanelRow]]], columns: int = 3) -> Image.Image:
+    """Lay panels out as a picture of evenly spaced frames.
+
+    Args:
+        sections: title and rows of each.
+        columns: most frames of a clip.
+
+    Returns:
+        An RGB picture.
+
+    Raises:
+        ValueError: if there is nothing to show, or a clip is not uint8 (T, H, W, 3).
+    """
+    font = ImageFont.load_default(TITLE_SIZE)
+    parts: list[Image.Image] = []
+    for title, rows in sections:
+        parts += [_caption(title, font), _panels(rows, lambda images: _line(images, columns, None))]
+    return _stack(parts)
+
+
+def moving_panels(rows: Sequence[PanelRow]) -> np.ndarray:
+    """Lay panels out as a moving picture, in which all clips move together, each at least `MIN_PANEL_SIDE` pixels.
+
+    Args:
+        rows: clips with T frames each.
+
+    Returns:
+        uint8 (T, H, W, 3).
+    """
+
+    def drawn(frame: int) -> Image.Image:
+        return _panels(rows, lambda images: _enlarged(images[frame], MIN_PANEL_SIDE))
+
+    return np.stack([np.asarray(drawn(frame)) for frame in range(len(rows[0].clips[0]))])
+
+
 def save_png(image: Image.Image, path: str | Path) -> None:
     """Write a PNG file atomically."""
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def save_webp(frames: Frames, path: str | Path, fps: float) -> None:
+    """Write a looping WebP file atomically, near lossless; a GIF has too few colours for several clips at once.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        path: the file; missing folders are made.
+        fps: frames per second.
+    """
+    first, *rest = _images(frames)
+    with atomic_path(path) as temporary:
+        options = {"append_images": rest, "duration": round(1000 / fps), "loop": 0, "quality": 90, "method": 2}
+        first.save(temporary, format="WEBP", save_all=True, **options)
 
 
 def _images(frames: Frames) -> list[Image.Image]:
@@ -160,28 +228,54 @@ def _images(frames: Frames) -> list[Image.Image]:
 def _line(images: list[Image.Image], columns: int, scale: int | None) -> Image.Image:
     """Evenly spaced frames side by side."""
     chosen = np.linspace(0, len(images) - 1, min(columns, len(images))).round().astype(int)
-    width, height = images[0].size
-    scale = scale or math.ceil(MIN_FRAME_SIDE / min(width, height))
-    width, height = scale * width, scale * height
-    line = Image.new("RGB", (len(chosen) * (width + GAP) - GAP, height), BACKGROUND)
-    for column, index in enumerate(chosen):
-        line.paste(images[index].resize((width, height), Image.Resampling.NEAREST), (column * (width + GAP), 0))
+    return _beside([_enlarged(images[index], MIN_FRAME_SIDE, scale) for index in chosen], GAP)
+
+
+def _enlarged(image: Image.Image, side: int, scale: int | None = None) -> Image.Image:
+    """Each pixel repeated `scale` times, by default so often that no side is shorter than `side`."""
+    width, height = image.size
+    scale = scale or math.ceil(side / min(width, height))
+    return image.resize((scale * width, scale * height), Image.Resampling.NEAREST)
+
+
+def _beside(parts: list[Image.Image], gap: int) -> Image.Image:
+    """Pictures side by side, without a margin."""
+    line = Image.new("RGB", (sum(part.width + gap for part in parts) - gap, max(p.height for p in parts)), BACKGROUND)
+    x = 0
+    for part in parts:
+        line.paste(part, (x, 0))
+        x += part.width + gap
     return line
 
 
-def _caption(text: str, font: ImageFont.ImageFont) -> Image.Image:
-    left, top, right, bottom = font.getbbox(text)
-    image = Image.new("RGB", (math.ceil(right - left) or 1, math.ceil(bottom - top) + 2 * GAP), BACKGROUND)
-    ImageDraw.Draw(image).text((-left, GAP - top), text, fill=INK, font=font)
+def _panels(rows: Sequence[PanelRow], draw: Callable[[list[Image.Image]], Image.Image]) -> Image.Image:
+    """Rows of panels below each other, each clip's frames drawn by `draw`."""
+    caption, label = ImageFont.load_default(CAPTION_SIZE), ImageFont.load_default(LABEL_SIZE)
+    parts: list[Image.Image] = []
+    for row in rows:
+        panels = [
+            _stack([_caption(text, label), draw(_images(clip))], margin=0)
+            for text, clip in zip(row.labels, row.clips, strict=True)
+        ]
+        parts += [_caption(row.caption, caption), _beside(panels, PANEL_GAP)]
+    return _stack(parts)
+
+
+def _caption(text: str, font: ImageFont.FreeTypeFont) -> Image.Image:
+    """One line, as high as any other one of this font."""
+    left, _, right, _ = font.getbbox(text)
+    image = Image.new("RGB", (math.ceil(right - left) or 1, sum(font.getmetrics()) + GAP), BACKGROUND)
+    ImageDraw.Draw(image).text((-left, GAP / 2), text, fill=INK, font=font)
     return image
 
 
-def _stack(parts: list[Image.Image]) -> Image.Image:
-    """Pictures below each other, with a margin."""
-    width = max(part.width for part in parts) + 2 * GAP
-    picture = Image.new("RGB", (width, sum(part.height + GAP for part in parts) + GAP), BACKGROUND)
-    y = GAP
+def _stack(parts: list[Image.Image], margin: int = GAP) -> Image.Image:
+    """Pictures below each other."""
+    width = max(part.width for part in parts) + 2 * margin
+    height = sum(part.height + GAP for part in parts) - GAP + 2 * margin
+    picture = Image.new("RGB", (width, height), BACKGROUND)
+    y = margin
     for part in parts:
-        picture.paste(part, (GAP, y))
+        picture.paste(part, (margin, y))
         y += part.height + GAP
     return picture

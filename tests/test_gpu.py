@@ -2,30 +2,42 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_models import noise_latents, tiny_pipeline
+from random_i3d import random_state_dict
+from tiny_models import max_difference, noise_latents, tiny_pipeline
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from autoencoder import AutoencoderVidTwin
 from autoencoder.common.device import to_device
+from autoencoder.common.precision import set_tf32
+from autoencoder.metrics import I3D, FrechetVideoDistance
 from benchmarks.work.gpu import Bench, GpuConfig
+from pipelines.stages import read_presets
 
 ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 DEVICES = ["cpu", pytest.param("cuda", marks=ON_CUDA)]
 on_every_device = pytest.mark.parametrize("device", DEVICES)
 
 
+def on_cuda(test):
+    """Mark a test that only a GPU can run."""
+    for mark in ON_CUDA:
+        test = mark(test)
+    return test
+
+
 @pytest.fixture(autouse=True)
 def exact_products():
     """No TF32, so that float32 on a GPU is comparable with that of the CPU."""
-    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    former = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = "ieee"
+    former = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    set_tf32(False)
     yield
-    for setting, precision in zip(settings, former, strict=True):
-        setting.fp32_precision = precision
+    torch.set_float32_matmul_precision(former[0])
+    torch.backends.cudnn.allow_tf32 = former[1]
 
 
 def gradients(model: torch.nn.Module, loss) -> torch.Tensor:
@@ -116,6 +128,94 @@ def test_compiled_blocks_equal_eager_ones(device):
         model.compile_repeated_blocks(backend="inductor" if device == "cuda" else "eager")
         torch.testing.assert_close(stage_two_loss(model, device), expected, rtol=1e-4, atol=1e-5)
     torch.compiler.reset()
+
+
+@on_every_device
+@pytest.mark.parametrize("stage, loss_of", [("vae", stage_one_loss), ("transformer", stage_two_loss)])
+def test_compiled_blocks_train_in_bf16_as_eager_ones(device, stage, loss_of):
+    model = getattr(tiny_pipeline(), stage).eval().to(device)
+    found = []
+    for _ in ("eager", "compiled"):
+        with torch.autocast(device, torch.bfloat16):
+            loss = loss_of(model, device)
+        found.append(gradients(model, loss))
+        model.compile_repeated_blocks(backend="inductor" if device == "cuda" else "eager")
+    torch.compiler.reset()
+    assert F.cosine_similarity(*found, dim=0) > 0.99
+
+
+BACKENDS = [("cpu", "_native_math")]
+BACKENDS += [pytest.param("cuda", f"_native_{name}", marks=ON_CUDA) for name in ("math", "flash", "efficient", "cudnn")]
+
+
+def small_models() -> list[tuple[torch.nn.Module, Callable]]:
+    """Of both stages, with heads of 8 numbers and more, which every kernel takes, and their losses."""
+    settings = read_presets("autoencoder", "control")[1] | {"num_layers": 1, "sample_size": 16, "num_frames": 4}
+    torch.manual_seed(0)
+    return [(AutoencoderVidTwin(**settings).eval(), stage_one_loss), (tiny_pipeline().transformer, stage_two_loss)]
+
+
+@pytest.mark.parametrize("device, backend", BACKENDS)
+def test_attention_backends_of_torch_agree(device, backend):
+    for model, loss_of in small_models():
+        found = []
+        for name in ("native", backend):
+            model.to(device).set_attention_backend(name)
+            with torch.autocast(device, torch.bfloat16):
+                found.append(gradients(model, loss_of(model, device)))
+        assert F.cosine_similarity(*found, dim=0) > 0.98
+
+
+@on_cuda
+def test_attention_in_bf16_never_falls_back_to_the_plain_kernel():
+    for model, loss_of in small_models():
+        model.to("cuda")
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = loss_of(model, "cuda")  # raises where none of them takes what the model gives
+            assert gradients(model, loss).isfinite().all()
+
+
+# On the CPU itself, accelerate cannot offload layer by layer.
+OFFLOADING = [("cpu", "model"), *(pytest.param("cuda", kind, marks=ON_CUDA) for kind in ("model", "sequential"))]
+
+
+@pytest.mark.parametrize("device, kind", OFFLOADING)
+def test_offloading_changes_no_bit(device, kind):
+    settings = {"num_inference_steps": 2, "guidance_scale": 2.0, "generator": 0, "output_type": "latent"}
+    pipe = tiny_pipeline(independent_times=True)
+    expected = pipe.to(device)([0, 1], **settings).frames
+    with torch.no_grad():
+        decoded = pipe.vae.decode(expected).sample.cpu()
+    pipe.to("cpu")
+    getattr(pipe, f"enable_{kind}_cpu_offload")(device=device)
+    for _ in range(2):
+        out = pipe([0, 1], **settings)
+        assert max_difference(out.frames.to("cpu"), expected.to("cpu")) == 0
+    video = pipe([0, 1], **settings | {"output_type": "pt"}).frames
+    torch.testing.assert_close(video.cpu(), (decoded.movedim(1, 2) / 2 + 0.5).clamp(0, 1), rtol=0, atol=0)
+    assert (out.cost.sampling.peak_memory_bytes is None) == (device == "cpu")
+    if device == "cuda":
+        assert not any(parameter.is_cuda for parameter in (*pipe.vae.parameters(), *pipe.transformer.parameters()))
+    given = pipe([0, 1], **settings, structure=torch.zeros(2, *pipe.vae.video_shape)).frames
+    assert torch.equal(given.structure[0], given.structure[1]), "structure is that of the given video"
+
+
+@on_cuda
+def test_distances_of_videos_equal_those_of_the_cpu(tmp_path):
+    path, draw = tmp_path / "i3d.pt", torch.Generator().manual_seed(0)
+    torch.save(random_state_dict(), path)
+    videos = torch.randint(0, 256, (2, 2, 3, 9, 32, 32), generator=draw, dtype=torch.uint8)
+    distances, features = [], []
+    for device in ("cpu", "cuda"):
+        metric = FrechetVideoDistance(I3D.from_file(path, allow_unknown=True)).to(device)
+        features.append([metric.extract(video.to(device)) for video in videos])
+        for found, real in zip(features[-1], (True, False), strict=True):
+            metric.update_features(found, real=real)
+        distances.append(metric.compute().item())
+    expected, found = (torch.cat(both).cpu() for both in features)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert distances[1] == pytest.approx(distances[0], rel=1e-3) and distances[0] > 0
 
 
 @on_every_device

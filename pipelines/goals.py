@@ -12,7 +12,7 @@ import torch
 from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common.errors import UserError
 from autoencoder.data import Shapes
-from autoencoder.data.shapes import CLASS_NAMES
+from autoencoder.data.shapes import CLASS_NAMES, SPLITS
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics.exchanged_clips import exchanged_shapes
 from autoencoder.metrics.oracle import Verdict, confirms, oracle
@@ -24,6 +24,7 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.recombination import Sources, sample
 
 FIRST_SEED = 1_000_000  # of the samples; previews and choices of settings look at seeds from 0 on
+NUM_HELD_OUT = SPLITS["val"][1]
 EXCHANGE_SEED = 0  # of the pairs that exchange their latents: those of `python -m benchmarks.separation`
 
 # Figure -> the kind of clips, and what has to be right in them.
@@ -51,7 +52,7 @@ class GoalSettings:
         num_inference_steps, guidance_scale: as in the pipeline.
 
     Raises:
-        UserError: if a count is below 1.
+        UserError: if a count is below 1, or there are not as many held-out clips.
     """
 
     samples_per_class: int = 10
@@ -63,6 +64,11 @@ class GoalSettings:
     def __post_init__(self):
         for name in ("samples_per_class", "exchanged_pairs", "held_out_clips", "num_inference_steps"):
             check_count(name, getattr(self, name))
+        # The partners of the clips that give a latent lie up to four further on.
+        limits = {"held_out_clips": NUM_HELD_OUT, "samples_per_class": (NUM_HELD_OUT - 4) // len(CLASS_NAMES)}
+        for name, most in limits.items():
+            if getattr(self, name) > most:
+                raise UserError(f"{name} must be at most {most}, got {getattr(self, name)}: there are no more clips")
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ def measure_goals(pipe: VidTwinDiffusionPipeline, settings: GoalSettings | None 
         settings: None takes the defaults.
 
     Raises:
-        UserError: if the pipeline samples other classes, or there are not as many clips or pairs as wanted.
+        UserError: if the pipeline samples other classes, or there are fewer pairs than wanted.
     """
     settings = settings or GoalSettings()
     held_out = Shapes(pipe.vae.config.num_frames, pipe.vae.config.sample_size, "val")
@@ -185,8 +191,6 @@ def _of_classes(clips: torch.Tensor, class_names: Sequence[str]) -> JudgedClips:
 
 
 def _reconstructions(vae: AutoencoderVidTwin, held_out: Shapes, count: int) -> Kind:
-    if count > len(held_out):
-        raise UserError(f"held_out_clips must be at most {len(held_out)}, got {count}")
     names = [held_out.class_names[held_out.label(index)] for index in range(count)]
     clips = torch.stack([held_out.clip(index) for index in range(count)])
     decoded = decode_clips(vae, encode_clips(vae, clips))

@@ -1,5 +1,6 @@
 """The goals of a pipeline of moving shapes, measured on pipelines whose answer is known."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -160,9 +161,13 @@ def test_all_figures_have_a_goal():
 def test_wrong_settings_and_pipelines(codec):
     with pytest.raises(ValueError, match="samples_per_class must be at least 1, got 0"):
         GoalSettings(samples_per_class=0)
+    with pytest.raises(ValueError, match="held_out_clips must be at most 1000, got 1001: there are no more clips"):
+        GoalSettings(held_out_clips=1001)
+    with pytest.raises(ValueError, match="samples_per_class must be at most 99, got 100"):
+        GoalSettings(samples_per_class=100)
     pipe = PipelineOfRealClips(codec)
-    with pytest.raises(ValueError, match="held_out_clips must be at most 1000, got 1001"):
-        measure_goals(pipe, GoalSettings(held_out_clips=1001))
+    with pytest.raises(ValueError, match="500 pairs of held-out clips are asked for"):
+        measure_goals(pipe, replace(SETTINGS, exchanged_pairs=500))
     pipe.transformer.config.id2label = {"0": "walking"}
     with pytest.raises(ValueError, match="the goals are for moving shapes, of the classes circle_horizontal, "):
         measure_goals(pipe, SETTINGS)

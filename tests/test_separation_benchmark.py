@@ -164,7 +164,7 @@ def test_sprites_are_exchanged_with_the_clip_that_shows_both(monkeypatch):
     monkeypatch.setattr(MadeUpSprites, "__len__", lambda self: 17)  # the last character lacks an action
     ids = SpritesClips(CONFIG, 8, 32).exchange().rendered[:, 0, 0, 0, 0].tolist()
     assert len(ids) == 8 and 17 not in ids
-    with pytest.raises(ValueError, match="count must be at most"):
+    with pytest.raises(ValueError, match="50 pairs of held-out clips are asked for, only 8 differ in all"):
         SpritesClips(SeparationConfig(checkpoints=["x"], count=50), 8, 32).exchange()
 
 
@@ -233,5 +233,5 @@ def test_wrong_settings(settings, message):
 
 
 def test_more_pairs_than_there_are():
-    with pytest.raises(ValueError, match=r"count must be at most \d+, the number of pairs"):
+    with pytest.raises(ValueError, match=r"500 pairs of held-out clips are asked for, only \d+ differ in all"):
         ShapesClips(SeparationConfig(checkpoints=["x"], count=500), 8, 32).exchange()

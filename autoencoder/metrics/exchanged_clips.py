@@ -96,7 +96,7 @@ def check_enough(found: int, wanted: int) -> None:
         UserError: if there are fewer.
     """
     if found < wanted:
-        raise UserError(f"count must be at most {found}, the number of pairs of held-out clips that differ in all")
+        raise UserError(f"{wanted} pairs of held-out clips are asked for, only {found} differ in all")
 
 
 def _mixed(content: Verdict, motion: Verdict) -> Verdict:

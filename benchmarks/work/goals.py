@@ -54,12 +54,13 @@ class PipelineFigures:
 def execute(config: GoalsConfig) -> None:
     """Measure all pipelines, print and write."""
     columns: dict[str, list[Findings]] = {}
+    goal_settings = GoalSettings(**settings(config))
     named = [column_and_pipeline(text) for text in config.pipelines]
     pipes = [checked_pipeline(name, config) for _, name in named]
     results = []
     for (column, name), pipe in zip(named, pipes, strict=True):
         print(f"measuring {name}", flush=True)
-        found, sprites = measure(pipe, name, config)
+        found, sprites = measure(pipe, name, config, goal_settings)
         columns.setdefault(column, []).append(found)
         parts = (getattr(found, part) for part in ("figures", "unsampled", "real", "exchanged", "by_class"))
         results.append(PipelineFigures(column, name, *parts, sprites))
@@ -95,10 +96,12 @@ def checked_pipeline(name: str, config: GoalsConfig) -> VidTwinDiffusionPipeline
     return pipe
 
 
-def measure(pipe: VidTwinDiffusionPipeline, name: str, config: GoalsConfig) -> tuple[Findings, list[SpritesRow] | None]:
+def measure(
+    pipe: VidTwinDiffusionPipeline, name: str, config: GoalsConfig, goal_settings: GoalSettings
+) -> tuple[Findings, list[SpritesRow] | None]:
     """Measure a pipeline of moving shapes or of sprites, of this folder or name; of sprites also all rows."""
     if class_names(pipe) == SHAPES_CLASSES:
-        return measure_goals(pipe, GoalSettings(**settings(config))), None
+        return measure_goals(pipe, goal_settings), None
     judged = JudgedSprites(config.judge, config.data_root, config.judged_clips, SPRITES_SEED, config.device)
     sample = sampler(pipe, config.num_inference_steps, config.guidance_scale, SPRITES_SEED)
     rows = judged.measure(Path(name), pipe.vae, sample)

@@ -10,7 +10,7 @@ from test_batches import make_cache, make_model
 
 from autoencoder.common.run import RunFolder
 from generator import batches as batches_module
-from generator.config import ObjectiveConfig, TrainConfig
+from generator.config import FLOW_KINDS, ObjectiveConfig, TrainConfig
 from generator.trainer import GeneratorTrainer
 
 # Every number that is read counts as a wait. Whether all was finite is read in the same places, and in `check`, which
@@ -19,6 +19,7 @@ RECORDS = ("generator/trainer.py _log: values = ", "generator/trainer.py _valida
 CASES = [
     ("flow", False, "adamw"),
     ("flow", True, "muon"),
+    ("flow_sample", True, "adamw"),
     ("sample", True, "adam"),
     ("epsilon", False, "adamw"),
     ("v_prediction", True, "adamw"),
@@ -89,7 +90,7 @@ def test_steps_and_validation_wait_only_where_something_is_recorded(
     tmp_path, monkeypatch, kind, independent, optimizer
 ):
     monkeypatch.setattr(batches_module, "DataLoader", PinningLoader)
-    gamma = None if kind == "flow" else 5.0
+    gamma = None if kind in FLOW_KINDS else 5.0
     conditioning = "cross_attention" if kind == "sample" else "adaln_zero"
     with FakeCuda() as gpu:
         objective = ObjectiveConfig(kind, independent_times=independent, min_snr_gamma=gamma)

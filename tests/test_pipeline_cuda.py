@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # in
 CASES = [("flow", name) for name in SCHEDULERS["flow"]] + [
     ("v_prediction", name) for name in SCHEDULERS["v_prediction"]
 ]
-CASES += [("sample", "DDIMScheduler"), ("epsilon", "DDIMScheduler")]
+CASES += [("sample", "DDIMScheduler"), ("epsilon", "DDIMScheduler"), ("flow_sample", "FlowMatchHeunDiscreteScheduler")]
 PIPELINE = "pipelines/pipeline_vidtwin.py "
 # Once per call, however many steps there are.
 ONCE = (

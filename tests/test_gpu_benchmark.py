@@ -93,6 +93,15 @@ def test_a_part_that_fails_is_recorded_and_the_next_one_runs(monkeypatch, capsys
     assert "stopped: OutOfMemoryError" in capsys.readouterr().out
 
 
+def test_the_time_limit_is_named_also_where_the_compiler_meets_it():
+    def stuck(gm, example_inputs):
+        time.sleep(60)
+
+    work = torch.compile(torch.sin, backend=stuck)
+    row = gpu.run_part("a part", "compiled", lambda mode: work(torch.ones(2)), 0.5)
+    assert row.error == "TimeoutError: took more than 0 s" and row.mode == "compiled"
+
+
 def test_parts_are_left_out_when_the_time_is_over():
     rows = gpu.run(GpuConfig(quick=True, tests=False, minutes=1e-9), torch.device("cpu"))
     assert {row.error for row in rows} == {"left out: the 1e-09 minutes were over"}

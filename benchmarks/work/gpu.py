@@ -248,6 +248,7 @@ def run_part(name: str, mode: str, work: Callable[[str], Row], seconds: float) -
         with time_limit(seconds):
             return replace(work(mode), part=name, mode=mode)
     except Exception as error:
+        error = getattr(error, "inner_exception", error)  # the compiler wraps what went wrong, the time limit too
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Row(part=name, mode=mode, error=reason[:500])
     finally:

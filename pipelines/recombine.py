@@ -1,6 +1,6 @@
 """Measure samples with one latent given, on moving shapes: `python -m pipelines.recombine --pipeline DIR`.
 
-Prints the table "one latent given" of the demo, and writes it with a sheet of frames.
+Prints a table of shares that the oracle confirms, and writes it with a sheet of frames.
 """
 
 import json

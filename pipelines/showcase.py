@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from autoencoder.codec import decode_clips, encode_clips
+from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import PanelRow, moving_panels, panel_sheet, save_png, save_webp, unit_to_uint8
 from autoencoder.data import Shapes
 from autoencoder.data.shapes import CLASS_NAMES, MOTIONS
 from autoencoder.latents import VidTwinLatents
+from pipelines.goals import class_names
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
 FPS = 8.0
@@ -39,9 +41,14 @@ class Showcase:
     Args:
         pipe: trained on moving shapes.
         num_inference_steps, guidance_scale: as in the pipeline.
+
+    Raises:
+        UserError: if its classes are others.
     """
 
     def __init__(self, pipe: VidTwinDiffusionPipeline, num_inference_steps: int, guidance_scale: float):
+        if class_names(pipe) != CLASS_NAMES:
+            raise UserError(f"moving shapes are shown, of the classes {', '.join(CLASS_NAMES)}, not others")
         self.pipe = pipe
         self.settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
         self.held_out = Shapes(pipe.vae.config.num_frames, pipe.vae.config.sample_size, "val")

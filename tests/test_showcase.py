@@ -81,6 +81,11 @@ def test_without_independent_times_there_are_no_controls():
     assert [section.name for section in sections] == ["samples", "exchanges", "reconstructions"]
 
 
+def test_other_classes_are_refused():
+    with pytest.raises(ValueError, match="moving shapes are shown, of the classes circle_horizontal, .*not others"):
+        Showcase(tiny_pipeline(), num_inference_steps=1, guidance_scale=2.0)
+
+
 def test_the_sources_are_the_first_of_their_classes():
     clips, made = Shapes(8, 32, "val"), showcase()
     assert torch.equal(made.clips, torch.stack([clips.clip(index) for index in (0, 3, 4, 7, 8)]))

@@ -20,7 +20,7 @@ COMMANDS = {
     "evaluate": ("pipelines.evaluate", "FVD and KVD of samples"),
     "recombine": ("pipelines.recombine", "one latent given and the other sampled, on moving shapes"),
     "ship": ("pipelines.ship", "make a trained pipeline one that is installed with the package"),
-    "demo": ("pipelines.demo", "the whole way, small"),
+    "demo": ("pipelines.demo", "a trained pipeline shown at once, then the whole way, small"),
 }
 
 

@@ -131,13 +131,12 @@ def test_compiled_blocks_equal_eager_ones(device):
 
 
 @on_every_device
-@pytest.mark.parametrize("stage, loss_of", [("vae", stage_one_loss), ("transformer", stage_two_loss)])
-def test_compiled_blocks_train_in_bf16_as_eager_ones(device, stage, loss_of):
-    model = getattr(tiny_pipeline(), stage).eval().to(device)
+def test_compiled_blocks_train_in_bf16_as_eager_ones(device):
+    model = tiny_pipeline().vae.eval().to(device)
     found = []
     for _ in ("eager", "compiled"):
         with torch.autocast(device, torch.bfloat16):
-            loss = loss_of(model, device)
+            loss = stage_one_loss(model, device)
         found.append(gradients(model, loss))
         model.compile_repeated_blocks(backend="inductor" if device == "cuda" else "eager")
     torch.compiler.reset()

@@ -76,11 +76,11 @@ def test_a_run_uses_its_device_and_says_so(device, stage, workplace, capsys):
 
 
 @on_cuda
-@pytest.mark.parametrize("stage, precision", [("first", "fp32"), ("second", "fp32"), ("second", "bf16")])
-def test_a_resumed_run_ends_with_the_same_bits(stage, precision, workplace):
-    expected, of_all = train(stage, "whole", 4, precision)
-    train(stage, "parts", 2, precision)
-    found, of_parts = train(stage, "parts", 4, precision, "--resume")
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_resumed_run_ends_with_the_same_bits(stage, workplace):
+    expected, of_all = train(stage, "whole", 4, "fp32")
+    train(stage, "parts", 2, "fp32")
+    found, of_parts = train(stage, "parts", 4, "fp32", "--resume")
     assert of_parts["train/loss"] == of_all["train/loss"]
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 

@@ -39,7 +39,7 @@ PEAKS = {
     "RTX 4090": 165e12,
 }
 LIBRARIES = ("torch", "diffusers", "accelerate", "lightning", "triton", "flash-attn")
-TEST_SECONDS = 120
+TEST_SECONDS = 240
 ROOT = Path(__file__).resolve().parents[2]
 
 

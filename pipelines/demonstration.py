@@ -86,7 +86,7 @@ def train(config: DemoConfig, watch: Stopwatch) -> Path:
     few = ["--max-videos", "200"] if config.quick else []
     start_command("autoencoder.train", ["--config", AUTOENCODER_PRESET, "--output-dir", str(first), *short])
     watch.lap("training the autoencoder")
-    common = ["--config", GENERATOR_PRESET, "--autoencoder", str(first / "model"), *few]
+    common = ["--dataset", "shapes", "--config", GENERATOR_PRESET, "--autoencoder", str(first / "model"), *few]
     start_command("generator.cache_latents", [*common, "--output-dir", latents])
     watch.lap("encoding latents")
     more = [*short, "--sample-steps", "4"] if config.quick else []

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from autoencoder.common import optimization
 from autoencoder.common.config import OptimizerConfig
 from autoencoder.common.optimization import NEWTON_SCHULZ, orthogonalize
 
@@ -73,6 +74,40 @@ def test_orthogonalization_equals_timms(shape, steps, scale_eps):
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-3)
     nothing = orthogonalize(torch.zeros(shape), steps, coefficients, 1e-7)
     assert not nothing.any(), "a weight without a gradient must not move"
+
+
+@pytest.mark.parametrize("steps", [5, 7, 10, 20])
+def test_orthogonalization_of_a_single_direction_stays_bounded(steps):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        update = torch.randn(16, 1, generator=generator) @ torch.randn(1, 48, generator=generator)
+        found = orthogonalize(update, steps, [(3.4445, -4.775, 2.0315)], 1e-7)
+        assert torch.linalg.matrix_norm(found, 2) < 1.5
+
+
+@pytest.mark.parametrize("device, calls", [("cpu", 0), ("meta", 1)])
+def test_gram_matrices_are_for_the_cpu(device, calls, monkeypatch):
+    """A GPU may multiply in TF32, and meta stands for it here."""
+    seen = []
+    monkeypatch.setattr(optimization, "NEWTON_SCHULZ", lambda update, *settings: seen.append(settings) or update)
+    orthogonalize(torch.ones(2, 8, device=device), 5, [(3.4445, -4.775, 2.0315)], 1e-7)
+    assert len(seen) == calls and all(torch.float32 in settings for settings in seen)
+
+
+def test_a_step_of_muon_inside_of_autocast_is_that_outside():
+    """Lightning steps there; in bf16 the Gram matrix of a gradient with one strong direction makes weights explode."""
+    ends = []
+    for autocasts in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        layer = torch.nn.Linear(16, 48, bias=False)
+        torch.nn.init.zeros_(layer.weight)
+        strong = torch.randn(48, 1, generator=generator) @ torch.randn(1, 16, generator=generator)
+        layer.weight.grad = strong + 0.01 * torch.randn(48, 16, generator=generator)
+        optimizer, _ = OptimizerConfig("muon", learning_rate=0.1, warmup_steps=0).build(layer, 10, "fp32")
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocasts):
+            optimizer.step()
+        ends.append(layer.weight.detach())
+    assert torch.equal(*ends) and 0 < ends[0].abs().max() < 0.1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from autoencoder.common.config import OptimizerConfig, Precision
 from autoencoder.common.precision import resolve_precision
 
 MATRIX_LAYERS = (nn.Linear, nn.Conv2d)
+MOST_GRAM_STEPS = 7  # rounding errors of a Gram matrix grow by a factor of about 12 in each; ten give no finite numbers
 NEWTON_SCHULZ = timm_muon.zeropower_via_newtonschulz  # by default in bf16
 
 
@@ -27,15 +28,17 @@ def orthogonalize(
 ) -> torch.Tensor:
     """timm's `zeropower_via_newtonschulz` in fp32, with the iteration on the Gram matrix where that takes fewer FLOPs.
 
+    That is on the CPU, for matrices at least twice as long as wide, and up to `MOST_GRAM_STEPS` steps.
     Each iterate X_k of a wide X is P_k X with P_k a polynomial of the Gram matrix G = X X^T, so that only these square
-    matrices need to be iterated, and X is multiplied twice in all instead of twice a step. bf16 could not hold G.
+    matrices need to be iterated, and X is multiplied twice in all instead of twice a step. Neither bf16 nor
+    TF32, in which GPUs multiply fp32 matrices where it is allowed, could hold G.
 
     Args:
         update: (m, n) or (batch, m, n).
         steps, coefficients, eps, safety_factor, scale_eps: as timm takes them.
     """
     short, long = sorted(update.shape[-2:])
-    if long < 2 * short:
+    if long < 2 * short or steps > MOST_GRAM_STEPS or update.device.type != "cpu":
         return NEWTON_SCHULZ(update, steps, coefficients, eps, safety_factor, torch.float32, scale_eps)
     is_tall = update.size(-2) > update.size(-1)
     x = (update.mT if is_tall else update).float()
@@ -89,7 +92,9 @@ class Muon(timm.optim.Muon):
                     parameter.grad.masked_fill_(self.found_inf > 0, 0.0)
         device = parameters[0].device
         is_bf16 = self.precision != "fp32" and resolve_precision("auto", device) == "bf16"
-        with _orthogonalizing_by(NEWTON_SCHULZ if is_bf16 else orthogonalize):
+        # Lightning calls this inside of autocast, whose bf16 cannot hold the Gram matrices: weights would explode.
+        exact = torch.autocast(device.type, enabled=False)
+        with _orthogonalizing_by(NEWTON_SCHULZ if is_bf16 else orthogonalize), exact:
             return super().step(closure)
 
 

@@ -135,7 +135,7 @@ def _cell(value: Any) -> str:
 
 
 def _example(id2label: Mapping[str, str] | None) -> str:
-    class_id = repr(id2label["0"]) if id2label else "0"
+    class_id = json.dumps(id2label["0"], ensure_ascii=False) if id2label else "0"
     return (
         "```python\n"
         "from pipelines import VidTwinDiffusionPipeline\n\n"

@@ -122,15 +122,15 @@ def test_recombination_in_bfloat16():
     assert all(clip.device.type == "cpu" for _, clips in pictures for clip in clips)
 
 
-def test_what_the_demo_measures():
+def test_what_the_demo_measures_and_shows():
     config = demo.DemoConfig(quick=True, num_inference_steps=1)
-    held_out = Shapes(8, 32, "val")
     with FakeCuda():
-        pipe = on_cuda(shapes_pipeline(CLASS_NAMES[:2]))
-        samples, names = demo.sample(pipe, config)
-        summary = demo.summarize(config, pipe, held_out, samples, names)
-        assert demo.reconstruct(pipe.vae, torch.stack([held_out.clip(0)])).keys() == set(demo.VIEWS)
-    assert summary["oracle"]["real clips"]["both"] == 1.0 and len(samples) == 2
+        pipe = on_cuda(shapes_pipeline(CLASS_NAMES))
+        found = demo.measure(pipe, config)
+        trained = demo.about_training(config, pipe, found)
+        sections = demo.Showcase(pipe, 1, 2.0).sections()
+    assert found.real["samples"] == 1.0 and trained["reconstruction"].keys() == set(demo.VIEWS)
+    assert all(clip.device.type == "cpu" for section in sections for row in section.rows for clip in row.clips)
 
 
 def test_the_evaluation_of_samples(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """The work of `python -m pipelines.ship`."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from autoencoder.checkpoint import fingerprint, load_autoencoder
 from autoencoder.common.errors import ExistingFileError, MissingFileError, UserError
 from autoencoder.common.files import atomic_folder
 from autoencoder.common.presets import preset_names, preset_path
+from autoencoder.common.resuming import flat
 from autoencoder.common.run_folder import RunFolder
 from autoencoder.common.summary import format_duration
 from pipelines.checkpoint import load_pipeline
@@ -56,9 +57,9 @@ def settings_of(run: RunFolder) -> dict[str, Any]:
 
 def preset_of(stage: str, settings: Mapping[str, Any]) -> str | None:
     """The preset whose every value is among the settings, of several the one with most values; None without one."""
-    given, fitting = dict(leaves(settings)), {}
+    given, fitting = flat(settings), {}
     for name in preset_names(stage):
-        wanted = dict(leaves(yaml.safe_load(preset_path(stage, name).read_text())))
+        wanted = flat(yaml.safe_load(preset_path(stage, name).read_text()))
         if all(given.get(key) == value for key, value in wanted.items() if key not in RESOLVED):
             fitting[name] = len(wanted)
     return max(fitting, key=fitting.get, default=None)
@@ -162,12 +163,3 @@ def execute(config: ShipConfig) -> None:
             (temporary / f"{stage}.yaml").write_text(yaml.safe_dump(settings_of(run), sort_keys=False))
         size = check_size(temporary, config.out)
     print(f"wrote {config.out}, {size / 1e6:.2f} MB; its model card is {config.out / FILE_NAME}")
-
-
-def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested settings by their whole names, such as `optimizer.name`."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

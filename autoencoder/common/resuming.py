@@ -52,7 +52,7 @@ def check_resumed(
     Raises:
         UserError: if a setting changes the run; the message names all of them with both values.
     """
-    saved, now, missing = (_flat(yaml.safe_load(text)) for text in (folder.config.read_text(), settings, defaults))
+    saved, now, missing = (flat(yaml.safe_load(text)) for text in (folder.config.read_text(), settings, defaults))
     step = folder.newest_checkpoint()[1]
     changed, noted = [], []
     for name, value in now.items():
@@ -76,12 +76,12 @@ def check_resumed(
     return f"resuming {folder.path} {where}{' with ' * bool(noted)}{', '.join(noted)}"
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat = {}
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their whole names, keys joined by dots, such as `optimizer.name`."""
+    values = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return values
 
 
 def _is_same(name: str, before: Any, now: Any, same: Mapping[str, Callable[[Any, Any], bool]]) -> bool:

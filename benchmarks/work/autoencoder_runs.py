@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoencoder.common.resuming import flat
 from autoencoder.common.run_folder import RunFolder
-from pipelines.shipping import leaves, settings_of
+from pipelines.shipping import settings_of
 
 COMPANIONS = {"content": "companions: other clips of the same content", "clip": "companions: the same clip only"}
 NOT_LEARNT = {"num_workers", "log_every", "checkpoint_every", "keep_checkpoints", "validate_every", "num_held_out"}
@@ -33,7 +34,7 @@ def difference(first: Path, other: Path) -> str:
     settings = [settings_of_autoencoder(checkpoint) for checkpoint in (first, other)]
     if None in settings:
         return f"{other}: how it differs from the first one beside exchange is not known"
-    ours, theirs = (dict(leaves(run)) for run in settings)
+    ours, theirs = (flat(run) for run in settings)
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     names = [name for name in names if not name.startswith("exchange.") and name not in NOT_LEARNT]
     if not names:

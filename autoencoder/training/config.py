@@ -51,13 +51,15 @@ class ExchangeConfig:
     """Largest standard deviation of the Gaussian blur of a view, in pixels."""
     scale: float = 0.0
     """Either axis of a view is scaled by its own factor, from 1 - scale to 1 + scale."""
+    elastic: float = 0.0
+    """Standard deviation, in pixels, of a smooth random warp of a view, which hides outlines."""
 
     def __post_init__(self):
         for name in ("share", "view_share", "structure_only", "colour"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"exchange.{name} must lie in [0, 1], got {getattr(self, name)}")
         steps = ("start", "warmup_steps", "view_start", "view_warmup_steps")
-        for name in (*steps, "structure_only_steps", "structure_only_decay", "blur"):
+        for name in (*steps, "structure_only_steps", "structure_only_decay", "blur", "elastic"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"exchange.{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.scale < 1:

@@ -50,3 +50,5 @@ class AutoencoderSettings:
     or "space_in_hidden" (d)."""
     dynamics_reader: Literal["average", "qformer"] = "average"
     """How the dynamics branch reads the backbone's tokens: "average", or for the paper's ablation (b) "qformer"."""
+    patch_overlap: int = 0
+    """Pixels around a patch that the encoder reads with it; the paper's patches do not overlap."""

@@ -182,7 +182,11 @@ class SpatialTemporalTransformer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Video to backbone features; no final layer."""
+    """Video to backbone features; no final layer.
+
+    With `patch_overlap` every patch is read with so many pixels around it, beyond the frame with those of its edge:
+    a token sees an outline that passes through its patch (overlapping patches as in arXiv 2105.15203).
+    """
 
     def __init__(
         self,
@@ -193,16 +197,20 @@ class Encoder(nn.Module):
         num_layers: int,
         num_heads: int,
         in_channels: int = 3,
+        patch_overlap: int = 0,
     ):
         super().__init__()
-        self.patch_size = patch_size
-        self.patch_embedding = nn.Linear(in_channels * patch_size**2, dim)
+        self.patch_size, self.patch_overlap = patch_size, patch_overlap
+        self.patch_embedding = nn.Linear(in_channels * (patch_size + 2 * patch_overlap) ** 2, dim)
         self.transformer = SpatialTemporalTransformer(num_frames, grid_size, dim, num_layers, num_heads)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """(B, 3, F, H, W) -> (B, F, h w, C)."""
-        p = self.patch_size
-        x = rearrange(video, "b c f (h p1) (w p2) -> b f (h w) (c p1 p2)", p1=p, p2=p)
+        p, around = self.patch_size, self.patch_overlap
+        if around:
+            video = F.pad(video, (around,) * 4 + (0, 0), mode="replicate")
+        windows = video.unfold(3, p + 2 * around, p).unfold(4, p + 2 * around, p)  # (B, 3, F, h, w, side, side)
+        x = rearrange(windows, "b c f h w p1 p2 -> b f (h w) (c p1 p2)")
         return self.transformer(self.patch_embedding(x))  # (B, F, h w, C)
 
 

@@ -83,6 +83,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
             model needs more than the paper's 0.02 for its structure latent to depend on the clip at all.
         structure_reader: "qformer", or for the paper's ablations "convolution" (c) or "space_in_hidden" (d).
         dynamics_reader: "average", or for the paper's ablation (b) "qformer".
+        patch_overlap: pixels around a patch that the encoder reads with it; the paper's patches do not overlap.
 
     Raises:
         UserError: if a size is not positive or sizes do not divide as they must.
@@ -115,13 +116,14 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
         qformer_initializer_range: float = 0.02,
         structure_reader: str = "qformer",
         dynamics_reader: str = "average",
+        patch_overlap: int = 0,
     ):
         super().__init__()
         self._check_config()
         self.use_slicing = False
         grid_size = sample_size // patch_size
         backbone = (num_frames, grid_size, patch_size, hidden_size, num_layers, num_attention_heads)
-        self.encoder = Encoder(*backbone)
+        self.encoder = Encoder(*backbone, patch_overlap=patch_overlap)
         self.decoder = Decoder(*backbone)
         initialize_backbone(self)
         places = (hidden_size, grid_size)
@@ -184,7 +186,13 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
         for name, choices in READERS.items():
             if self.config[name] not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, got {self.config[name]!r}")
-        may_be_zero = ("structure_downsamples", "dynamics_channels", "dynamics_downsamples", "qformer_dropout")
+        may_be_zero = (
+            "structure_downsamples",
+            "dynamics_channels",
+            "dynamics_downsamples",
+            "qformer_dropout",
+            "patch_overlap",
+        )
         for name, value in self.config.items():
             if not (name.startswith("_") or name in READERS) and (
                 value < 0 or (value == 0 and name not in may_be_zero)

@@ -150,6 +150,18 @@ def test_odd_grids(grid, side):
     assert vae.compression_rate == (6 * side**2 + 16 * side) / (3 * 4 * 16 * grid**2)
 
 
+@torch.no_grad()
+def test_overlapping_patches_are_a_convolution():
+    vae = random_vae(patch_overlap=2)
+    video = clips(vae)
+    encoder, (batch, _, num_frames) = vae.encoder, video.shape[:3]
+    frames = torch.nn.functional.pad(video.transpose(1, 2).flatten(0, 1), (2, 2, 2, 2), mode="replicate")
+    kernel = encoder.patch_embedding.weight.view(-1, 3, 8, 8)
+    tokens = torch.conv2d(frames, kernel, encoder.patch_embedding.bias, stride=4).flatten(2).mT
+    torch.testing.assert_close(encoder(video), encoder.transformer(tokens.unflatten(0, (batch, num_frames))))
+    assert vae.decode(vae.encode(video).latent_dist.mode()).sample.shape == video.shape
+
+
 def gradients(vae: AutoencoderVidTwin) -> dict[str, torch.Tensor | None]:
     torch.manual_seed(2)  # of the dropout
     noise = torch.Generator().manual_seed(3)
@@ -290,6 +302,7 @@ def test_offloading_moves_the_model_for_encode_and_decode():
     [
         ({"num_layers": 0}, "num_layers must be positive, got 0"),
         ({"structure_downsamples": -1}, "structure_downsamples must be at least 0, got -1"),
+        ({"patch_overlap": -1}, "patch_overlap must be at least 0, got -1"),
         ({"qformer_dropout": 1.0}, "qformer_dropout must be below 1, got 1.0"),
         ({"sample_size": 18}, "sample_size=18 is not a multiple of patch_size=4"),
         ({"num_attention_heads": 3}, "num_attention_heads=3 does not divide the width 16"),

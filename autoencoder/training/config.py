@@ -97,6 +97,29 @@ class KLConfig:
 
 
 @dataclass
+class GuideConfig:
+    """A guide for the dynamics latent in the first part of a run: its first channel is to tell where and when the clip
+    moves, as `autoencoder.training.guide.motion_profile` does."""
+
+    weight: float = 0.0
+    """Weight of the squared distance, mean over the latent and counted as often as a frame has elements; 0 does
+    without."""
+    steps: int = 0
+    """Steps with the whole weight."""
+    decay_steps: int = 0
+    """Steps, from `steps` on, over which the weight falls linearly to 0."""
+
+    def __post_init__(self):
+        for name in ("weight", "steps", "decay_steps"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"dynamics_guide.{name} must be at least 0, got {getattr(self, name)}")
+
+    def weight_in(self, step: int) -> float:
+        """The weight in a step, numbered from 1."""
+        return self.weight * (1 - risen(step, self.steps, self.decay_steps))
+
+
+@dataclass
 class InterpolatingNoiseConfig:
     """Noise in the place of a share of the latents in training, z' = (1 - tau) z + tau * strength * |z| * eps, so that
     they hold what can be read from disturbed latents, too, such as a generator's (l-DeTok, arXiv 2507.15856)."""
@@ -144,6 +167,8 @@ class TrainConfig(RunConfig, DataConfig):
     """KL divergence of the dynamics latent."""
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     """Exchange training."""
+    dynamics_guide: GuideConfig = field(default_factory=GuideConfig)
+    """What the dynamics latent is to tell at first."""
     squared_error_steps: int = 0
     """Steps, from the first, with the squared error in the place of L1: it pulls at small objects, which L1 leaves out
     as long as they are not at the right place."""

@@ -167,6 +167,9 @@ def test_an_elastic_view_hides_outlines_and_keeps_the_place_and_the_colours():
         pixels.append(np.abs(verdict.path - motion.path).mean())
         assert np.abs(verdict.colour - content.colour).max() < 0.1
     assert np.mean(right) < 0.5 and np.nanmean(pixels) < 1.0
+    fading, lasting = ExchangeConfig(elastic=3.0, elastic_steps=2, elastic_decay=4), ExchangeConfig(elastic=3.0)
+    assert [fading.elastic_in(step) for step in (1, 2, 4, 6, 100)] == [3.0, 3.0, 1.5, 0.0, 0.0]
+    assert lasting.elastic_in(100) == 3.0
 
 
 def test_the_weight_of_a_kl_goes_from_its_initial_to_its_full_value():
@@ -242,6 +245,7 @@ def test_off_or_not_yet_on_a_run_has_the_same_bits(tmp_path):
         ({"scale": 1.0}, r"exchange.scale must lie in \[0, 1\), got 1.0"),
         ({"blur": float("nan")}, "exchange.blur must be at least 0, got nan"),
         ({"elastic": -1.0}, "exchange.elastic must be at least 0, got -1.0"),
+        ({"elastic_steps": -2}, "exchange.elastic_steps must be at least 0, got -2"),
         ({"start": -1}, "exchange.start must be at least 0, got -1"),
     ],
 )

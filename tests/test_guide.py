@@ -31,6 +31,7 @@ def test_the_profile_follows_the_path_whatever_the_contrast():
 def test_a_guide_fades_and_is_a_part_of_the_loss():
     guide = GuideConfig(0.5, steps=2, decay_steps=4)
     assert [guide.weight_in(step) for step in (1, 2, 4, 6, 100)] == [0.5, 0.5, 0.25, 0.0, 0.0]
+    assert GuideConfig(0.5).weight_in(100) == 0.5, "to the end"
     vae = tiny_vae(num_frames=8, sample_size=32)
     video = to_video(torch.stack([Shapes(8, 32).clip(index) for index in range(2)]))
     noise = LatentNoise(0, vae.structure_shape, vae.dynamics_shape)([0, 1])

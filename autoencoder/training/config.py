@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from autoencoder.common.config import OptimizerConfig, RunConfig
 from autoencoder.common.errors import UserError
 from autoencoder.data.config import DataConfig
-from autoencoder.training.schedules import risen
+from autoencoder.training.schedules import remaining, risen
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +73,7 @@ class ExchangeConfig:
 
     def elastic_in(self, step: int) -> float:
         """The warp in a step, numbered from 1."""
-        if self.elastic_steps is None:
-            return self.elastic
-        return self.elastic * (1 - risen(step, self.elastic_steps, self.elastic_decay))
+        return self.elastic * remaining(step, self.elastic_steps, self.elastic_decay)
 
     @property
     def is_on(self) -> bool:
@@ -110,25 +108,26 @@ class KLConfig:
 
 @dataclass
 class GuideConfig:
-    """A guide for the dynamics latent in the first part of a run: its first channel is to tell where and when the clip
-    moves, as `autoencoder.training.guide.motion_profile` does."""
+    """A guide for the dynamics latent: its first channel is to tell where and when the clip moves, as
+    `autoencoder.training.guide.motion_profile` does."""
 
     weight: float = 0.0
     """Weight of the squared distance, mean over the latent and counted as often as a frame has elements; 0 does
     without."""
-    steps: int = 0
-    """Steps with the whole weight."""
+    steps: int | None = None
+    """Steps with the whole weight; null keeps it to the end."""
     decay_steps: int = 0
     """Steps, from `steps` on, over which the weight falls linearly to 0."""
 
     def __post_init__(self):
         for name in ("weight", "steps", "decay_steps"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"dynamics_guide.{name} must be at least 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UserError(f"dynamics_guide.{name} must be at least 0, got {value}")
 
     def weight_in(self, step: int) -> float:
         """The weight in a step, numbered from 1."""
-        return self.weight * (1 - risen(step, self.steps, self.decay_steps))
+        return self.weight * remaining(step, self.steps, self.decay_steps)
 
 
 @dataclass
@@ -180,7 +179,7 @@ class TrainConfig(RunConfig, DataConfig):
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     """Exchange training."""
     dynamics_guide: GuideConfig = field(default_factory=GuideConfig)
-    """What the dynamics latent is to tell at first."""
+    """What the dynamics latent is to tell beside the reconstruction."""
     squared_error_steps: int = 0
     """Steps, from the first, with the squared error in the place of L1: it pulls at small objects, which L1 leaves out
     as long as they are not at the right place."""

@@ -16,7 +16,7 @@ from autoencoder.data.stream import TrainingClips
 from autoencoder.data.video_io import UnreadableVideo
 from autoencoder.data.views import ViewChange
 from autoencoder.training.config import ExchangeConfig
-from autoencoder.training.schedules import risen
+from autoencoder.training.schedules import remaining, risen
 
 COMPANION_DRAWS = 4
 SOURCES = ("structure_source", "dynamics_source")  # in a sample, beside "video"
@@ -59,7 +59,7 @@ class Exchange:
         config, step = self.config, position // self.batch_size + 1
         share = config.share * risen(step, config.start, config.warmup_steps)
         strength = risen(step, config.view_start, config.view_warmup_steps) if config.view_share else 0.0
-        left_out = config.structure_only * (1 - risen(step, config.structure_only_steps, config.structure_only_decay))
+        left_out = config.structure_only * remaining(step, config.structure_only_steps, config.structure_only_decay)
         if not share and not strength and not left_out:
             return {}
         rng = np.random.default_rng(derive_seed(self.seed, "exchange", position))

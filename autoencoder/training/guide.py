@@ -1,8 +1,7 @@
 """A guide for the dynamics latent: where and when a clip moves, seen from its two axes.
 
 With changed views from the first step, no latent has the place of what moves at first, and for as long as the decoder
-cannot use one, none learns it. The guide gives the dynamics latent that place, in the layout it has anyhow, and fades
-once the model reconstructs.
+cannot use one, none learns it. The guide gives the dynamics latent that place, in the layout it has anyhow.
 """
 
 import torch

@@ -17,6 +17,14 @@ def _discriminator_optimizer() -> OptimizerConfig:
     return OptimizerConfig(name="adam", learning_rate=8e-5)
 
 
+def _check_not_negative(settings: object, group: str, *names: str) -> None:
+    """Raise a `UserError` if one of these settings, called `group.name` by the user, is below 0; None is allowed."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= 0:
+            raise UserError(f"{group}.{name} must be at least 0, got {value}")
+
+
 @dataclass
 class ExchangeConfig:
     """Exchange training: the structure latent is read from a companion of the clip, the dynamics latent from a changed
@@ -64,10 +72,7 @@ class ExchangeConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"exchange.{name} must lie in [0, 1], got {getattr(self, name)}")
         steps = ("start", "warmup_steps", "view_start", "view_warmup_steps", "elastic_steps", "elastic_decay")
-        for name in (*steps, "structure_only_steps", "structure_only_decay", "blur", "elastic"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"exchange.{name} must be at least 0, got {value}")
+        _check_not_negative(self, "exchange", *steps, "structure_only_steps", "structure_only_decay", "blur", "elastic")
         if not 0 <= self.scale < 1:
             raise UserError(f"exchange.scale must lie in [0, 1), got {self.scale}")
 
@@ -120,10 +125,7 @@ class GuideConfig:
     """Steps, from `steps` on, over which the weight falls linearly to 0."""
 
     def __post_init__(self):
-        for name in ("weight", "steps", "decay_steps"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"dynamics_guide.{name} must be at least 0, got {value}")
+        _check_not_negative(self, "dynamics_guide", "weight", "steps", "decay_steps")
 
     def weight_in(self, step: int) -> float:
         """The weight in a step, numbered from 1."""
@@ -149,9 +151,7 @@ class InterpolatingNoiseConfig:
     def __post_init__(self):
         if not 0 <= self.level <= 1:
             raise UserError(f"interpolating_noise.level must lie in [0, 1], got {self.level}")
-        for name in ("strength", "start", "warmup_steps"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"interpolating_noise.{name} must be at least 0, got {getattr(self, name)}")
+        _check_not_negative(self, "interpolating_noise", "strength", "start", "warmup_steps")
 
 
 @dataclass

@@ -39,9 +39,11 @@ def parse(
 
     import torch
 
+    from autoencoder.common.checkpoints import newest_whole_checkpoint
     from autoencoder.common.device import resolve_device
     from autoencoder.common.precision import settle_precision
     from autoencoder.training.fit import check_inputs
+    from autoencoder.training.start import start_from
     from autoencoder.vidtwin import AutoencoderVidTwin
 
     device = "cpu" if settings.accelerator == "cpu" else resolve_device("auto")
@@ -54,6 +56,8 @@ def parse(
         check_inputs(config, settings.model.num_frames, settings.model.sample_size)
     torch.manual_seed(config.seed)  # the weights that the model starts from
     model = AutoencoderVidTwin(**vars(settings.model))
+    if config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]:
+        start_from(model, config.init_from)
     if not config.dry_run:
         folder.claim()
     return config, model, folder, text

@@ -24,10 +24,10 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.ship import ShipConfig
 
 MAX_BYTES = 8_000_000
-STAGES = ("autoencoder", "generator")
+START = "autoencoder_start"  # the run whose weights the autoencoder's run started from
 # Settings that say where a run was made, not what it learnt.
 PLACES = {"output_dir", "resume", "dry_run", "autoencoder", "latent_cache", "rebuild_cache"}
-PLACES |= {"data_root", "held_out_root", "lpips_weights"}
+PLACES |= {"data_root", "held_out_root", "lpips_weights", "init_from"}
 RESOLVED = {"precision"}  # "auto" in a preset, what it became in a run
 
 
@@ -58,11 +58,24 @@ def settings_of(run: RunFolder) -> dict[str, Any]:
 def preset_of(stage: str, settings: Mapping[str, Any]) -> str | None:
     """The preset whose every value is among the settings, of several the one with most values; None without one."""
     given, fitting = flat(settings), {}
+    stage = "autoencoder" if stage == START else stage
     for name in preset_names(stage):
         wanted = flat(yaml.safe_load(preset_path(stage, name).read_text()))
         if all(given.get(key) == value for key, value in wanted.items() if key not in RESOLVED):
             fitting[name] = len(wanted)
     return max(fitting, key=fitting.get, default=None)
+
+
+def runs_of(config: ShipConfig) -> dict[str, RunFolder]:
+    """The runs that the pipeline comes from, in their order, by what they trained.
+
+    Raises:
+        MissingFileError: if one is not there, or has not ended.
+    """
+    autoencoder, generator = run_of(config.autoencoder, "model"), run_of(config.generator, "pipeline")
+    start = yaml.safe_load(autoencoder.config.read_text()).get("init_from")
+    earlier = {START: run_of(Path(start), "model")} if start else {}
+    return earlier | {"autoencoder": autoencoder, "generator": generator}
 
 
 def facts_of_run(run: RunFolder, stage: str) -> dict[str, Any]:
@@ -149,7 +162,7 @@ def execute(config: ShipConfig) -> None:
     """Write the folder, and print where it is and what it takes."""
     if config.out.exists() and not (config.out / INDEX).is_file():
         raise ExistingFileError(f"{config.out} exists and holds no pipeline: give another folder, or remove it")
-    runs = dict(zip(STAGES, (run_of(config.autoencoder, "model"), run_of(config.generator, "pipeline")), strict=True))
+    runs = runs_of(config)
     pipe = load_pipeline(runs["generator"].pipeline, config.device)
     check_pair(pipe, config, runs["autoencoder"])
     facts = dict(pipe.config.get("training") or {})

@@ -77,6 +77,21 @@ def test_the_folder_holds_the_weights_the_settings_and_a_card(runs, tmp_path, mo
     assert pipe("ring_vertical", num_inference_steps=1, generator=0).frames.shape == (1, 8, 32, 32, 3)
 
 
+def test_the_run_that_the_autoencoder_started_from_is_told_as_well(runs, tmp_path):
+    make_run(tmp_path / "start", "autoencoder", "tiny", hours=0.2, seed=5)
+    path = tmp_path / "first" / "config.yaml"
+    path.write_text(path.read_text() + f"init_from: {tmp_path / 'start'}\n")
+    with pytest.raises(FileNotFoundError, match="start left no model/: it has to end first"):
+        main([*runs, "--measure", "false"])
+    (tmp_path / "start" / "model").mkdir()
+    main([*runs, "--measure", "false"])
+    out = tmp_path / "shipped" / "mine"
+    rows = rows_of((out / "README.md").read_text())
+    assert rows["preset"] == ["tiny", "control", "none"] and rows["seed"] == ["5", "3", "3"]
+    assert yaml.safe_load((out / "autoencoder_start.yaml").read_text())["seed"] == 5
+    assert str(tmp_path) not in (out / "autoencoder.yaml").read_text()
+
+
 def test_a_pipeline_is_replaced_and_any_other_folder_is_not(runs, tmp_path):
     out = tmp_path / "shipped" / "mine"
     out.mkdir(parents=True)

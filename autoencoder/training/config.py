@@ -113,23 +113,41 @@ class KLConfig:
 
 @dataclass
 class GuideConfig:
-    """A guide for the dynamics latent: its first channel is to tell where and when the clip moves, as
-    `autoencoder.training.guide.motion_profile` does."""
+    """A guide for the dynamics latent: its first two channels are to tell where in every frame the object of the clip
+    is, as `autoencoder.training.guide.place_guide` does."""
 
     weight: float = 0.0
-    """Weight of the squared distance, mean over the latent and counted as often as a frame has elements; 0 does
+    """Weight of the squared distance, over the guide's variance and counted as often as a frame has elements; 0 does
     without."""
     steps: int | None = None
     """Steps with the whole weight; null keeps it to the end."""
     decay_steps: int = 0
     """Steps, from `steps` on, over which the weight falls linearly to 0."""
+    taught_steps: int = 0
+    """Steps in which the guide is decoded in the stead of the dynamics latent, which learns to tell it meanwhile: the
+    place is there from the first step, and nothing else is, so that all the rest becomes the structure latent's."""
+    taught_decay: int = 0
+    """Steps, from `taught_steps` on, over which the dynamics latent takes the guide's place, in growing shares."""
+    background: Literal["still", "plain"] = "still"
+    """What the object differs from: the median over time of every pixel, or for plain backgrounds that of all pixels,
+    which tells the place of an object that covers others of its places for half of the clip."""
 
     def __post_init__(self):
-        _check_not_negative(self, "dynamics_guide", "weight", "steps", "decay_steps")
+        names = ("weight", "steps", "decay_steps", "taught_steps", "taught_decay")
+        _check_not_negative(self, "dynamics_guide", *names)
 
     def weight_in(self, step: int) -> float:
         """The weight in a step, numbered from 1."""
         return self.weight * remaining(step, self.steps, self.decay_steps)
+
+    def taught_in(self, step: int) -> float:
+        """The share of the guide in what is decoded in a step, numbered from 1."""
+        return remaining(step, self.taught_steps, self.taught_decay)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a run needs the guide at all."""
+        return bool(self.weight or self.taught_steps or self.taught_decay)
 
 
 @dataclass
@@ -168,6 +186,9 @@ class TrainConfig(RunConfig, DataConfig):
         | {"accelerator", "devices", "num_nodes", "gradient_checkpointing", "compile"}
     )
 
+    init_from: str | None = None
+    """Folder of a run, or of a saved autoencoder, whose weights this run starts from; its clips may have been shorter
+    or longer. Null starts from random weights."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser and schedule."""
     kl_weight: float = 1e-3

@@ -27,7 +27,7 @@ from autoencoder.metrics.separation import exchange_scalars
 from autoencoder.training.config import KLConfig, TrainConfig
 from autoencoder.training.exchange import KEPT, SOURCES
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
-from autoencoder.training.guide import guide_error
+from autoencoder.training.guide import guide_error, place_guide, teach
 from autoencoder.training.losses import VidTwinLoss
 from autoencoder.training.noise import Noise, add_noise, interpolate
 from autoencoder.training.sides import Side
@@ -67,10 +67,8 @@ class VidTwinModule(LightningModule):
     def __init__(self, model: AutoencoderVidTwin, config: TrainConfig, num_files: int, lpips: nn.Module | None = None):
         super().__init__()
         self.automatic_optimization = False
-        if config.dynamics_guide.weight and not model.config.dynamics_channels:
-            raise UserError(
-                f"dynamics_guide.weight={config.dynamics_guide.weight}: the model has no dynamics latent to guide"
-            )
+        if config.dynamics_guide.is_on and not model.config.dynamics_channels:
+            raise UserError("dynamics_guide: the model has no dynamics latent to guide, its dynamics_channels are 0")
         self.model, self.config = model, config
         self.loss = VidTwinLoss(config.kl_weight, config.lpips_weight, lpips)
         self.discriminator = build_discriminator(config.seed, model.config.sample_size) if config.gan else None
@@ -236,14 +234,19 @@ class VidTwinModule(LightningModule):
             latents = add_noise(latents, noise["latents"])
         if "interpolation" in noise:
             latents = interpolate(latents, *noise["interpolation"])
+        teacher, step = self.config.dynamics_guide, self.global_step + 1
+        if teacher.is_on:
+            channels, _, positions = self.model.dynamics_shape
+            guide = place_guide(video, positions // 2, channels, teacher.background)
+            latents = teach(latents, guide, teacher.taught_in(step))
         if kept is not None:
             latents = VidTwinLatents(latents.structure, latents.dynamics * kept.view(-1, 1, 1, 1))
         reconstruction = self.model.decode(latents).sample
         loss, terms = self.loss(reconstruction, video, posterior, self._kl_weights(), self._squares_errors())
-        if guide_weight := self.config.dynamics_guide.weight_in(self.global_step + 1):
-            guide = guide_error(posterior.mean.dynamics, video)
-            loss = loss + guide_weight * video[0, :, 0].numel() * guide
-            terms |= {"loss": loss.detach(), "guide": guide.detach()}
+        if teacher.is_on:
+            error = guide_error(posterior.mean.dynamics, guide)
+            loss = loss + teacher.weight_in(step) * video[0, :, 0].numel() * error
+            terms |= {"loss": loss.detach(), "guide": error.detach()}
         if gan_share:
             last_layer = self.model.decoder.proj_out.weight
             gan, weight = generator_term(self.discriminator, reconstruction, loss, last_layer)

@@ -1,0 +1,57 @@
+"""Starting a training from the weights of another one."""
+
+import pytest
+import torch
+from tiny_models import tiny_vae
+
+from autoencoder.checkpoint import load_autoencoder
+from autoencoder.common.errors import MissingFileError, UserError
+from autoencoder.data import Shapes, to_video
+from autoencoder.train import main
+from autoencoder.training.start import OVER_FRAMES, start_from
+
+
+def test_weights_of_shorter_clips_start_a_model(tmp_path):
+    short, long = tiny_vae(num_frames=4, sample_size=32), tiny_vae(num_frames=7, sample_size=32)
+    for parameter in short.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    short.save_pretrained(tmp_path)
+    start_from(long, tmp_path)
+    given, taken = short.state_dict(), long.state_dict()
+    over_frames = {name for name in taken if name.startswith(OVER_FRAMES)}
+    assert over_frames
+    for name in taken.keys() - over_frames:
+        assert torch.equal(taken[name], given[name]), name
+    for name in over_frames:
+        torch.testing.assert_close(taken[name][::2], given[name])
+        torch.testing.assert_close(taken[name][1::2], (given[name][1:] + given[name][:-1]) / 2)
+    again = tiny_vae(num_frames=4, sample_size=32)
+    start_from(again, tmp_path)
+    video = to_video(Shapes(4, 32).clip(0)[None])
+    assert torch.equal(again.eval()(video).sample, short.eval()(video).sample)
+
+
+def test_what_does_not_fit_is_listed(tmp_path):
+    tiny_vae(sample_size=32).save_pretrained(tmp_path)
+    model = tiny_vae(sample_size=16)
+    model.decoder.proj_out = torch.nn.Linear(8, 4)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"do not fit this one: .* for \(.*only num_frames may differ"):
+        start_from(model, tmp_path)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    with pytest.raises(MissingFileError, match="no folder of an autoencoder"):
+        start_from(model, tmp_path / "nothing")
+
+
+def test_a_run_starts_from_another_and_resumes_without_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--batch-size", "2", "--num-held-out", "2", "--checkpoint-every", "1"]
+    options = [*sizes, "--devices", "1", "--accelerator", "cpu"]
+    main([*options, "--max-steps", "1", "--output-dir", "first"])
+    start = tmp_path / "first"
+    frozen = [*options, "--optimizer.learning_rate", "1e-12", "--init-from", str(start), "--output-dir", "second"]
+    main([*frozen, "--max-steps", "1"])
+    first, second = (load_autoencoder(f"{name}/model", "cpu").state_dict() for name in ("first", "second"))
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+    start.rename(tmp_path / "elsewhere")
+    main([*frozen, "--max-steps", "2", "--resume"])

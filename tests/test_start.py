@@ -8,7 +8,7 @@ from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.data import Shapes, to_video
 from autoencoder.train import main
-from autoencoder.training.start import OVER_FRAMES, start_from
+from autoencoder.training.start import OVER_FRAMES, error_scale, start_from
 
 
 def test_weights_of_shorter_clips_start_a_model(tmp_path):
@@ -47,11 +47,14 @@ def test_a_run_starts_from_another_and_resumes_without_it(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     sizes = ["--batch-size", "2", "--num-held-out", "2", "--checkpoint-every", "1"]
     options = [*sizes, "--devices", "1", "--accelerator", "cpu"]
-    main([*options, "--max-steps", "1", "--output-dir", "first"])
+    main([*options, "--max-steps", "3", "--output-dir", "first"])
     start = tmp_path / "first"
     frozen = [*options, "--optimizer.learning_rate", "1e-12", "--init-from", str(start), "--output-dir", "second"]
     main([*frozen, "--max-steps", "1"])
     first, second = (load_autoencoder(f"{name}/model", "cpu").state_dict() for name in ("first", "second"))
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+    assert error_scale(start) != 0
+    assert error_scale("second") == pytest.approx(error_scale(start), abs=1e-6)
+    assert error_scale(start / "model") == 0, "no run"
     start.rename(tmp_path / "elsewhere")
     main([*frozen, "--max-steps", "2", "--resume"])

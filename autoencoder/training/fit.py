@@ -27,6 +27,7 @@ from autoencoder.training.module import VidTwinModule
 from autoencoder.training.noise import LatentNoise
 from autoencoder.training.report import StepProgress, describe_run
 from autoencoder.training.sides import SidesStrategy
+from autoencoder.training.start import error_scale
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 DOWNLOAD = "download"
@@ -190,7 +191,10 @@ def _prepare(
     if compiles:
         # The last layer stays outside of compiled code: the adaptive weight takes gradients there alone.
         model.compile_repeated_blocks()
-    return data, VidTwinModule(model, config, len(data.train), lpips)
+    module = VidTwinModule(model, config, len(data.train), lpips)
+    if config.init_from:
+        nn.init.constant_(module.loss.logvar, error_scale(config.init_from))
+    return data, module
 
 
 def _make_trainer(config: TrainConfig, folder: RunFolder, **options) -> Trainer:

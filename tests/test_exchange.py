@@ -157,21 +157,6 @@ def test_a_view_changes_colours_blur_and_scale_but_not_the_path():
     assert not torch.equal(wide, video) and torch.equal(wide[:, :1, :1], video[:, :1, :1])  # the plain corner stays
 
 
-def test_an_elastic_view_hides_outlines_and_keeps_the_place_and_the_colours():
-    clips = Shapes(16, 32)
-    right, pixels = [], []
-    for index in range(20):
-        video, content, motion = clips.clip(index), clips.content(index), clips.motion(index)
-        verdict = oracle(ViewChange(0.0, 0.0, 0.0, 3.0)(video, np.random.default_rng(index)))
-        right.append(verdict.shape == content.shape)
-        pixels.append(np.abs(verdict.path - motion.path).mean())
-        assert np.abs(verdict.colour - content.colour).max() < 0.1
-    assert np.mean(right) < 0.5 and np.nanmean(pixels) < 1.0
-    fading, lasting = ExchangeConfig(elastic=3.0, elastic_steps=2, elastic_decay=4), ExchangeConfig(elastic=3.0)
-    assert [fading.elastic_in(step) for step in (1, 2, 4, 6, 100)] == [3.0, 3.0, 1.5, 0.0, 0.0]
-    assert lasting.elastic_in(100) == 3.0
-
-
 def test_the_weight_of_a_kl_goes_from_its_initial_to_its_full_value():
     rising, falling = KLConfig(2.0, initial=0.5, start=3, warmup_steps=4), KLConfig(None, 0.5, start=1, warmup_steps=2)
     assert [rising.weight_in(step, 9.0) for step in (1, 3, 5, 7, 100)] == [0.5, 0.5, 1.25, 2.0, 2.0]
@@ -224,7 +209,7 @@ def test_a_validation_records_whose_content_and_motion_are_seen(tmp_path):
 def test_off_or_not_yet_on_a_run_has_the_same_bits(tmp_path):
     flags = (
         ("--exchange.start=3", "--exchange.view-start=3", "--exchange.view-share=1", "--exchange.share=1"),
-        ("--structure-kl.weight=null", "--exchange.blur=2", "--exchange.elastic=1"),
+        ("--structure-kl.weight=null", "--exchange.blur=2"),
     )
     states = []
     for number, more in enumerate(((), *flags)):
@@ -244,8 +229,6 @@ def test_off_or_not_yet_on_a_run_has_the_same_bits(tmp_path):
         ({"colour": 2.0}, r"exchange.colour must lie in \[0, 1\], got 2.0"),
         ({"scale": 1.0}, r"exchange.scale must lie in \[0, 1\), got 1.0"),
         ({"blur": float("nan")}, "exchange.blur must be at least 0, got nan"),
-        ({"elastic": -1.0}, "exchange.elastic must be at least 0, got -1.0"),
-        ({"elastic_steps": -2}, "exchange.elastic_steps must be at least 0, got -2"),
         ({"start": -1}, "exchange.start must be at least 0, got -1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Changed views of a clip: the same motion in other colours, out of focus, at another scale, of another outline."""
+"""Changed views of a clip: the same motion in other colours, out of focus, at another scale."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 MIN_BLUR = 0.1  # standard deviation in pixels, below which a blur changes nothing
-KNOTS = 8  # of an elastic warp along either side: fewer would move what is seen, more only roughen its outline
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,11 @@ class ViewChange:
             nothing of them: were it a little less, a latent read from views would still hold them.
         blur: largest standard deviation of a Gaussian blur, in pixels.
         scale: either axis is scaled about the middle by its own factor, from 1 - scale to 1 + scale; below 1.
-        elastic: standard deviation, in pixels, of a smooth random warp that the frame is bent by: it hides outlines and
-            hardly moves what is larger than an eighth of the frame.
     """
 
     colour: float
     blur: float
     scale: float
-    elastic: float = 0.0
 
     def __call__(self, video: torch.Tensor, rng: np.random.Generator, strength: float = 1.0) -> torch.Tensor:
         """A changed view.
@@ -44,15 +40,13 @@ class ViewChange:
         """
         mixing, shift = rng.normal(size=(3, 3)), rng.uniform(-0.25, 0.25, size=3)
         deviation, (height, width) = rng.uniform(), rng.uniform(-1, 1, size=2)
-        bend = rng.normal(size=(2, KNOTS, KNOTS))
         frames = video.permute(0, 3, 1, 2).float() / 255  # (T, 3, H, W)
         if self.colour:
             frames = _mixed(frames, mixing, shift, strength * self.colour)
         if deviation * strength * self.blur > MIN_BLUR:
             frames = _blurred(frames, deviation * strength * self.blur)
-        if self.scale or self.elastic:
-            factors = (1 + strength * self.scale * by for by in (height, width))
-            frames = _warped(frames, *factors, strength * self.elastic * bend)
+        if self.scale:
+            frames = _scaled(frames, *(1 + strength * self.scale * by for by in (height, width)))
         return (255 * frames.clamp(0, 1)).round().byte().permute(0, 2, 3, 1)
 
 
@@ -68,14 +62,8 @@ def _blurred(frames: torch.Tensor, deviation: float) -> torch.Tensor:
     return gaussian_blur(frames, [size, size], [deviation, deviation])
 
 
-def _warped(frames: torch.Tensor, height: float, width: float, bend: np.ndarray) -> torch.Tensor:
-    """Scale (T, 3, H, W) about the middle and bend it; what lies outside of the frame repeats its edge.
-
-    `bend` (2, k, k) holds how far, in pixels of x and y, the frame is moved at k x k points, cubic in between.
-    """
+def _scaled(frames: torch.Tensor, height: float, width: float) -> torch.Tensor:
+    """Scale about the middle; what lies outside of the frame repeats its edge."""
     theta = torch.tensor([[1 / width, 0, 0], [0, 1 / height, 0]], dtype=torch.float32)
-    size = frames.shape[-2:]
-    moved = F.interpolate(torch.from_numpy(bend)[None].float(), size, mode="bicubic", align_corners=False)
-    moved = 2 * moved[0].permute(1, 2, 0) / torch.tensor(size).flip(0)  # (H, W, 2), in units of half a frame
-    grid = F.affine_grid(theta[None], [1, 3, *size], align_corners=False) + moved
-    return F.grid_sample(frames, grid.expand(len(frames), -1, -1, -1), padding_mode="border", align_corners=False)
+    grid = F.affine_grid(theta.expand(len(frames), 2, 3), list(frames.shape), align_corners=False)
+    return F.grid_sample(frames, grid, padding_mode="border", align_corners=False)

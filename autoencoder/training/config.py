@@ -59,26 +59,15 @@ class ExchangeConfig:
     """Largest standard deviation of the Gaussian blur of a view, in pixels."""
     scale: float = 0.0
     """Either axis of a view is scaled by its own factor, from 1 - scale to 1 + scale."""
-    elastic: float = 0.0
-    """Standard deviation, in pixels, of a smooth random warp of a view, which hides outlines."""
-    elastic_steps: int | None = None
-    """Steps with the whole warp; null keeps it to the end. It also hides the last half pixel of the place, so that
-    outlines get sharp only once it is gone."""
-    elastic_decay: int = 0
-    """Steps, from `elastic_steps` on, over which the warp falls to none."""
 
     def __post_init__(self):
         for name in ("share", "view_share", "structure_only", "colour"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"exchange.{name} must lie in [0, 1], got {getattr(self, name)}")
-        steps = ("start", "warmup_steps", "view_start", "view_warmup_steps", "elastic_steps", "elastic_decay")
-        _check_not_negative(self, "exchange", *steps, "structure_only_steps", "structure_only_decay", "blur", "elastic")
+        steps = ("start", "warmup_steps", "view_start", "view_warmup_steps", "structure_only_steps")
+        _check_not_negative(self, "exchange", *steps, "structure_only_decay", "blur")
         if not 0 <= self.scale < 1:
             raise UserError(f"exchange.scale must lie in [0, 1), got {self.scale}")
-
-    def elastic_in(self, step: int) -> float:
-        """The warp in a step, numbered from 1."""
-        return self.elastic * remaining(step, self.elastic_steps, self.elastic_decay)
 
     @property
     def is_on(self) -> bool:

@@ -69,8 +69,7 @@ class Exchange:
             structure = self._companion(clips, index, rng)
             structure = structure.flip(2) if is_mirrored else structure
         if changes_view and strength:
-            change = ViewChange(config.colour, config.blur, config.scale, config.elastic_in(step))
-            dynamics = change(video, rng, strength)
+            dynamics = ViewChange(config.colour, config.blur, config.scale)(video, rng, strength)
         return dict(zip(SOURCES, (structure, dynamics), strict=True)) | {KEPT: torch.tensor(float(not leaves_out))}
 
     def _companion(self, clips: ClipDataset, index: int, rng: np.random.Generator) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from autoencoder import AutoencoderVidTwin
 from autoencoder.codec import decode_float_clips, encode_clips
 from autoencoder.common.commands import start_command
-from autoencoder.common.cost import count_flops, format_flops, training_flops
+from autoencoder.common.cost import count_flops, format_flops
 from autoencoder.common.files import atomic_path
 from autoencoder.common.plots import pyplot, read_scalars, save_figure
 from autoencoder.common.summary import summary as aligned
@@ -20,6 +20,8 @@ from autoencoder.data import to_video
 from autoencoder.data.shapes import CLASS_NAMES
 from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.metrics.oracle import oracle
+from autoencoder.training.module import flops_of_clip
+from autoencoder.training.start import start_from
 from generator import VidTwinDiT
 from generator.trainer import flops_of_sample
 from pipelines.checkpoint import load_pipeline
@@ -32,7 +34,10 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.showcase import Showcase, write_showcase
 from pipelines.stages import read_presets
 
-AUTOENCODER_PRESET, GENERATOR_PRESET = "tiny", "shapes"
+# As the shipped pipeline, but for fewer steps, and without further training on the long clips of the demo.
+SHORT_CLIPS, LONG_CLIPS, GENERATOR = "shapes_short", "shapes_long", "shapes_long"
+AUTOENCODER_STEPS, GENERATOR_STEPS, CLIPS = 900, 1500, 4000
+LENGTHENED = "autoencoder_of_long_clips"
 SHIPPED, TRAINED = "shipped", "from scratch"  # columns of the table
 BATCH = 10
 VIEWS = ("both", "structure", "dynamics", "mean frame")
@@ -57,11 +62,11 @@ class Stopwatch:
 
 
 def expected_cost() -> str:
-    """What the presets of both trainings compute, as lines to print before they start."""
-    first, settings = read_presets("autoencoder", AUTOENCODER_PRESET)
-    second, transformer_settings = read_presets("generator", GENERATOR_PRESET)
+    """What both trainings compute, as lines to print before they start."""
+    first, short = read_presets("autoencoder", SHORT_CLIPS)
+    second, transformer_settings = read_presets("generator", GENERATOR)
     with torch.device("meta"):
-        vae = AutoencoderVidTwin(**settings)
+        vae = AutoencoderVidTwin(**read_presets("autoencoder", LONG_CLIPS)[1])
         transformer = VidTwinDiT(
             structure_shape=vae.structure_shape,
             dynamics_shape=vae.dynamics_shape,
@@ -70,27 +75,43 @@ def expected_cost() -> str:
             independent_times=second.objective.independent_times,
             **transformer_settings,
         )
-    clip = torch.empty(1, *vae.video_shape, device="meta")
-    flops = [first.max_steps * first.batch_size * training_flops(vae, clip)]
-    flops.append(second.max_steps * second.batch_size * flops_of_sample(transformer))
-    names = (f"autoencoder, {first.max_steps} steps", f"transformer, {second.max_steps} steps", "both trainings")
+        flops = [AUTOENCODER_STEPS * first.batch_size * flops_of_clip(AutoencoderVidTwin(**short), first)]
+    flops.append(GENERATOR_STEPS * second.batch_size * flops_of_sample(transformer))
+    names = (f"autoencoder, {AUTOENCODER_STEPS} steps", f"transformer, {GENERATOR_STEPS} steps", "both trainings")
     counts = map(format_flops, [*flops, sum(flops)])
     return aligned(dict(zip(names, counts, strict=True)))
+
+
+def lengthen(run: Path, folder: Path) -> Path:
+    """Save the autoencoder of a run on short clips as one of long clips; returns its folder."""
+    vae = AutoencoderVidTwin(**read_presets("autoencoder", LONG_CLIPS)[1])
+    start_from(vae, run)
+    vae.save_pretrained(folder)
+    return folder
 
 
 def train(config: DemoConfig, watch: Stopwatch) -> Path:
     """Train both stages by their commands; returns the pipeline's folder."""
     first, second = config.output_dir / "autoencoder", config.output_dir / "generator"
     latents = str(config.output_dir / "latents")
-    short = ["--max-steps", "20", "--log-every", "2"] if config.quick else []
-    few = ["--max-videos", "200"] if config.quick else []
-    start_command("autoencoder.train", ["--config", AUTOENCODER_PRESET, "--output-dir", str(first), *short])
+    steps = {"autoencoder": AUTOENCODER_STEPS, "generator": GENERATOR_STEPS}
+    lengths = {stage: ["--max-steps", "20" if config.quick else str(count)] for stage, count in steps.items()}
+    more = ["--log-every", "2"] if config.quick else []
+    few = ["--max-videos", "200" if config.quick else str(CLIPS)]
+    start_command(
+        "autoencoder.train",
+        ["--config", SHORT_CLIPS, "--output-dir", str(first), *lengths["autoencoder"], *more],
+    )
+    autoencoder = lengthen(first, config.output_dir / LENGTHENED)
     watch.lap("training the autoencoder")
-    common = ["--dataset", "shapes", "--config", GENERATOR_PRESET, "--autoencoder", str(first / "model"), *few]
+    common = ["--dataset", "shapes", "--config", GENERATOR, "--autoencoder", str(autoencoder), *few]
     start_command("generator.cache_latents", [*common, "--output-dir", latents])
     watch.lap("encoding latents")
-    more = [*short, "--sample-steps", "4"] if config.quick else []
-    start_command("generator.train", [*common, "--latent-cache", latents, "--output-dir", str(second), *more])
+    more += ["--sample-steps", "4"] if config.quick else []
+    start_command(
+        "generator.train",
+        [*common, "--latent-cache", latents, "--output-dir", str(second), *lengths["generator"], *more],
+    )
     watch.lap("training the transformer")
     return second / "pipeline"
 
@@ -237,7 +258,7 @@ def execute(config: DemoConfig, started: float) -> None:
         started: when the command began, by `time.perf_counter`.
     """
     watch, found, trained = Stopwatch(started), {}, None
-    for part in (SHIPPED, TRAINED.replace(" ", "_"), "autoencoder", "latents", "generator"):
+    for part in (SHIPPED, TRAINED.replace(" ", "_"), "autoencoder", LENGTHENED, "latents", "generator"):
         shutil.rmtree(config.output_dir / part, ignore_errors=True)
     if config.pipeline is not None:
         pipe = load(pipeline_folder(config.pipeline), config.device)

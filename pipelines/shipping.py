@@ -67,7 +67,7 @@ def preset_of(stage: str, settings: Mapping[str, Any]) -> str | None:
 
 
 def runs_of(config: ShipConfig) -> dict[str, RunFolder]:
-    """The runs that the pipeline comes from, in their order, by what they trained.
+    """The runs that the pipeline comes from, by what they trained, in the order in which JSON keeps them.
 
     Raises:
         MissingFileError: if one is not there, or has not ended.
@@ -75,7 +75,7 @@ def runs_of(config: ShipConfig) -> dict[str, RunFolder]:
     autoencoder, generator = run_of(config.autoencoder, "model"), run_of(config.generator, "pipeline")
     start = yaml.safe_load(autoencoder.config.read_text()).get("init_from")
     earlier = {START: run_of(Path(start), "model")} if start else {}
-    return earlier | {"autoencoder": autoencoder, "generator": generator}
+    return {"autoencoder": autoencoder} | earlier | {"generator": generator}
 
 
 def facts_of_run(run: RunFolder, stage: str) -> dict[str, Any]:

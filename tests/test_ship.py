@@ -87,7 +87,7 @@ def test_the_run_that_the_autoencoder_started_from_is_told_as_well(runs, tmp_pat
     main([*runs, "--measure", "false"])
     out = tmp_path / "shipped" / "mine"
     rows = rows_of((out / "README.md").read_text())
-    assert rows["preset"] == ["tiny", "control", "none"] and rows["seed"] == ["5", "3", "3"]
+    assert rows["preset"] == ["control", "tiny", "none"] and rows["seed"] == ["3", "5", "3"]
     assert yaml.safe_load((out / "autoencoder_start.yaml").read_text())["seed"] == 5
     assert str(tmp_path) not in (out / "autoencoder.yaml").read_text()
 

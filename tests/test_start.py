@@ -9,6 +9,8 @@ from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.data import Shapes, to_video
 from autoencoder.train import main
 from autoencoder.training.start import OVER_FRAMES, error_scale, start_from
+from autoencoder.vidtwin import AutoencoderVidTwin
+from pipelines.stages import read_presets
 
 
 def test_weights_of_shorter_clips_start_a_model(tmp_path):
@@ -58,3 +60,10 @@ def test_a_run_starts_from_another_and_resumes_without_it(tmp_path, monkeypatch)
     assert error_scale(start / "model") == 0, "no run"
     start.rename(tmp_path / "elsewhere")
     main([*frozen, "--max-steps", "2", "--resume"])
+
+
+def test_the_preset_of_long_clips_starts_from_that_of_short_ones(tmp_path):
+    short, long = (AutoencoderVidTwin(**read_presets("autoencoder", f"shapes_{name}")[1]) for name in ("short", "long"))
+    short.save_pretrained(tmp_path)
+    assert short.config.num_frames < long.config.num_frames
+    start_from(long, tmp_path)

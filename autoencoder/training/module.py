@@ -37,6 +37,12 @@ NUM_PICTURES = 4
 NUM_EXCHANGED = 16  # held-out clips whose latents are exchanged
 
 
+def flops_of_clip(model: AutoencoderVidTwin, config: TrainConfig) -> int:
+    """FLOPs of a training step per clip; with exchange training both sources of its latents are encoded."""
+    clip = torch.empty(1, *model.video_shape, device="meta")
+    return training_flops(model, clip) + (training_flops(model.encode, clip) if config.exchange.is_on else 0)
+
+
 def _as_list(value: Any) -> list:
     """Lightning gives a list only where there are several."""
     return value if isinstance(value, list) else [value]
@@ -81,9 +87,7 @@ class VidTwinModule(LightningModule):
         self._previews = Previews()
         self._exchanged: list[torch.Tensor] = []
         self._window_start, self._window_step = time.perf_counter(), 0
-        clip = torch.empty(1, *model.video_shape, device="meta")
-        encoded_twice = training_flops(model.encode, clip) if config.exchange.is_on else 0
-        self.flops_per_step = (training_flops(model, clip) + encoded_twice) * config.batch_size
+        self.flops_per_step = flops_of_clip(model, config) * config.batch_size
         self.scalars: dict[str, float] = {}
 
     def configure_optimizers(self):

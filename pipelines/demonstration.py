@@ -36,7 +36,7 @@ from pipelines.stages import read_presets
 
 # As the shipped pipeline, but for fewer steps, and without further training on the long clips of the demo.
 SHORT_CLIPS, LONG_CLIPS, GENERATOR = "shapes_short", "shapes_long", "shapes_long"
-AUTOENCODER_STEPS, GENERATOR_STEPS, CLIPS = 1150, 800, 4000
+AUTOENCODER_STEPS, GENERATOR_STEPS, CLIPS = 900, 1500, 4000
 LENGTHENED = "autoencoder_of_long_clips"
 SHIPPED, TRAINED = "shipped", "from scratch"  # columns of the table
 BATCH = 10

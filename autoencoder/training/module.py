@@ -238,18 +238,19 @@ class VidTwinModule(LightningModule):
             latents = add_noise(latents, noise["latents"])
         if "interpolation" in noise:
             latents = interpolate(latents, *noise["interpolation"])
-        teacher, step = self.config.dynamics_guide, self.global_step + 1
-        if teacher.is_on:
+        guiding, step = self.config.dynamics_guide, self.global_step + 1
+        guide_weight, taught = guiding.weight_in(step), guiding.taught_in(step)
+        if guide_weight or taught:
             channels, _, positions = self.model.dynamics_shape
-            guide = place_guide(video, positions // 2, channels, teacher.background)
-            latents = teach(latents, guide, teacher.taught_in(step))
+            guide = place_guide(video, positions // 2, channels, guiding.background)
+            latents = teach(latents, guide, taught)
         if kept is not None:
             latents = VidTwinLatents(latents.structure, latents.dynamics * kept.view(-1, 1, 1, 1))
         reconstruction = self.model.decode(latents).sample
         loss, terms = self.loss(reconstruction, video, posterior, self._kl_weights(), self._squares_errors())
-        if teacher.is_on:
+        if guide_weight or taught:
             error = guide_error(posterior.mean.dynamics, guide)
-            loss = loss + teacher.weight_in(step) * video[0, :, 0].numel() * error
+            loss = loss + guide_weight * video[0, :, 0].numel() * error
             terms |= {"loss": loss.detach(), "guide": error.detach()}
         if gan_share:
             last_layer = self.model.decoder.proj_out.weight

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import ClipDataset, UnreadableVideo
+from autoencoder.data.clips import readable_companion
 from autoencoder.data.stream import collate
 from generator.cache_identity import VideoTable, file_digest
 from generator.config import CacheConfig
@@ -16,7 +17,8 @@ from generator.config import CacheConfig
 class CacheClips(Dataset):
     """The clips of chosen videos: with k clips per video, item p is clip p mod k of video numbers[p div k].
 
-    The first clip of a video is its middle one, without a random crop; the others are drawn by the cache's seed.
+    The first clip of a video is its middle one, without a random crop; the others are drawn by the cache's seed, as are
+    companions, where the config asks for them.
 
     Args:
         clips: the data set.
@@ -40,12 +42,16 @@ class CacheClips(Dataset):
         place = int(self.places[number])
         report = {"sample": None, "tried": [number], "unreadable": {}, "digests": self._digests(number, place)}
         seed = derive_seed(self.config.clip_seed, "cache", number, clip)
+        sample = {"source": torch.tensor([number, clip])}
         try:
-            video = self.clips.clip(place, np.random.default_rng(seed) if clip else None)
+            sample["video"] = self.clips.clip(place, np.random.default_rng(seed) if clip else None)
+            if self.config.companions:
+                rng = np.random.default_rng(derive_seed(seed, "companion"))
+                sample["companion"] = readable_companion(self.clips, place, rng)
         except UnreadableVideo as error:
             return report | {"unreadable": {number: str(error)}}
-        label = self.clips.label(place) if self.clips.class_names else 0
-        return report | {"sample": {"video": video, "label": label, "source": torch.tensor([number, clip])}}
+        sample["label"] = self.clips.label(place) if self.clips.class_names else 0
+        return report | {"sample": sample}
 
     def _digests(self, number: int, place: int) -> dict[int, str]:
         if not self.has_files:

@@ -31,6 +31,7 @@ from generator.config import CacheConfig
 
 VIDEOS = "videos.safetensors"
 METADATA_KEY = "latent_cache"  # key of the metadata of the list and of the shards
+UNNOTED = {"companions": False}  # settings that caches of earlier versions do not note, which had no other values
 REMEDY = "Give another folder, remove that one, or have it encoded anew by --rebuild-cache"
 
 BLOCK_BYTES, BLOCKS = 2**20, 16  # the parts of a large file that its digest covers; smaller files are read whole
@@ -49,6 +50,7 @@ def check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) ->
     Raises:
         UserError: if values differ; the message names all of them.
     """
+    found = UNNOTED | found
     different = [name for name in wanted if found.get(name) != wanted[name]]
     if different:
         names = ", ".join(f"{name}={found.get(name)!r} there and {wanted[name]!r} here" for name in different)

@@ -30,6 +30,9 @@ class CacheConfig(DataConfig):
     """Clips of every video: the middle one, then others at random places with the crop of `crop`."""
     flip: bool = False
     """Encode every clip mirrored, too; only for data sets whose labels allow it."""
+    companions: bool = False
+    """Read the structure latent from a companion of the clip, another one of the same content as in exchange training,
+    so that neither latent tells more of the other one than the content does."""
     clip_seed: int = 0
     """The choice of videos and clips is a function of it."""
     shard_size: int = 512
@@ -47,7 +50,7 @@ class CacheConfig(DataConfig):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that the bytes of a cache depend on, by name; beside them, only autoencoder and videos do."""
-        names = ["dataset", "split", "max_videos", "clips_per_video", "flip", "clip_seed"]
+        names = ["dataset", "split", "max_videos", "clips_per_video", "flip", "companions", "clip_seed"]
         settings: dict[str, Any] = {}
         if self.reads_videos:
             names += ["sample_fps", "sampling"]

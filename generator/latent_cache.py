@@ -252,16 +252,22 @@ class _Encoder:
     @torch.no_grad()
     def _encode(self, sample: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors of a shard for one batch, the mirrored clips behind the others."""
-        video = to_video(to_device(sample["video"], self.model.device))  # (B, 3, T, H, W)
-        views = (video, video.flip(-1)) if self.config.flip else (video,)
-        latents = VidTwinLatents.cat([self.model.encode(view).latent_dist.mode() for view in views])
-        sources = [torch.nn.functional.pad(sample["source"], (0, 1), value=mirrored) for mirrored in range(len(views))]
+        latents = self._latents(sample["video"])
+        structure = self._latents(sample["companion"]).structure if self.config.companions else latents.structure
+        views = 1 + self.config.flip
+        sources = [torch.nn.functional.pad(sample["source"], (0, 1), value=mirrored) for mirrored in range(views)]
         return {
-            "structure": latents.structure,  # (n B, d_S, n_q, h_S, w_S) for n views
+            "structure": structure,  # (n B, d_S, n_q, h_S, w_S) for n views
             "dynamics": latents.dynamics,  # (n B, d_D, F, w_D + h_D)
-            "labels": sample["label"].repeat(len(views)),  # (n B,)
+            "labels": sample["label"].repeat(views),  # (n B,)
             "sources": torch.cat(sources),  # (n B, 3): video, clip of the video, mirrored
         }
+
+    def _latents(self, frames: torch.Tensor) -> VidTwinLatents:
+        """The latents of clips, uint8 (B, T, H, W, 3), those of the mirrored clips behind the others."""
+        video = to_video(to_device(frames, self.model.device))  # (B, 3, T, H, W)
+        views = (video, video.flip(-1)) if self.config.flip else (video,)
+        return VidTwinLatents.cat([self.model.encode(view).latent_dist.mode() for view in views])
 
     def _nothing(self) -> dict[str, torch.Tensor]:
         """The tensors of a shard without clips, for one whose files cannot be read."""

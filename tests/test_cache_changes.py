@@ -237,6 +237,7 @@ def test_contents_do_not_matter_to_latents(model, root, tmp_path, encoded):
         ("crop", "center"),
         ("clips_per_video", 2),
         ("flip", True),
+        ("companions", True),
         ("clip_seed", 1),
         ("max_videos", 3),
         ("split", "val"),
@@ -404,7 +405,7 @@ def test_caches_of_earlier_versions(model, root, tmp_path, encoded):
     ):
         build(model, folder, **config)
         identity = CacheConfig(**config).settings | {"sample_fps": 8.0, "data_root": None, "files": "0123"}
-        for name in ("decoder", "held_out_root", "held_out_share"):
+        for name in ("decoder", "held_out_root", "held_out_share", "companions"):
             identity.pop(name, None)
         identity |= {"autoencoder": fingerprint(model), "shard_size": 4}
         for number, tensors in enumerate(shards(folder)):
@@ -416,6 +417,8 @@ def test_caches_of_earlier_versions(model, root, tmp_path, encoded):
     assert len(build(model, tmp_path / "shapes", max_videos=8, shard_size=4)) == 8
     (tmp_path / "shapes" / INDEX).unlink()
     assert len(build(model, tmp_path / "shapes", max_videos=8, shard_size=4)) == 8 and not encoded
+    with pytest.raises(UserError, match="companions=False there and True here"):
+        build(model, tmp_path / "shapes", max_videos=8, shard_size=4, companions=True)
     for _ in ("complete", "unfinished"):
         with pytest.raises(UserError, match="videos-cache holds latents of an earlier version.*--rebuild-cache"):
             build(model, tmp_path / "videos-cache", **settings(root))

@@ -19,7 +19,8 @@ from autoencoder import AutoencoderVidTwin
 from autoencoder.common import commands
 from autoencoder.common.run import LAST_AUTOENCODER, write_pointer
 from autoencoder.common.seeding import derive_seed
-from autoencoder.data import UnreadableVideo, VideoFolder, to_video
+from autoencoder.data import ClipDataset, UnreadableVideo, VideoFolder, to_video
+from autoencoder.data.clips import readable_companion
 from autoencoder.data.shapes import Shapes
 from benchmarks.work import cache as cache_benchmark
 from generator import cache_latents
@@ -196,6 +197,50 @@ def test_clips_flips_and_unreadable_files_of_a_folder(model, videos, tmp_path, c
         (tmp_path / "cache" / name).unlink()
     again = build(model, tmp_path / "cache", **settings)
     assert again.unreadable == cache.unreadable and files(tmp_path / "workers") == files(tmp_path / "cache")
+
+
+def companion(data: ClipDataset, index: int, clip: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(derive_seed(derive_seed(0, "cache", index, clip), "companion"))
+    return readable_companion(data, index, rng)
+
+
+def test_structure_of_a_companion(model, tmp_path):
+    """It is of the same content in another motion; all else is as it is without companions."""
+    cache = build(model, tmp_path / "companions", max_videos=20, companions=True)
+    own = build(model, tmp_path / "own", max_videos=20)
+    latents, own_latents = cache.latents(range(20)), own.latents(range(20))
+    assert torch.equal(latents.dynamics, own_latents.dynamics) and torch.equal(cache.labels, own.labels)
+    for place, index in enumerate(sources(tmp_path / "companions")[:, 0].tolist()):
+        structure, _ = encode(model, companion(Shapes(8, 32), index))
+        torch.testing.assert_close(latents.structure[place], structure)
+        assert not torch.allclose(latents.structure[place], own_latents.structure[place])
+
+
+def test_companions_of_videos(model, tmp_path, capsys):
+    """They are mirrored as their clips are; one that cannot be read gives way to another and is counted as itself."""
+    for number in range(6):
+        make_video(tmp_path / "videos" / f"{number}.mp4", count=20 + number, fps=8)
+    (tmp_path / "videos" / "6.mp4").write_bytes(b"no video at all")
+    make_video(tmp_path / "held-out" / "0.mp4")
+    lines = [f"{number}.mp4,{'even' if number % 2 == 0 else 'odd'}" for number in range(7)]
+    (tmp_path / "videos" / "all.csv").write_text("\n".join(["path,content", *lines]))
+    config = CacheConfig(
+        dataset="folder",
+        data_root=str(tmp_path / "videos" / "all.csv"),
+        held_out_root=str(tmp_path / "held-out"),
+        max_bad_share=0.5,
+        clips_per_video=2,
+        flip=True,
+        companions=True,
+    )
+    cache = build_cache(model, config, tmp_path / "cache")
+    assert len(cache) == 6 * 2 * 2 and list(cache.unreadable) == [str(tmp_path / "videos" / "6.mp4")]
+    assert capsys.readouterr().out.count("skipped:") == 1
+    data = config.build("train", 8, 32)
+    for place, (index, clip, mirrored) in enumerate(sources(tmp_path / "cache").tolist()):
+        frames = companion(data, index, clip)
+        structure, _ = encode(model, frames.flip(2) if mirrored else frames)
+        torch.testing.assert_close(cache.latents([place]).structure[0], structure)
 
 
 def test_stops_where_too_many_files_are_bad(model, videos, tmp_path):

@@ -6,6 +6,10 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from autoencoder.data.frame_index import UnreadableVideo
+
+COMPANION_DRAWS = 4
+
 
 class ClipDataset(Protocol):
     """Videos to take clips from.
@@ -56,6 +60,30 @@ class ClipDataset(Protocol):
         Raises:
             UnreadableVideo: naming the file, which may be another than that of the video, and the reason.
         """
+
+
+def readable_companion(
+    clips: ClipDataset, index: int, rng: np.random.Generator, same_clip: bool = False
+) -> torch.Tensor:
+    """A companion that can be read: of the content if a few draws find one, else of the video itself.
+
+    A file that cannot be read is reported when it is its own turn.
+
+    Args:
+        clips, index, rng, same_clip: as for `ClipDataset.companion`.
+
+    Returns:
+        uint8 (T, H, W, 3).
+
+    Raises:
+        UnreadableVideo: if not even another moment of the video itself can be read.
+    """
+    for _ in range(0 if same_clip else COMPANION_DRAWS):
+        try:
+            return clips.companion(index, rng)
+        except UnreadableVideo:
+            continue
+    return clips.companion(index, rng, same_clip=True)
 
 
 def to_video(frames: torch.Tensor) -> torch.Tensor:

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from autoencoder.common.seeding import derive_seed
-from autoencoder.data.clips import ClipDataset
+from autoencoder.data.clips import ClipDataset, readable_companion
 from autoencoder.data.stream import TrainingClips
-from autoencoder.data.video_io import UnreadableVideo
 from autoencoder.data.views import ViewChange
 from autoencoder.training.config import ExchangeConfig
 from autoencoder.training.schedules import remaining, risen
 
-COMPANION_DRAWS = 4
 SOURCES = ("structure_source", "dynamics_source")  # in a sample, beside "video"
 KEPT = "dynamics_kept"
 
@@ -66,23 +64,11 @@ class Exchange:
         takes_companion, changes_view, leaves_out = rng.uniform(size=3) < (share, config.view_share, left_out)
         structure, dynamics = video, video
         if takes_companion:
-            structure = self._companion(clips, index, rng)
+            structure = readable_companion(clips, index, rng, same_clip=config.companion == "clip")
             structure = structure.flip(2) if is_mirrored else structure
         if changes_view and strength:
             dynamics = ViewChange(config.colour, config.blur, config.scale)(video, rng, strength)
         return dict(zip(SOURCES, (structure, dynamics), strict=True)) | {KEPT: torch.tensor(float(not leaves_out))}
-
-    def _companion(self, clips: ClipDataset, index: int, rng: np.random.Generator) -> torch.Tensor:
-        """A companion that can be read: of the content if a few draws find one, else of the video itself.
-
-        A file that cannot be read is reported when it is its own turn, as a target.
-        """
-        for _ in range(COMPANION_DRAWS if self.config.companion == "content" else 0):
-            try:
-                return clips.companion(index, rng)
-            except UnreadableVideo:
-                continue
-        return clips.companion(index, rng, same_clip=True)
 
 
 class ExchangedClips(TrainingClips):

@@ -14,6 +14,7 @@ from benchmarks import solvers as solvers_command
 from benchmarks.choices import CHOICES, DEFAULT, ChoicesConfig
 from benchmarks.work import solvers
 from benchmarks.work.choices import flags
+from generator.latent_cache import LatentCache
 from generator.train import parse
 
 
@@ -39,9 +40,12 @@ def test_the_commands_train_sample_and_compare(tmp_path, capfd, monkeypatch):
     monkeypatch.setitem(CHOICES, DEFAULT, ("--model.num-layers", "1", "--model.hidden-size", "16"))
     monkeypatch.setitem(CHOICES, "flow", (*CHOICES[DEFAULT], "--objective.kind", "flow"))
     make_autoencoder().save_pretrained(tmp_path / "model")
+    (tmp_path / "preset.yaml").write_text("companions: true")
     short = ["--max-steps", "2", "--max-videos", "40", "--seeds", "1", "--num-inference-steps", "2"]
     arguments = [
         *short,
+        "--preset",
+        str(tmp_path / "preset.yaml"),
         "--videos-per-class",
         "1",
         "--variants",
@@ -50,6 +54,7 @@ def test_the_commands_train_sample_and_compare(tmp_path, capfd, monkeypatch):
         str(tmp_path / "out"),
     ]
     choices_command.main([*arguments, "--autoencoder", str(tmp_path / "model")])
+    assert LatentCache(tmp_path / "out/latents").identity["companions"]
     report = json.loads((tmp_path / "out/choices.json").read_text())
     assert [row["variant"] for row in report["rows"]] == [DEFAULT, "flow"]
     assert all(row["loss"] > 0 and 0 <= row["both"] <= row["shape"] <= 1 for row in report["rows"])

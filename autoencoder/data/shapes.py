@@ -180,7 +180,7 @@ class Shapes:
     Clip i depends on i and the split alone. Its class is i modulo 10.
 
     Args:
-        num_frames: frames of a clip, at least 8 so that a motion can be seen.
+        num_frames: frames of a clip, at least 2 so that a motion can be seen.
         size: height and width, at least 32 pixels.
         split: "train" or "val", which share no clip.
 
@@ -192,9 +192,9 @@ class Shapes:
     flip_invariant = False
 
     def __init__(self, num_frames: int = 16, size: int = 32, split: str = "train"):
-        if num_frames < 4 or size < 32:
+        if num_frames < 2 or size < 32:
             raise UserError(
-                f"shapes are made at 4 frames of 32 x 32 or more, got {num_frames} frames of {size} x {size}"
+                f"shapes are made at 2 frames of 32 x 32 or more, got {num_frames} frames of {size} x {size}"
             )
         if split not in SPLITS:
             raise UserError(f"split={split!r} is none of {', '.join(SPLITS)}")

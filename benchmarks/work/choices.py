@@ -102,8 +102,9 @@ def execute(config: ChoicesConfig) -> None:
     """Train all variants, print the table and write it."""
     config.autoencoder = str(autoencoder_folder(config.autoencoder))
     # Encoded beforehand, so that no run pays for it.
-    latents = ["--dataset", "shapes", "--autoencoder", config.autoencoder, "--max-videos", str(config.max_videos)]
-    commands.start_command("generator.cache_latents", [*latents, "--output-dir", str(config.output_dir / "latents")])
+    latents = ["--config", config.preset, "--dataset", "shapes", "--max-videos", str(config.max_videos)]
+    latents += ["--autoencoder", config.autoencoder, "--output-dir", str(config.output_dir / "latents")]
+    commands.start_command("generator.cache_latents", latents)
     machine = environment(resolve_device("auto"))
     made_with = {name: getattr(config, name) for name in ("videos_per_class", "num_inference_steps", "guidance_scale")}
     made_with |= {"autoencoder": fingerprint(AutoencoderVidTwin.from_pretrained(config.autoencoder))}

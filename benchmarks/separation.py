@@ -25,7 +25,7 @@ class SeparationConfig:
     one."""
     pipeline: Path | None = None
     """Folder of a pipeline that samples latents, or the name of a shipped one, such as shapes; its autoencoder is
-    measured, too, as the last one."""
+    measured, too, as the last one, unless it is one of the checkpoints."""
     dataset: Literal["shapes", "sprites"] = "shapes"
     """Data set of the clips."""
     data_root: str | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoencoder.checkpoint import load_autoencoder
+from autoencoder.checkpoint import fingerprint, load_autoencoder
 from autoencoder.codec import decode_clips, encode_clips
 from autoencoder.common.device import resolve_device
 from autoencoder.common.pictures import save_png, sheet
@@ -293,9 +293,17 @@ def execute(config: SeparationConfig) -> None:
 
 
 def models(config: SeparationConfig) -> Iterator[tuple[Path, AutoencoderVidTwin, Sampler | None]]:
-    """Folder and autoencoder of every row, and what samples its latents; one at a time is in memory."""
+    """Folder and autoencoder of every row, and what samples its latents.
+
+    One of the checkpoints is in memory at a time, beside the pipeline, whose autoencoder may be among them.
+    """
+    pipe = None if config.pipeline is None else load_pipeline(config.pipeline, config.device)
+    sample = pipe and sampler(pipe, config.num_inference_steps, config.guidance_scale, config.seed)
+    wanted = pipe and fingerprint(pipe.vae)
     for folder in config.checkpoints:
-        yield folder, load_autoencoder(folder, config.device), None
-    if config.pipeline is not None:
-        pipe = load_pipeline(config.pipeline, config.device)
-        yield config.pipeline, pipe.vae, sampler(pipe, config.num_inference_steps, config.guidance_scale, config.seed)
+        vae = load_autoencoder(folder, config.device)
+        is_wanted = wanted == fingerprint(vae)
+        yield folder, vae, sample if is_wanted else None
+        wanted = None if is_wanted else wanted
+    if wanted:
+        yield config.pipeline, pipe.vae, sample

@@ -8,9 +8,9 @@ from tiny_models import tiny_vae
 from autoencoder.common.errors import UserError
 from autoencoder.data import Shapes, to_video
 from autoencoder.latents import VidTwinLatents
-from autoencoder.training.config import GuideConfig, TrainConfig
+from autoencoder.training.config import ExchangeConfig, GuideConfig, TrainConfig
 from autoencoder.training.guide import centre_of_motion, guide_error, place_guide, teach
-from autoencoder.training.module import VidTwinModule
+from autoencoder.training.module import VidTwinModule, flops_of_clip
 from autoencoder.training.noise import LatentNoise
 from autoencoder.vidtwin import AutoencoderVidTwin
 
@@ -81,12 +81,12 @@ def test_a_guide_fades():
     assert GuideConfig(0.5).taught_in(1) == 0.0 and not GuideConfig().is_on
 
 
-def loss_of(vae, video, guide):
-    """The training loss of a video in the first step, and its terms."""
+def loss_of(vae, video, guide, *sources):
+    """The training loss of a video in the first step, its terms, and its reconstruction."""
     noise = LatentNoise(0, vae.structure_shape, vae.dynamics_shape)([0, 1])
     config = TrainConfig(max_steps=10, batch_size=2, devices=1, dynamics_guide=guide)
     module = VidTwinModule(vae, config, num_files=2).eval()  # without dropout
-    loss, terms, reconstruction = module._autoencoder_loss([video], noise, None, 0.0)
+    loss, terms, reconstruction = module._autoencoder_loss([video, *sources], noise, None, 0.0)
     assert terms["loss"] == loss
     return loss, terms, reconstruction
 
@@ -116,6 +116,42 @@ def test_while_the_guide_is_decoded_dynamics_learns_from_it_alone():
         assert (gradient is not None and bool(gradient.any())) == learns
 
 
+def test_both_latents_of_one_clip():
+    """While the guide is decoded, the clip of structure teaches dynamics its own place, and is the only one encoded."""
+    vae = tiny_vae(num_frames=8, sample_size=32)
+    torch.nn.init.normal_(vae.decoder.proj_out.weight, std=0.1)
+    videos, _ = clips_and_paths(6)
+    video, companion, view = videos.split(2)
+    guide = GuideConfig(0.5, taught_steps=5, taught_same_clip=True, background="plain")
+    loss, terms, reconstruction = loss_of(vae, video, guide, companion, view)
+    positions = vae.dynamics_shape[2] // 2
+    told = vae.encode(companion).latent_dist.mean.dynamics
+    error = guide_error(told, place_guide(companion, positions, 2, "plain"))
+    assert terms["guide"].item() == pytest.approx(error.item())
+    other, _, same = loss_of(vae, video, guide, companion, torch.randn_like(view))
+    assert other == loss and torch.equal(same, reconstruction), "the other source plays no part"
+    guide.taught_same_clip = False
+    _, terms, as_before = loss_of(vae, video, guide, companion, view)
+    torch.testing.assert_close(as_before, reconstruction)
+    assert terms["guide"].item() != pytest.approx(error.item())
+    for decay in (0, 4):  # once dynamics itself is decoded, it is read from its own source again
+        guide = GuideConfig(0.5, taught_decay=decay, taught_same_clip=True)
+        loss, *_ = loss_of(vae, video, guide, companion, view)
+        other, *_ = loss_of(vae, video, guide, companion, video)
+        assert other != loss
+
+
+def test_one_clip_costs_less():
+    vae = tiny_vae(num_frames=8, sample_size=32)
+    exchange, counts = ExchangeConfig(share=1.0), []
+    for taught_steps, same_clip in ((0, True), (5, True), (20, True), (20, False)):
+        guide = GuideConfig(0.5, taught_steps=taught_steps, taught_same_clip=same_clip)
+        config = TrainConfig(max_steps=10, devices=1, exchange=exchange, dynamics_guide=guide)
+        counts.append(flops_of_clip(vae, config))
+    without = flops_of_clip(vae, TrainConfig(max_steps=10, devices=1))
+    assert counts[0] == counts[3] and counts[2] == without and counts[1] == (counts[0] + without) / 2
+
+
 def test_the_guide_teaches_dynamics_the_place():
     vae = tiny_vae(num_frames=8, sample_size=32)
     video, _ = clips_and_paths(8)
@@ -142,3 +178,7 @@ def test_wrong_guides():
     for guide in (GuideConfig(0.5), GuideConfig(taught_steps=3)):
         with pytest.raises(UserError, match="no dynamics latent to guide, its dynamics_channels are 0"):
             VidTwinModule(blind, TrainConfig(devices=1, dynamics_guide=guide), num_files=2)
+    wide = AutoencoderVidTwin(**config | {"dynamics_channels": 3})
+    with pytest.raises(UserError, match="of the model's dynamics_channels=3 the guide has 2"):
+        guide = GuideConfig(taught_steps=3, taught_same_clip=True)
+        VidTwinModule(wide, TrainConfig(devices=1, dynamics_guide=guide), num_files=2)

@@ -117,6 +117,10 @@ class GuideConfig:
     place is there from the first step, and nothing else is, so that all the rest becomes the structure latent's."""
     taught_decay: int = 0
     """Steps, from `taught_steps` on, over which the dynamics latent takes the guide's place, in growing shares."""
+    taught_same_clip: bool = False
+    """In the `taught_steps`, read both latents from the clip that structure is read from, which dynamics can learn the
+    place from as well: one clip is encoded in the place of two. For models of two channels of dynamics at most, of
+    which then nothing is decoded."""
     background: Literal["still", "plain"] = "still"
     """What the object differs from: the median over time of every pixel, or for plain backgrounds that of all pixels,
     which tells the place of an object that covers others of its places for half of the clip."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from autoencoder.latents import VidTwinLatents
 
 WIDTH = 1.5  # standard deviation of the bump, in stripes: two of them tell the place between them
+GUIDE_CHANNELS = 2  # the bump, and how far it is
 HEIGHT, MEAN = 4.0, 1.4  # of the bump: far above the noise of a prior of 1, and about as often above 0 as below
 
 
@@ -47,7 +48,7 @@ def place_guide(video: torch.Tensor, positions: int, channels: int, background: 
     Args:
         video: (B, 3, F, H, W).
         positions: stripes along x, and as many along y.
-        channels: of the latent; the guide has the first two of them at most.
+        channels: of the latent; the guide has the first `GUIDE_CHANNELS` of them at most.
         background: as for `centre_of_motion`.
 
     Returns:

@@ -27,7 +27,7 @@ from autoencoder.metrics.separation import exchange_scalars
 from autoencoder.training.config import KLConfig, TrainConfig
 from autoencoder.training.exchange import KEPT, SOURCES
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
-from autoencoder.training.guide import guide_error, place_guide, teach
+from autoencoder.training.guide import GUIDE_CHANNELS, guide_error, place_guide, teach
 from autoencoder.training.losses import VidTwinLoss
 from autoencoder.training.noise import Noise, add_noise, interpolate
 from autoencoder.training.sides import Side
@@ -38,9 +38,12 @@ NUM_EXCHANGED = 16  # held-out clips whose latents are exchanged
 
 
 def flops_of_clip(model: AutoencoderVidTwin, config: TrainConfig) -> int:
-    """FLOPs of a training step per clip; with exchange training both sources of its latents are encoded."""
+    """FLOPs of a training step per clip, the mean over the run; exchange encodes both sources of its latents."""
     clip = torch.empty(1, *model.video_shape, device="meta")
-    return training_flops(model, clip) + (training_flops(model.encode, clip) if config.exchange.is_on else 0)
+    guiding = config.dynamics_guide
+    same_clip = min(guiding.taught_steps / config.max_steps, 1) if guiding.taught_same_clip else 0
+    encoded = (1 - same_clip) * training_flops(model.encode, clip) if config.exchange.is_on else 0
+    return training_flops(model, clip) + round(encoded)
 
 
 def _as_list(value: Any) -> list:
@@ -67,7 +70,7 @@ class VidTwinModule(LightningModule):
 
     Raises:
         UserError: if the GAN is on and the clips are too small for its discriminator, or if there is a guide for the
-            dynamics of a model without.
+            dynamics of a model without, or one that leaves channels of a clip other than the target to the decoder.
     """
 
     def __init__(self, model: AutoencoderVidTwin, config: TrainConfig, num_files: int, lpips: nn.Module | None = None):
@@ -75,6 +78,11 @@ class VidTwinModule(LightningModule):
         self.automatic_optimization = False
         if config.dynamics_guide.is_on and not model.config.dynamics_channels:
             raise UserError("dynamics_guide: the model has no dynamics latent to guide, its dynamics_channels are 0")
+        if config.dynamics_guide.taught_same_clip and (channels := model.config.dynamics_channels) > GUIDE_CHANNELS:
+            raise UserError(
+                f"dynamics_guide.taught_same_clip: of the model's dynamics_channels={channels} the guide has "
+                f"{GUIDE_CHANNELS}, and the others would be decoded of another clip than the target"
+            )
         self.model, self.config = model, config
         self.loss = VidTwinLoss(config.kl_weight, config.lpips_weight, lpips)
         self.discriminator = build_discriminator(config.seed, model.config.sample_size) if config.gan else None
@@ -230,26 +238,27 @@ class VidTwinModule(LightningModule):
             gan_share: as `gan_share` returns it.
         """
         video, *sources = clips
+        guiding, step = self.config.dynamics_guide, self.global_step + 1
+        guide_weight, taught = guiding.weight_in(step), guiding.taught_in(step)
+        if sources and guiding.taught_same_clip and taught == 1:
+            sources = sources[:1]
         posterior = self.model.encode(torch.cat(sources) if sources else video).latent_dist
-        if sources:
+        if len(sources) == 2:
             posterior = posterior[: len(video)].exchanged(posterior[len(video) :])
         latents = posterior.sample(noise=VidTwinLatents(*noise["posterior"]))
         if "latents" in noise:
             latents = add_noise(latents, noise["latents"])
         if "interpolation" in noise:
             latents = interpolate(latents, *noise["interpolation"])
-        guiding, step = self.config.dynamics_guide, self.global_step + 1
-        guide_weight, taught = guiding.weight_in(step), guiding.taught_in(step)
         if guide_weight or taught:
-            channels, _, positions = self.model.dynamics_shape
-            guide = place_guide(video, positions // 2, channels, guiding.background)
+            guide = self._guide(video)
             latents = teach(latents, guide, taught)
         if kept is not None:
             latents = VidTwinLatents(latents.structure, latents.dynamics * kept.view(-1, 1, 1, 1))
         reconstruction = self.model.decode(latents).sample
         loss, terms = self.loss(reconstruction, video, posterior, self._kl_weights(), self._squares_errors())
         if guide_weight or taught:
-            error = guide_error(posterior.mean.dynamics, guide)
+            error = guide_error(posterior.mean.dynamics, self._guide(sources[0]) if len(sources) == 1 else guide)
             loss = loss + guide_weight * video[0, :, 0].numel() * error
             terms |= {"loss": loss.detach(), "guide": error.detach()}
         if gan_share:
@@ -259,6 +268,10 @@ class VidTwinModule(LightningModule):
             loss = loss + gan_share * weight * gan
             terms |= {"loss": loss.detach(), "gan": gan.detach(), "adaptive_weight": weight}
         return loss, terms, reconstruction
+
+    def _guide(self, video: torch.Tensor) -> torch.Tensor:
+        channels, _, positions = self.model.dynamics_shape
+        return place_guide(video, positions // 2, channels, self.config.dynamics_guide.background)
 
     def _kl_weights(self) -> tuple[float, float] | None:
         """Weights of the KL divergences in this step; None where the two latents have one and the same."""

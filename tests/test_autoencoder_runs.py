@@ -46,3 +46,8 @@ def test_a_price_is_that_of_exchange_alone_only_where_nothing_else_differs(tmp_p
     assert difference(first, other).endswith("in more than exchange: max_steps, model.hidden_size")
     many = run(tmp_path / "many", **{f"key{number}": 1 for number in range(8)})
     assert difference(first, many).endswith("key5 and 2 more")
+    newer = run(tmp_path / "newer", dynamics_guide={"taught_steps": 0, "background": "still"})
+    assert difference(first, newer).endswith("nothing but exchange, whose price this is"), "these were the defaults"
+    assert difference(first, run(tmp_path / "set", dynamics_guide={"taught_steps": 9})).endswith(
+        "in more than exchange: dynamics_guide.taught_steps"
+    )

@@ -1,11 +1,14 @@
 """How the autoencoders that are compared were trained, by the config.yaml of the runs that left them."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from autoencoder.common.resuming import flat
 from autoencoder.common.run_folder import RunFolder
+from autoencoder.settings import AutoencoderSettings
+from autoencoder.training.config import TrainConfig
 from pipelines.shipping import settings_of
 
 COMPANIONS = {"content": "companions: other clips of the same content", "clip": "companions: the same clip only"}
@@ -34,8 +37,10 @@ def difference(first: Path, other: Path) -> str:
     settings = [settings_of_autoencoder(checkpoint) for checkpoint in (first, other)]
     if None in settings:
         return f"{other}: how it differs from the first one beside exchange is not known"
-    ours, theirs = (flat(run) for run in settings)
-    names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    # A setting that is newer than a run had its default in it, which leaves things as they were.
+    defaults = flat(asdict(TrainConfig()) | {"model": asdict(AutoencoderSettings())})
+    ours, theirs = (defaults | flat(run) for run in settings)
+    names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
     names = [name for name in names if not name.startswith("exchange.") and name not in NOT_LEARNT]
     if not names:
         return f"{other}: differs from the first one in nothing but exchange, whose price this is"

@@ -241,7 +241,7 @@ class VidTwinModule(LightningModule):
         guiding, step = self.config.dynamics_guide, self.global_step + 1
         guide_weight, taught = guiding.weight_in(step), guiding.taught_in(step)
         if sources and guiding.taught_same_clip and taught == 1:
-            sources = sources[:1]
+            sources = sources[:1]  # dynamics, which is not decoded, is read from there, too
         posterior = self.model.encode(torch.cat(sources) if sources else video).latent_dist
         if len(sources) == 2:
             posterior = posterior[: len(video)].exchanged(posterior[len(video) :])

@@ -36,7 +36,7 @@ from pipelines.stages import read_presets
 
 # The model of the shipped pipeline, trained on clips of two frames and used for long ones without further training.
 SHORT_CLIPS, LONG_CLIPS, GENERATOR = "shapes_quick", "shapes_long", "shapes_long"
-AUTOENCODER_STEPS, GENERATOR_STEPS, CLIPS = 1300, 1500, 4000
+AUTOENCODER_STEPS, GENERATOR_STEPS, CLIPS = 1300, 1000, 2500
 LENGTHENED = "autoencoder_of_long_clips"
 SHIPPED, TRAINED = "shipped", "from scratch"  # columns of the table
 BATCH = 10

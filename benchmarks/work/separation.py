@@ -297,13 +297,13 @@ def models(config: SeparationConfig) -> Iterator[tuple[Path, AutoencoderVidTwin,
 
     One of the checkpoints is in memory at a time, beside the pipeline, whose autoencoder may be among them.
     """
-    pipe = None if config.pipeline is None else load_pipeline(config.pipeline, config.device)
-    sample = pipe and sampler(pipe, config.num_inference_steps, config.guidance_scale, config.seed)
-    wanted = pipe and fingerprint(pipe.vae)
+    samplers = {}
+    if config.pipeline is not None:
+        pipe = load_pipeline(config.pipeline, config.device)
+        drawing = config.num_inference_steps, config.guidance_scale, config.seed
+        samplers[fingerprint(pipe.vae)] = sampler(pipe, *drawing)
     for folder in config.checkpoints:
         vae = load_autoencoder(folder, config.device)
-        is_wanted = wanted == fingerprint(vae)
-        yield folder, vae, sample if is_wanted else None
-        wanted = None if is_wanted else wanted
-    if wanted:
+        yield folder, vae, samplers.pop(fingerprint(vae), None) if samplers else None
+    for sample in samplers.values():
         yield config.pipeline, pipe.vae, sample

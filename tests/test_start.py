@@ -62,8 +62,9 @@ def test_a_run_starts_from_another_and_resumes_without_it(tmp_path, monkeypatch)
     main([*frozen, "--max-steps", "2", "--resume"])
 
 
-def test_the_preset_of_long_clips_starts_from_that_of_short_ones(tmp_path):
-    short, long = (AutoencoderVidTwin(**read_presets("autoencoder", f"shapes_{name}")[1]) for name in ("short", "long"))
+@pytest.mark.parametrize("preset", ["shapes_short", "shapes_quick"])
+def test_the_preset_of_long_clips_starts_from_those_of_short_ones(tmp_path, preset):
+    short, long = (AutoencoderVidTwin(**read_presets("autoencoder", name)[1]) for name in (preset, "shapes_long"))
     short.save_pretrained(tmp_path)
     assert short.config.num_frames < long.config.num_frames
     start_from(long, tmp_path)

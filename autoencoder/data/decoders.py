@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, open_video, stamp_of
 
@@ -67,7 +68,7 @@ def _decode_run(
     """Pictures by time stamp, decoding from the key frame before the first position to the last."""
     wanted = set(index.stamps[positions].tolist())
     pictures: dict[int, np.ndarray] = {}
-    latest = None
+    latest, converter = None, VideoReformatter()  # a frame's own converter would be set up anew for every frame
     for stamp, frame in _frames_from(container, index, positions[0]):
         if latest is not None and stamp <= latest:  # guessed stamps, as of H.264 with B-frames in AVI
             raise UnreadableVideo(f"{path}: its time stamps do not follow the order of its frames")
@@ -75,7 +76,7 @@ def _decode_run(
         if frame.is_corrupt:  # later frames are predicted from it
             raise UnreadableVideo(f"{path}: the frame at {stamp * index.time_base:.3f} s is damaged")
         if stamp in wanted:
-            pictures[stamp] = index.orientation.apply(frame.to_ndarray(format="rgb24"))
+            pictures[stamp] = index.orientation.apply(converter.reformat(frame, format="rgb24").to_ndarray())
         if stamp >= index.stamps[positions[-1]]:
             break
     return pictures

@@ -20,7 +20,7 @@ from autoencoder.data import VideoFolder, decoders, video_io
 from autoencoder.data.frame_index import index_frames
 from autoencoder.data.listing import PathTable, read_manifest
 from autoencoder.data.stream import PositionSampler, TrainingClips, collate
-from autoencoder.data.video_io import ClipReader, resize_and_crop
+from autoencoder.data.video_io import ClipReader, resize_and_crop, resized
 
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
@@ -188,11 +188,11 @@ def test_decord_is_asked_once_for_what_is_shown(tmp_path, monkeypatch):
 def test_frames_shown_twice_are_resized_once(tmp_path, monkeypatch):
     path, counts = make_video(tmp_path / "video.mp4"), []
 
-    def resize(frames, *args):
+    def resize(frames, size):
         counts.append(len(frames))
-        return resize_and_crop(frames, *args)
+        return resized(frames, size)
 
-    monkeypatch.setattr(video_io, "resize_and_crop", resize)
+    monkeypatch.setattr(video_io, "resized", resize)
     clip = ClipReader(8, size=32, sample_fps=50.0).read(path)
     got = (clip[:, 2:10, 2:10].double().mean(dim=(1, 2, 3)) - 20) / 4
     assert [round(float(n - got[0])) for n in got] == [0, 0, 1, 1, 2, 2, 3, 3] and counts == [4]

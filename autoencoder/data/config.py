@@ -23,7 +23,7 @@ class DataConfig:
     MAY_CHANGE is as in `RunConfig`.
     """
 
-    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"num_workers", "max_bad_share"})
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({"num_workers", "keep_decoded", "max_bad_share"})
 
     dataset: Literal["shapes", "sprites", "ucf101", "folder"] = "shapes"
     """Data set: moving shapes made on the fly, the Sprites benchmark, an unpacked UCF-101, or a folder or CSV manifest
@@ -49,6 +49,8 @@ class DataConfig:
     """Official train/test split of UCF-101: 1, 2 or 3."""
     num_workers: int = 0
     """Processes that read clips, or make batches of cached latents, per training process."""
+    keep_decoded: int = 0
+    """Memory for decoded videos, in MiB per process that reads: a training set of few short videos is decoded once."""
     max_bad_share: float = 0.1
     """The run stops when more than this share of the files tried cannot be read."""
 
@@ -59,6 +61,8 @@ class DataConfig:
             raise UserError(f"ucf101_fold must be 1, 2 or 3, got {self.ucf101_fold}")
         if self.num_workers < 0:
             raise UserError(f"num_workers must be at least 0, got {self.num_workers}")
+        if self.keep_decoded < 0:
+            raise UserError(f"keep_decoded must be at least 0, got {self.keep_decoded}")
         if not 0 <= self.max_bad_share <= 1:
             raise UserError(f"max_bad_share must lie in [0, 1], got {self.max_bad_share}")
 
@@ -97,6 +101,7 @@ class DataConfig:
         if self.dataset == "sprites":
             return Sprites(self.root, num_frames, size, split)
         reading = {"sample_fps": self.sample_fps, "sampling": self.sampling, "decoder": self.decoder}
+        reading["keep_mib"] = self.keep_decoded
         crop = self.crop if split == "train" else "center"
         if self.dataset == "folder":
             if self.held_out_root is None:

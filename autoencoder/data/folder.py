@@ -133,7 +133,7 @@ class VideoFolder(VideoFiles):
         root: the folder or the .csv file.
         num_frames: frames of a clip.
         size: height and width of a clip in pixels.
-        sample_fps, sampling, crop, decoder: as in `ClipReader`.
+        sample_fps, sampling, crop, decoder, keep_mib: as in `ClipReader`.
         flip_invariant: whether a clip may be mirrored without changing its label.
         split: "train" or "val".
         val_share: share of the videos to hold out, in [0, 1]; strictly between, both splits get at least one video.
@@ -155,12 +155,14 @@ class VideoFolder(VideoFiles):
         sampling: str = "time",
         crop: str = "center",
         decoder: str = "auto",
+        keep_mib: int = 0,
         flip_invariant: bool = True,
         split: str = "train",
         val_share: float = HELD_OUT_SHARE,
         classes: Sequence[str] | None = None,
     ):
-        reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop, decoder=decoder)
+        reading = {"sample_fps": sample_fps, "sampling": sampling, "crop": crop, "decoder": decoder}
+        reader = ClipReader(num_frames, size, keep_mib=keep_mib, **reading)
         if split not in ("train", "val"):
             raise UserError(f"split={split!r} is none of train, val")
         if not 0 <= val_share <= 1:

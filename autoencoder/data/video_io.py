@@ -21,6 +21,7 @@ from autoencoder.common.files import atomic_path
 from autoencoder.common.pictures import gif_bytes
 from autoencoder.data.decoders import DECODERS, decode, has_decord
 from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, index_frames, video_length
+from autoencoder.data.frame_store import FrameStore
 
 Frames = np.ndarray | torch.Tensor | Sequence[Image.Image] | Sequence[np.ndarray]
 SAMPLINGS = ("time", "stride")
@@ -60,6 +61,10 @@ class ClipReader:
     unseeded: str = "middle"
     """Clip that is taken without `rng`, of those that fit: the "middle" or the "first" one."""
 
+    keep_mib: int = 0
+    """Memory for decoded videos, in MiB: short files are decoded as a whole and kept, the last read ones, in every
+    process that reads; only with a `size`, to which they are kept."""
+
     def __post_init__(self) -> None:
         if self.num_frames < 1:
             raise UserError(f"num_frames={self.num_frames}: a clip has at least one frame")
@@ -67,6 +72,9 @@ class ClipReader:
             raise UserError(f"size={self.size}: must be at least one pixel, or None")
         if self.sample_fps is not None and not 0 < self.sample_fps < float("inf"):
             raise UserError(f"sample_fps={self.sample_fps}: must be positive, or None for every frame")
+        if self.keep_mib < 0:
+            raise UserError(f"keep_mib={self.keep_mib}: must be at least 0")
+        object.__setattr__(self, "_store", FrameStore(2**20 * self.keep_mib))  # of a frozen dataclass
         known = {"sampling": SAMPLINGS, "crop": CROPS, "decoder": ("auto", *DECODERS), "unseeded": UNSEEDED}
         for name, choices in known.items():
             if getattr(self, name) not in choices:
@@ -97,10 +105,21 @@ class ClipReader:
         index = index_frames(path)
         positions = self.choose(path, index, rng, start, end)
         unique, inverse = np.unique(positions, return_inverse=True)
-        clip = torch.from_numpy(decode(self.decoder_name, path, index, unique))
-        if self.size is not None:
-            clip = resize_and_crop(clip, self.size, self.crop, rng)
+        if self.size is None:
+            clip = torch.from_numpy(decode(self.decoder_name, path, index, unique))
+        else:
+            clip = cropped(self._frames(path, index, unique), self.size, self.crop, rng)
         return clip[inverse] if len(unique) < len(positions) else clip
+
+    def _frames(self, path: str | Path, index: FrameIndex, positions: np.ndarray) -> torch.Tensor:
+        """Frames of these positions, uint8 (T, H, W, 3), whose short side is `size`."""
+
+        def read(positions: np.ndarray) -> torch.Tensor:
+            return resized(torch.from_numpy(decode(self.decoder_name, path, index, positions)), self.size)
+
+        everything = np.arange(len(index.stamps))
+        video = self._store.frames(path, 3 * self.size**2 * len(everything), lambda: read(everything))
+        return read(positions) if video is None else video[positions]
 
     def choose(
         self,
@@ -181,10 +200,29 @@ class ClipReader:
 def resize_and_crop(
     frames: torch.Tensor, size: int, crop: str = "center", rng: np.random.Generator | None = None
 ) -> torch.Tensor:
-    """Resize the short side to `size` (bilinear, antialiased) and crop the long one.
+    """Resize the short side to `size` as `resized` and crop the long one as `cropped`; the arguments are theirs.
+
+    Returns:
+        uint8 (T, size, size, 3), contiguous.
+
+    Raises:
+        UserError: if `crop` is neither "center" nor "random".
+    """
+    return cropped(resized(frames, size), size, crop, rng)
+
+
+def resized(frames: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize the short side of frames uint8 (T, H, W, 3) to `size` (bilinear, antialiased)."""
+    return F.resize(frames.permute(0, 3, 1, 2), [size], antialias=True).permute(0, 2, 3, 1)
+
+
+def cropped(
+    frames: torch.Tensor, size: int, crop: str = "center", rng: np.random.Generator | None = None
+) -> torch.Tensor:
+    """Crop frames to squares.
 
     Args:
-        frames: uint8 (T, H, W, 3).
+        frames: uint8 (T, H, W, 3), the shorter of H and W at least `size`.
         size: height and width of the result.
         crop: "center" or "random"; without `rng` both are the centre.
         rng: draws the place of a random crop, the same for all frames.
@@ -197,7 +235,7 @@ def resize_and_crop(
     """
     if crop not in CROPS:
         raise UserError(f"crop={crop!r} is none of {', '.join(CROPS)}")
-    video = F.resize(frames.permute(0, 3, 1, 2), [size], antialias=True)  # (T, 3, H', W'), shorter of H' and W' = size
+    video = frames.permute(0, 3, 1, 2)  # (T, 3, H, W)
     if crop == "random" and rng is not None:
         top, left = (int(rng.integers(side - size + 1)) for side in video.shape[2:])
         video = F.crop(video, top, left, size, size)  # (T, 3, size, size)

@@ -34,7 +34,7 @@ class UCF101(VideoFiles):
         size: height and width of a clip in pixels.
         split: "train", "test" or "all".
         fold: official split 1, 2 or 3; every video is in one of its two lists.
-        sample_fps, sampling, crop, decoder: as in `ClipReader`.
+        sample_fps, sampling, crop, decoder, keep_mib: as in `ClipReader`.
 
     Raises:
         MissingFileError: if the lists, or listed videos, are not there.
@@ -53,8 +53,10 @@ class UCF101(VideoFiles):
         sampling: str = "time",
         crop: str = "center",
         decoder: str = "auto",
+        keep_mib: int = 0,
     ):
-        reader = ClipReader(num_frames, size, sample_fps=sample_fps, sampling=sampling, crop=crop, decoder=decoder)
+        reading = {"sample_fps": sample_fps, "sampling": sampling, "crop": crop, "decoder": decoder}
+        reader = ClipReader(num_frames, size, keep_mib=keep_mib, **reading)
         if split not in SPLITS:
             raise UserError(f"split={split!r} is none of {', '.join(SPLITS)}")
         if fold not in (1, 2, 3):

@@ -144,7 +144,8 @@ def test_compiled_blocks_train_in_bf16_as_eager_ones(device):
 
 
 BACKENDS = [("cpu", "_native_math")]
-BACKENDS += [pytest.param("cuda", f"_native_{name}", marks=ON_CUDA) for name in ("math", "flash", "efficient", "cudnn")]
+# cuDNN's kernel takes no models this small: on an H100 it refused them.
+BACKENDS += [pytest.param("cuda", f"_native_{name}", marks=ON_CUDA) for name in ("math", "flash", "efficient")]
 
 
 def small_models() -> list[tuple[torch.nn.Module, Callable]]:

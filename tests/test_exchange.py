@@ -14,7 +14,7 @@ from autoencoder.data.video_io import UnreadableVideo
 from autoencoder.data.views import ViewChange
 from autoencoder.metrics.oracle import oracle
 from autoencoder.training import fit
-from autoencoder.training.config import ExchangeConfig, KLConfig, TrainConfig
+from autoencoder.training.config import AugmentationConfig, ExchangeConfig, KLConfig, TrainConfig
 from autoencoder.training.exchange import KEPT, SOURCES, Exchange, ExchangedClips
 from autoencoder.training.losses import VidTwinLoss
 from autoencoder.training.module import VidTwinModule
@@ -101,6 +101,24 @@ def test_a_mirrored_target_has_a_mirrored_companion():
         assert torch.equal(sample["structure_source"], sample["video"] + 100)
 
 
+def test_a_companion_is_augmented_as_its_target_is():
+    class Twins(Numbered):
+        def clip(self, index, rng=None):
+            return torch.arange(8 * 8 * 3, dtype=torch.uint8).view(1, 8, 8, 3).expand(4, 8, 8, 3)
+
+        def companion(self, index, rng, same_clip=False):
+            return self.clip(index)
+
+    augmentation = ViewChange(0.4, 0.0, 0.2, 0.1)
+    clips = ExchangedClips(Twins(), 0, False, Exchange(ExchangeConfig(share=1.0), 0, BATCH_SIZE), augmentation)
+    found = [clips[position, 0]["sample"] for position in range(20)]
+    assert all(torch.equal(sample["structure_source"], sample["video"]) for sample in found)
+    assert len({sample["video"].numpy().tobytes() for sample in found}) == 20, "each is drawn anew"
+    assert torch.equal(clips[3, 0]["sample"]["video"], found[3]["video"]), "by its position alone"
+    changes = [(sample["video"].float() - Twins().clip(0)).abs().mean() for sample in found]
+    assert min(changes) < max(changes) / 3, "from next to none to the full change"
+
+
 def test_a_companion_that_cannot_be_read_counts_against_no_video():
     class Damaged(Numbered):
         def companion(self, index, rng, same_clip=False):
@@ -155,6 +173,19 @@ def test_a_view_changes_colours_blur_and_scale_but_not_the_path():
     assert torch.equal(unchanged, video) and torch.equal(ViewChange(1.0, 3.0, 0.2)(video, rng(0), 0.0), video)
     wide = ViewChange(0.0, 0.0, 0.5)(video, rng(1))
     assert not torch.equal(wide, video) and torch.equal(wide[:, :1, :1], video[:, :1, :1])  # the plain corner stays
+
+
+def test_a_view_is_moved_by_up_to_a_share_of_its_side():
+    video = torch.zeros(2, 40, 40, 3, dtype=torch.uint8)
+    video[:, 18:22, 18:22] = 255
+    places = []
+    for seed in range(100):
+        moved = ViewChange(0.0, 0.0, 0.0, 0.25)(video, np.random.default_rng(seed)).double()[0, :, :, 0]
+        weight, axis = moved.sum(), torch.arange(40.0).double() - 19.5
+        places.append([(moved.sum(1) @ axis / weight).item(), (moved.sum(0) @ axis / weight).item()])
+    assert 9 < np.abs(places).max() <= 10.1 and np.abs(np.mean(places, axis=0)).max() < 1.5
+    with pytest.raises(UserError, match=r"augmentation.shift must lie in \[0, 1\), got 1"):
+        AugmentationConfig(shift=1.0)
 
 
 def test_the_weight_of_a_kl_goes_from_its_initial_to_its_full_value():

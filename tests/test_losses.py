@@ -47,6 +47,34 @@ def test_closed_form(kl_weight):
     torch.testing.assert_close(reconstruction.grad, expected_gradient, rtol=1e-5, atol=1e-7)
 
 
+class Brightness(nn.Module):
+    """Distance of two pictures: how much their means differ."""
+
+    def forward(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return (images - others).mean((1, 2, 3)).abs()
+
+
+def test_lpips_on_a_share_of_the_frames_costs_less_and_means_the_same():
+    reconstruction, video, posterior = example()
+    counted = []
+    network = Brightness().eval()
+    network.register_forward_pre_hook(lambda _, images: counted.append(len(images[0])))
+
+    def lpips(share: float, seed: int = 0) -> float:
+        torch.manual_seed(seed)
+        loss, terms = VidTwinLoss(0.0, 1.0, network, share)(reconstruction, video, posterior)
+        rest = (reconstruction - video).abs().sum().item() / 8  # frames
+        assert loss.item() == pytest.approx(rest + terms["lpips"].item() * video[0, :, 0].numel(), rel=1e-5)
+        return terms["lpips"].item()
+
+    whole = lpips(1.0)
+    shares = [lpips(0.25, seed) for seed in range(400)]
+    assert counted == [8] + 400 * [2]
+    assert lpips(0.25, 3) == shares[3] != lpips(0.25, 4)
+    assert sum(shares) / 400 == pytest.approx(whole, rel=0.1)
+    assert lpips(0.01) > 0 and counted[-1] == 2, "one frame of each clip at least"
+
+
 def test_squared_errors_and_a_weight_for_each_latent():
     reconstruction, video, posterior = example()
     criterion = VidTwinLoss(kl_weight=7.0)

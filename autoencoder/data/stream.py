@@ -1,6 +1,6 @@
 """The order of clips in a run, as a function of its seed, and the handling of files that cannot be read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.clips import ClipDataset
 from autoencoder.data.video_io import UnreadableVideo
+from autoencoder.data.views import ViewChange
 
 MAX_STAND_INS = 20
+
+Alteration = Callable[[torch.Tensor], torch.Tensor]  # of uint8 (T, H, W, 3)
 
 
 class PositionSampler(Sampler[list[tuple[int, int]]]):
@@ -66,16 +69,17 @@ class TrainingClips(Dataset):
         clips: the data set.
         seed: the run's seed.
         flip: mirror half of the clips.
+        augmentation: draws a change of every clip, between none and its full one; None changes none.
 
     Raises:
         UserError: if `flip` is set and the data set's labels do not allow it.
         UnreadableVideo: from an item, if `MAX_STAND_INS` replacements cannot be read either.
     """
 
-    def __init__(self, clips: ClipDataset, seed: int, flip: bool = False):
+    def __init__(self, clips: ClipDataset, seed: int, flip: bool = False, augmentation: ViewChange | None = None):
         if flip and not clips.flip_invariant:
             raise UserError(f"flip=True, but {type(clips).__name__} does not declare its labels flip-invariant")
-        self.clips, self.seed, self.flip = clips, seed, flip
+        self.clips, self.seed, self.flip, self.augmentation = clips, seed, flip, augmentation
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -97,23 +101,33 @@ class TrainingClips(Dataset):
             f"{1 + MAX_STAND_INS} files in a row could not be read, the last one: {unreadable[tried[-1]]}"
         )
 
-    def further(self, index: int, video: torch.Tensor, position: int, is_mirrored: bool) -> dict[str, Any]:
+    def further(self, index: int, video: torch.Tensor, position: int, alter: Alteration) -> dict[str, Any]:
         """What a sample holds beside its video, label and position; here, nothing.
 
         Args:
             index: which of the videos the sample is of.
             video: uint8 (T, H, W, 3).
             position: of the sample in the run.
-            is_mirrored: whether the video is.
+            alter: mirrors and changes a clip as the video was.
         """
         return {}
 
     def _sample(self, index: int, position: int, rng: np.random.Generator) -> dict[str, Any]:
         video = self.clips.clip(index, rng)
-        is_mirrored = self.flip and rng.random() < 0.5
-        video = video.flip(2) if is_mirrored else video
+        alter = self._alteration(position, is_mirrored=self.flip and rng.random() < 0.5)
+        video = alter(video)
         sample = {"video": video, "label": self.clips.label(index), "position": position}
-        return sample | self.further(index, video, position, is_mirrored)
+        return sample | self.further(index, video, position, alter)
+
+    def _alteration(self, position: int, is_mirrored: bool) -> Alteration:
+        def alter(video: torch.Tensor) -> torch.Tensor:
+            video = video.flip(2) if is_mirrored else video
+            if self.augmentation is None:
+                return video
+            rng = np.random.default_rng(derive_seed(self.seed, "augmentation", position))
+            return self.augmentation(video, rng, strength=rng.uniform())
+
+        return alter
 
 
 class HeldOutClips(Dataset):

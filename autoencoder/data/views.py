@@ -21,11 +21,13 @@ class ViewChange:
             nothing of them: were it a little less, a latent read from views would still hold them.
         blur: largest standard deviation of a Gaussian blur, in pixels.
         scale: either axis is scaled about the middle by its own factor, from 1 - scale to 1 + scale; below 1.
+        shift: the picture is moved along either axis by up to this share of its side; what comes in repeats its edge.
     """
 
     colour: float
     blur: float
     scale: float
+    shift: float = 0.0
 
     def __call__(self, video: torch.Tensor, rng: np.random.Generator, strength: float = 1.0) -> torch.Tensor:
         """A changed view.
@@ -39,14 +41,14 @@ class ViewChange:
             uint8 (T, H, W, 3).
         """
         mixing, shift = rng.normal(size=(3, 3)), rng.uniform(-0.25, 0.25, size=3)
-        deviation, (height, width) = rng.uniform(), rng.uniform(-1, 1, size=2)
+        deviation, scales, shifts = rng.uniform(), rng.uniform(-1, 1, size=2), rng.uniform(-1, 1, size=2)
         frames = video.permute(0, 3, 1, 2).float() / 255  # (T, 3, H, W)
         if self.colour:
             frames = _mixed(frames, mixing, shift, strength * self.colour)
         if deviation * strength * self.blur > MIN_BLUR:
             frames = _blurred(frames, deviation * strength * self.blur)
-        if self.scale:
-            frames = _scaled(frames, *(1 + strength * self.scale * by for by in (height, width)))
+        if self.scale or self.shift:
+            frames = _placed(frames, 1 + strength * self.scale * scales, strength * self.shift * shifts)
         return (255 * frames.clamp(0, 1)).round().byte().permute(0, 2, 3, 1)
 
 
@@ -62,8 +64,12 @@ def _blurred(frames: torch.Tensor, deviation: float) -> torch.Tensor:
     return gaussian_blur(frames, [size, size], [deviation, deviation])
 
 
-def _scaled(frames: torch.Tensor, height: float, width: float) -> torch.Tensor:
-    """Scale about the middle; what lies outside of the frame repeats its edge."""
-    theta = torch.tensor([[1 / width, 0, 0], [0, 1 / height, 0]], dtype=torch.float32)
+def _placed(frames: torch.Tensor, scales: np.ndarray, shifts: np.ndarray) -> torch.Tensor:
+    """Scale about the middle and shift, by factors and by shares of the side, each of (height, width).
+
+    What lies outside of the frame repeats its edge.
+    """
+    (height, width), (down, right) = scales, shifts
+    theta = torch.tensor([[1 / width, 0, -2 * right / width], [0, 1 / height, -2 * down / height]]).float()
     grid = F.affine_grid(theta.expand(len(frames), 2, 3), list(frames.shape), align_corners=False)
     return F.grid_sample(frames, grid, padding_mode="border", align_corners=False)

@@ -59,9 +59,11 @@ class ExchangeConfig:
     """Largest standard deviation of the Gaussian blur of a view, in pixels."""
     scale: float = 0.0
     """Either axis of a view is scaled by its own factor, from 1 - scale to 1 + scale."""
+    shift: float = 0.0
+    """A view is moved along either axis by up to this share of its side."""
 
     def __post_init__(self):
-        for name in ("share", "view_share", "structure_only", "colour"):
+        for name in ("share", "view_share", "structure_only", "colour", "shift"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"exchange.{name} must lie in [0, 1], got {getattr(self, name)}")
         steps = ("start", "warmup_steps", "view_start", "view_warmup_steps", "structure_only_steps")
@@ -73,6 +75,29 @@ class ExchangeConfig:
     def is_on(self) -> bool:
         """Whether a run exchanges or leaves out anything at all."""
         return bool(self.share or self.view_share or self.structure_only)
+
+
+@dataclass
+class AugmentationConfig:
+    """Random changes of every training clip, the same for its frames and its companion, so that few videos show many
+    looks. Each is drawn between none and the whole of what is given."""
+
+    colour: float = 0.0
+    """Change of the colours, from 0 for none to 1, at which nothing is left of the clip's own ones."""
+    scale: float = 0.0
+    """Either axis is scaled by its own factor, from 1 - scale to 1 + scale."""
+    shift: float = 0.0
+    """The picture is moved along either axis by up to this share of its side."""
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0 <= value < 1:
+                raise UserError(f"augmentation.{name} must lie in [0, 1), got {value}")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a run changes any clip."""
+        return any(vars(self).values())
 
 
 @dataclass
@@ -192,6 +217,8 @@ class TrainConfig(RunConfig, DataConfig):
     """KL divergence of the dynamics latent."""
     exchange: ExchangeConfig = field(default_factory=ExchangeConfig)
     """Exchange training."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Random changes of the training clips."""
     dynamics_guide: GuideConfig = field(default_factory=GuideConfig)
     """What the dynamics latent is to tell beside the reconstruction."""
     squared_error_steps: int = 0
@@ -199,6 +226,9 @@ class TrainConfig(RunConfig, DataConfig):
     as long as they are not at the right place."""
     lpips_weight: float = 0.0
     """Weight of LPIPS beside L1; the paper takes 0.05."""
+    lpips_share: float = 1.0
+    """Share of the frames of every clip, at least one, that LPIPS is measured on, drawn anew in every step: what it
+    costs falls with it, and its mean stays."""
     lpips_weights: str | None = None
     """File of torchvision's VGG-16 weights (vgg16-397923af.pth) for LPIPS, or "download" to let torchvision get it."""
     gan: bool = False
@@ -244,6 +274,8 @@ class TrainConfig(RunConfig, DataConfig):
         for name in (*weights, "gan_start", "gan_warmup_steps", "squared_error_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.lpips_share <= 1:
+            raise UserError(f"lpips_share must lie in (0, 1], got {self.lpips_share}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if self.gan and self.gan_start >= self.max_steps:

@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 from autoencoder.common.signals import leave_signals_to_the_parent
 from autoencoder.data import DataConfig
 from autoencoder.data.stream import HeldOutClips, PositionSampler, TrainingClips, collate
+from autoencoder.data.views import ViewChange
 from autoencoder.training.exchange import Exchange, ExchangedClips
 from autoencoder.training.noise import LatentNoise
 
@@ -37,6 +38,7 @@ class ClipDataModule(LightningDataModule):
         noise: draws the noise of a training batch.
         validation_batch_size: clips that a process validates at a time; its share of `batch_size` by default.
         exchange: chooses what the latents of a training sample are read from; None trains without exchange.
+        augmentation: draws a change of every training clip; None changes none.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class ClipDataModule(LightningDataModule):
         noise: LatentNoise,
         validation_batch_size: int | None = None,
         exchange: Exchange | None = None,
+        augmentation: ViewChange | None = None,
     ):
         super().__init__()
         self.config, self.batch_size, self.seed = config, batch_size, seed
-        self.noise, self.validation_batch_size, self.exchange = noise, validation_batch_size, exchange
+        self.noise, self.validation_batch_size = noise, validation_batch_size
+        self.exchange, self.augmentation = exchange, augmentation
         self.train = config.build("train", num_frames, size)
         self.held_out = config.build("val", num_frames, size)
         count = min(num_held_out, len(self.held_out))
@@ -74,8 +78,8 @@ class ClipDataModule(LightningDataModule):
 
     def _training_clips(self) -> TrainingClips:
         if self.exchange is None:
-            return TrainingClips(self.train, self.seed, self.config.flip)
-        return ExchangedClips(self.train, self.seed, self.config.flip, self.exchange)
+            return TrainingClips(self.train, self.seed, self.config.flip, self.augmentation)
+        return ExchangedClips(self.train, self.seed, self.config.flip, self.exchange, self.augmentation)
 
     def val_dataloader(self) -> DataLoader:
         """This process's share of the held-out clips; shares may differ by one."""

@@ -12,7 +12,7 @@ import torch
 
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.clips import ClipDataset, readable_companion
-from autoencoder.data.stream import TrainingClips
+from autoencoder.data.stream import Alteration, TrainingClips
 from autoencoder.data.views import ViewChange
 from autoencoder.training.config import ExchangeConfig
 from autoencoder.training.schedules import remaining, risen
@@ -36,7 +36,7 @@ class Exchange:
     batch_size: int
 
     def sources(
-        self, clips: ClipDataset, index: int, video: torch.Tensor, position: int, is_mirrored: bool
+        self, clips: ClipDataset, index: int, video: torch.Tensor, position: int, alter: Alteration
     ) -> dict[str, torch.Tensor]:
         """The clips that the latents of a sample are read from, by the names in `SOURCES`, and `KEPT`.
 
@@ -45,7 +45,7 @@ class Exchange:
             index: which of its videos the sample is of.
             video: the target, uint8 (T, H, W, 3).
             position: of the sample in the run.
-            is_mirrored: whether the target is; its companion is mirrored, too.
+            alter: mirrors and changes the companion as the target was.
 
         Returns:
             uint8 (T, H, W, 3) each, the target itself where nothing is exchanged, and float32 (), 0 where the sample is
@@ -64,10 +64,9 @@ class Exchange:
         takes_companion, changes_view, leaves_out = rng.uniform(size=3) < (share, config.view_share, left_out)
         structure, dynamics = video, video
         if takes_companion:
-            structure = readable_companion(clips, index, rng, same_clip=config.companion == "clip")
-            structure = structure.flip(2) if is_mirrored else structure
+            structure = alter(readable_companion(clips, index, rng, same_clip=config.companion == "clip"))
         if changes_view and strength:
-            dynamics = ViewChange(config.colour, config.blur, config.scale)(video, rng, strength)
+            dynamics = ViewChange(config.colour, config.blur, config.scale, config.shift)(video, rng, strength)
         return dict(zip(SOURCES, (structure, dynamics), strict=True)) | {KEPT: torch.tensor(float(not leaves_out))}
 
 
@@ -75,14 +74,16 @@ class ExchangedClips(TrainingClips):
     """`TrainingClips` whose samples also hold what `Exchange.sources` returns.
 
     Args:
-        clips, seed, flip: as for `TrainingClips`.
+        clips, seed, flip, augmentation: as for `TrainingClips`.
         exchange: chooses the sources.
     """
 
-    def __init__(self, clips: ClipDataset, seed: int, flip: bool, exchange: Exchange):
-        super().__init__(clips, seed, flip)
+    def __init__(
+        self, clips: ClipDataset, seed: int, flip: bool, exchange: Exchange, augmentation: ViewChange | None = None
+    ):
+        super().__init__(clips, seed, flip, augmentation)
         self.exchange = exchange
 
-    def further(self, index: int, video: torch.Tensor, position: int, is_mirrored: bool) -> dict[str, Any]:
+    def further(self, index: int, video: torch.Tensor, position: int, alter: Alteration) -> dict[str, Any]:
         """The sources of a sample."""
-        return self.exchange.sources(self.clips, index, video, position, is_mirrored)
+        return self.exchange.sources(self.clips, index, video, position, alter)

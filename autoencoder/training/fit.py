@@ -1,7 +1,7 @@
 """Training the autoencoder by a config, for `python -m autoencoder.train`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -18,6 +18,7 @@ from autoencoder.common.precision import resolve_precision, set_tf32
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
 from autoencoder.common.summary import log_run, step_memory, summary
+from autoencoder.data.views import ViewChange
 from autoencoder.metrics.lpips import lpips_network
 from autoencoder.training.checkpointing import AtomicCheckpointIO, OrderlyStop, StepCheckpoint
 from autoencoder.training.config import TrainConfig
@@ -178,6 +179,7 @@ def _prepare(
         _latent_noise(config, model),
         config.micro_batches(config.num_processes)[0],
         Exchange(config.exchange, config.seed, config.batch_size) if config.exchange.is_on else None,
+        ViewChange(blur=0.0, **asdict(config.augmentation)) if config.augmentation.is_on else None,
     )
     if config.attention_backend:
         model.set_attention_backend(config.attention_backend)

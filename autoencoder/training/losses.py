@@ -21,19 +21,27 @@ class VidTwinLoss(nn.Module):
         lpips_weight: weight of LPIPS beside L1.
         lpips: frozen network from two batches of images (N, 3, H, W) in [-1, 1] to (N,). It moves with this module but
             is not registered in it: no checkpoint, optimiser or DDP sees its weights.
+        lpips_share: share of the frames of every clip, at least one, that LPIPS is measured on, drawn by torch's
+            default generator of the device.
 
     Raises:
         UserError: if there is a weight but no network.
         ValueError: if the network is not frozen.
     """
 
-    def __init__(self, kl_weight: float = 1e-3, lpips_weight: float = 0.0, lpips: nn.Module | None = None):
+    def __init__(
+        self,
+        kl_weight: float = 1e-3,
+        lpips_weight: float = 0.0,
+        lpips: nn.Module | None = None,
+        lpips_share: float = 1.0,
+    ):
         super().__init__()
         if lpips_weight and lpips is None:
             raise UserError(f"lpips_weight={lpips_weight} needs an LPIPS network, got lpips=None")
         if lpips is not None and (lpips.training or any(weight.requires_grad for weight in lpips.parameters())):
             raise ValueError("the LPIPS network must be frozen and in eval mode")
-        self.kl_weight, self.lpips_weight = kl_weight, lpips_weight
+        self.kl_weight, self.lpips_weight, self.lpips_share = kl_weight, lpips_weight, lpips_share
         self.logvar = nn.Parameter(torch.zeros(()))
         self._lpips = (lpips,)  # nn.Module registers no module that is inside a tuple
 
@@ -86,10 +94,17 @@ class VidTwinLoss(nn.Module):
         return loss, {name: term.detach().clone() for name, term in terms.items()}
 
     def _frame_lpips(self, reconstruction: torch.Tensor, video: torch.Tensor) -> torch.Tensor:
-        """(B, 3, F, H, W) twice -> (B, 1, F, 1, 1)."""
-        images = (rearrange(clips, "b c f h w -> (b f) c h w") for clips in (reconstruction, video))
-        distances = self._lpips[0](*images)  # (B F)
-        return rearrange(distances, "(b f) -> b 1 f 1 1", b=len(video))
+        """(B, 3, F, H, W) twice -> (B, 1, F', 1, 1), where F' is F or, of a share of the frames, 1: their mean."""
+        images = [rearrange(clips, "b c f h w -> b f c h w") for clips in (reconstruction, video)]
+        batch_size, num_frames = video.shape[0], video.shape[2]
+        if self.lpips_share < 1:
+            count = max(1, round(self.lpips_share * num_frames))
+            chosen = torch.rand(batch_size, num_frames, device=video.device).argsort(1)[:, :count]  # (B, F')
+            clip = torch.arange(batch_size, device=video.device)[:, None]
+            images = [frames[clip, chosen] for frames in images]  # (B, F', C, H, W)
+        distances = self._lpips[0](*(frames.flatten(0, 1) for frames in images))  # (B F')
+        distances = rearrange(distances, "(b f) -> b 1 f 1 1", b=batch_size)
+        return distances if self.lpips_share == 1 else distances.mean(2, keepdim=True)
 
 
 def generator_hinge(logits_fake: torch.Tensor) -> torch.Tensor:

@@ -84,7 +84,7 @@ class VidTwinModule(LightningModule):
                 f"{GUIDE_CHANNELS}, and the others would be decoded of another clip than the target"
             )
         self.model, self.config = model, config
-        self.loss = VidTwinLoss(config.kl_weight, config.lpips_weight, lpips)
+        self.loss = VidTwinLoss(config.kl_weight, config.lpips_weight, lpips, config.lpips_share)
         self.discriminator = build_discriminator(config.seed, model.config.sample_size) if config.gan else None
         self.ema = EMAModel(model.parameters(), decay=config.ema_decay, foreach=True) if config.ema_decay else None
         self.files = FileReport(num_files, config.max_bad_share)

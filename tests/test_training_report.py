@@ -59,7 +59,9 @@ def test_a_dry_run_takes_a_step_and_writes_nothing(tmp_path, monkeypatch, capsys
         ("--dataset folder --data-root nowhere", "nowhere"),
     ],
 )
-def test_missing_data_and_weights_are_told_before_a_model_is_built(flags, message, tmp_path, monkeypatch):
+def test_missing_data_and_weights_are_told_before_a_model_is_built(
+    flags, message, tmp_path, monkeypatch, without_weights
+):
     def build(**_):
         raise AssertionError("a model was built")
 

@@ -224,7 +224,7 @@ def test_copies_go_on_by_themselves(cls, make_copy):
 def test_names():
     known = I3D(nn.Identity(), {"name": "I3D", "sha256": "0", "known": True})
     unknown = I3D(nn.Identity(), {"name": "I3D with unknown weights 01", "sha256": "01", "known": False})
-    assert FrechetVideoDistance(known).title == "FVD" and KernelVideoDistance(known).title == "KVD"
+    assert FrechetVideoDistance(known).title == "FVD, I3D" and KernelVideoDistance(known).title == "KVD, I3D"
     assert FrechetVideoDistance(unknown).title == "Frechet distance (I3D with unknown weights 01)"
     assert KernelVideoDistance(unknown).title == "kernel distance (I3D with unknown weights 01)"
     assert FrechetVideoDistance(Extractor()).title == "Frechet distance (six numbers)"

@@ -64,9 +64,10 @@ class FeatureDistance(Metric):
 
     @property
     def title(self) -> str:
-        """Name of the distance: its published one only with an I3D of known weights."""
+        """Name of the distance and of its extractor: the published name only with an I3D of known weights."""
         is_published = isinstance(self._extractor[0], I3D) and self.identity["known"]
-        return self.short_name if is_published else f"{self.long_name} ({self.identity['name']})"
+        name = self.identity["name"]
+        return f"{self.short_name}, {name}" if is_published else f"{self.long_name} ({name})"
 
     @torch.no_grad()
     def extract(self, video: torch.Tensor) -> torch.Tensor:

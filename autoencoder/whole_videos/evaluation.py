@@ -22,10 +22,10 @@ from autoencoder.common.processes import process_group
 from autoencoder.common.progress import progress_bar
 from autoencoder.evaluate import EvaluateConfig
 from autoencoder.latents import VidTwinLatents
-from autoencoder.metrics import I3D, FrechetVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
+from autoencoder.metrics import FrechetVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM, lpips
+from autoencoder.metrics.i3d import AUTO, NONE, choose_i3d
 from autoencoder.metrics.i3d_network import SIDE
-from autoencoder.metrics.lpips import vgg16_file, vgg16_identity
-from autoencoder.metrics.reconstruction import FrameMetric
+from autoencoder.metrics.installed_weights import INSTALL
 from autoencoder.vidtwin import AutoencoderVidTwin
 from autoencoder.whole_videos.scores import (
     Evaluation,
@@ -42,60 +42,59 @@ NOT_MEASURED = "not measured"
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "av")
 
 
-def make_metrics(lpips: str, device: torch.device) -> tuple[dict[str, FrameMetric], str]:
-    """The metrics by name, and the identity of the weights of LPIPS, for the report.
+def make_lpips(weights: str, size: int) -> tuple[VideoLPIPS | None, str | None]:
+    """The LPIPS that a config asks for.
 
     Args:
-        lpips: path of the weights, "download" or "none".
-        device: the metrics' device.
+        weights: path of torchvision's VGG-16; "download"; "auto" for the installed weights; "none".
+        size: side of the frames.
+
+    Returns:
+        LPIPS and the identity of its weights; or None and, for "auto", why there is none.
 
     Raises:
-        UserError: if the weights are asked for and cannot be found or read.
+        MissingFileError: if the weights cannot be found; of the installed ones, if their file is gone.
+        UserError: if they cannot be read, or the installed file is another one.
     """
-    metrics = {"psnr": VideoPSNR(sync_on_compute=False), "ssim": VideoSSIM(sync_on_compute=False)}
-    weights = NOT_MEASURED
-    if lpips != "none":
-        try:
-            path = vgg16_file(None if lpips == "download" else lpips)
-        except FileNotFoundError as error:
-            raise MissingFileError(f"{error} (--lpips PATH), or leave LPIPS out by --lpips none") from error
-        metrics["lpips"] = VideoLPIPS(path, sync_on_compute=False)
-        weights = vgg16_identity(path)
-    return {name: metric.to(device) for name, metric in metrics.items()}, weights
+    if weights == NONE:
+        return None, None
+    if weights == AUTO:
+        if size < lpips.MIN_SIDE:
+            return None, f"LPIPS takes frames of at least {lpips.MIN_SIDE} pixels, the model has {size}"
+        if not lpips.INSTALLED.is_installed:
+            return None, f"the weights of VGG-16 are not installed: {INSTALL}, or --lpips download"
+        return VideoLPIPS(lpips.installed_vgg16(), sync_on_compute=False), lpips.installed_identity()
+    try:
+        path = lpips.vgg16_file(None if weights == "download" else weights)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{error} (--lpips PATH), or leave LPIPS out by --lpips none") from error
+    return VideoLPIPS(path, sync_on_compute=False), lpips.vgg16_identity(path)
 
 
-def make_distance(config: EvaluateConfig, model: AutoencoderVidTwin) -> FrechetVideoDistance | None:
-    """The Frechet distance between clips and reconstructions; None if the config names no weights of I3D.
+def prepare(config: EvaluateConfig) -> tuple[Evaluation, dict[str, str | None]]:
+    """A new evaluation, and notes: of "lpips" its weights, or why it is not measured, as of "distance".
 
     Raises:
-        MissingFileError: if the weights are not there.
-        UserError: if they are unknown and not allowed, or the model's clips are too short for I3D.
+        UserError: if weights that are asked for cannot be found or read, or the clips are too short for them.
     """
-    if config.i3d is None:
-        return None
-    frames = model.config.num_frames
-    if frames < I3D.min_frames:
-        raise UserError(f"--i3d needs clips of at least {I3D.min_frames} frames, {config.checkpoint} takes {frames}")
-    i3d = I3D.from_file(config.i3d, config.allow_unknown_i3d)
-    # Process 0 puts the shares of all together, in the order of the list.
-    return FrechetVideoDistance(i3d, sync_on_compute=False).to(model.device)
-
-
-def prepare(config: EvaluateConfig) -> tuple[Evaluation, str]:
-    """A new evaluation, and the identity of the weights of LPIPS."""
     model = load_autoencoder(config.checkpoint, config.device)
-    distance = make_distance(config, model)
-    metrics, lpips_weights = make_metrics(config.lpips, model.device)
     size = {"num_frames": model.config.num_frames, "size": model.config.sample_size}
+    notes = {}
+    i3d, notes["distance"] = choose_i3d(config.i3d, config.allow_unknown_i3d, size["num_frames"])
+    # Process 0 puts the shares of all together, in the order of the list.
+    distance = None if i3d is None else FrechetVideoDistance(i3d, sync_on_compute=False).to(model.device)
+    metrics = {"psnr": VideoPSNR(sync_on_compute=False), "ssim": VideoSSIM(sync_on_compute=False)}
+    metrics["lpips"], notes["lpips"] = make_lpips(config.lpips, size["size"])
+    metrics = {name: metric.to(model.device) for name, metric in metrics.items() if metric is not None}
     protocol = Protocol(config.sample_fps, part=config.part, batch_size=config.batch_size, **size)
     if model.device.type == "cuda":  # without TF32 all machines agree; the first clips on a GPU are slower
         set_tf32(False)
         reconstruction(model, torch.zeros(config.batch_size, *model.video_shape, device=model.device))
-    return Evaluation(model, protocol, metrics, distance), lpips_weights
+    return Evaluation(model, protocol, metrics, distance), notes
 
 
 def describe_protocol(
-    config: EvaluateConfig, evaluation: Evaluation, lpips_weights: str, world_size: int
+    config: EvaluateConfig, evaluation: Evaluation, notes: dict[str, str | None], world_size: int
 ) -> dict[str, Any]:
     """Everything that the numbers depend on, for the report."""
     model = evaluation.model
@@ -114,8 +113,8 @@ def describe_protocol(
         "aggregation": "plain mean over all frames",
         "psnr": "per frame, -10 log10(MSE + 1e-8)",
         "ssim": "per frame, 11 x 11 Gaussian window of sigma 1.5, inside the frame, mean over RGB",
-        "lpips": "per frame, VGG-16" if lpips_weights != NOT_MEASURED else NOT_MEASURED,
-        "lpips_weights": lpips_weights,
+        "lpips": "per frame, VGG-16" if "lpips" in evaluation.metrics else NOT_MEASURED,
+        "lpips_weights": notes["lpips"] if "lpips" in evaluation.metrics else NOT_MEASURED,
         "distance": describe_distance(evaluation.distance),
         "dtype": str(model.dtype).removeprefix("torch."),
         "tf32": False,
@@ -139,8 +138,10 @@ def describe_distance(distance: FrechetVideoDistance | None) -> dict[str, Any] |
 
 
 def name_of_distance(distance: FrechetVideoDistance | None) -> str:
-    """The name of the distance: rFVD, unless it is measured with unknown weights of I3D."""
-    return "rFVD" if distance is None or distance.title == "FVD" else distance.title
+    """The name of the distance: rFVD and the I3D, unless its weights are unknown."""
+    if distance is None:
+        return "rFVD"
+    return f"r{distance.title}" if distance.title.startswith(distance.short_name) else distance.title
 
 
 def cost_of_clip(model: AutoencoderVidTwin, part: str) -> tuple[float, dict[str, int]]:
@@ -155,7 +156,19 @@ def cost_of_clip(model: AutoencoderVidTwin, part: str) -> tuple[float, dict[str,
     return used / math.prod(model.video_shape), flops
 
 
-def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol: dict[str, Any]) -> dict[str, Any]:
+def why_not_measured(evaluation: Evaluation, notes: dict[str, str | None], distance: float | None) -> dict[str, str]:
+    """Reasons by "lpips" and "distance"; what was left out on request has none."""
+    reasons = {}
+    if "lpips" not in evaluation.metrics:
+        reasons["lpips"] = notes["lpips"]
+    if distance is None:
+        reasons["distance"] = notes["distance"] if evaluation.distance is None else "it takes at least 2 clips"
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def make_report(
+    evaluation: Evaluation, videos: Sequence[ListedVideo], protocol: dict[str, Any], notes: dict[str, str | None]
+) -> dict[str, Any]:
     """The content of evaluation.json.
 
     Raises:
@@ -167,9 +180,11 @@ def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol:
             f"none of the {len(videos)} videos at {protocol['videos']} can be read: {evaluation.unreadable[0][1]}"
         )
     compression_rate, flops = cost_of_clip(evaluation.model, evaluation.protocol.part)
+    distance = evaluation.distance_of_sets()
     return {
         "metrics": {"psnr": None, "ssim": None, "lpips": None} | mean_metrics(scores),
-        "distance": {"name": name_of_distance(evaluation.distance), "value": evaluation.distance_of_sets()},
+        "distance": {"name": name_of_distance(evaluation.distance), "value": distance},
+        "not_measured": why_not_measured(evaluation, notes, distance),
         "videos": len(scores),
         "clips": sum(len(score.clip_psnr) for score in scores),
         "frames": sum(score.frames for score in scores),
@@ -182,16 +197,27 @@ def make_report(evaluation: Evaluation, videos: Sequence[ListedVideo], protocol:
     }
 
 
+def _missing(value: float | None, reason: str | None) -> str | None:
+    """What stands in the place of a value that was not measured; None where it was."""
+    if value is not None:
+        return None
+    return f"{NOT_MEASURED}: {reason}" if reason else NOT_MEASURED
+
+
 def table(report: dict[str, Any]) -> str:
     """The report as lines to print."""
     metrics, memory, protocol = report["metrics"], report["peak_memory_bytes"], report["protocol"]
     distance = report["distance"]
+    missing = {
+        name: _missing(value, report["not_measured"].get(name))
+        for name, value in (("lpips", metrics["lpips"]), ("distance", distance["value"]))
+    }
     flops = ", ".join(f"{name} {format_flops(count)}" for name, count in report["flops_per_clip"].items())
     rows = {
         "PSNR": f"{metrics['psnr']:.3f} dB",
         "SSIM": f"{metrics['ssim']:.4f}",
-        "LPIPS": NOT_MEASURED if metrics["lpips"] is None else f"{metrics['lpips']:.4f} ({protocol['lpips_weights']})",
-        distance["name"]: NOT_MEASURED if distance["value"] is None else f"{distance['value']:.2f}",
+        "LPIPS": missing["lpips"] or f"{metrics['lpips']:.4f} ({protocol['lpips_weights']})",
+        distance["name"]: missing["distance"] or f"{distance['value']:.2f}",
         "compression rate": f"{report['compression_rate']:.4%}",
         "FLOPs of a clip": flops,
         "peak memory": NOT_MEASURED if memory is None else format_bytes(memory),
@@ -200,7 +226,8 @@ def table(report: dict[str, Any]) -> str:
         "measured on": f"{report['videos']} videos, {report['clips']} clips, {report['frames']} frames",
         "unreadable": str(len(report["unreadable"])),
     }
-    lines = [f"{name:18} {value}" for name, value in rows.items()]
+    width = max(18, len(distance["name"]))
+    lines = [f"{name:{width}} {value}" for name, value in rows.items()]
     return "\n".join(lines + [f"  {entry['reason']}" for entry in report["unreadable"]])
 
 
@@ -233,14 +260,14 @@ def execute(config: EvaluateConfig) -> None:
     """Evaluate an autoencoder on videos, print the table and write the report."""
     with process_group() as (rank, world_size):
         videos = list_videos(config.videos)
-        evaluation, lpips_weights = prepare(config)
+        evaluation, notes = prepare(config)
         share = list(enumerate(videos))[rank::world_size]
         evaluation.add(progress_bar(None, "evaluating", "video", show=rank == 0, over=share))
         evaluation.gather()
         if rank > 0:
             return
-        protocol = describe_protocol(config, evaluation, lpips_weights, world_size)
-        report = make_report(evaluation, videos, protocol)
+        protocol = describe_protocol(config, evaluation, notes, world_size)
+        report = make_report(evaluation, videos, protocol, notes)
         write_sheet(config.output_dir / "clips.png", evaluation, videos)
         write_rows(config.output_dir / "videos.csv", evaluation.scores)
         with atomic_path(config.output_dir / "evaluation.json") as temporary:

@@ -20,9 +20,9 @@ from autoencoder.common.seeding import generators
 from autoencoder.data import UCF101, ClipDataset, Shapes, VideoFolder
 from autoencoder.data.folder import VideoFiles
 from autoencoder.latents import VidTwinLatents
-from autoencoder.metrics import I3D
 from autoencoder.metrics.distance import VideoFeatureExtractor
-from autoencoder.metrics.i3d import KNOWN_FILES
+from autoencoder.metrics.i3d import choose_i3d
+from autoencoder.vidtwin import AutoencoderVidTwin
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.checkpoint import load_pipeline
 from pipelines.evaluate import EvaluateConfig
@@ -33,7 +33,6 @@ from pipelines.evaluation.shares import class_shares
 from pipelines.folders import pipeline_folder
 from pipelines.model_card import add_metrics
 
-NO_WEIGHTS = f"they take the weights of I3D, put {KNOWN_FILES} somewhere and name it with --i3d PATH"
 LIBRARIES = ("torch", "torchvision", "torchmetrics", "diffusers", "numpy", "av")
 PARTS = {"train": "train", "test": "val"}  # of the other data sets, for the splits of UCF-101
 
@@ -237,13 +236,16 @@ def describe_protocol(evaluation: Evaluation, extractor: VideoFeatureExtractor |
 
 
 def make_report(
-    evaluation: Evaluation, repeats: Sequence[Repeat], extractor: VideoFeatureExtractor | None
+    evaluation: Evaluation,
+    repeats: Sequence[Repeat],
+    extractor: VideoFeatureExtractor | None,
+    no_extractor: str | None = None,
 ) -> dict[str, Any]:
-    """The content of evaluation.json."""
+    """The content of evaluation.json; `no_extractor` says why there is none, unless distances were left out."""
     config, missing = evaluation.config, {}
-    if extractor is None:
-        missing["distances"] = NO_WEIGHTS
-    elif not all(repeat.has_other_real for repeat in repeats):
+    if no_extractor is not None:
+        missing["distances"] = no_extractor
+    elif extractor is not None and not all(repeat.has_other_real for repeat in repeats):
         missing[OTHER_REAL] = (
             f"two disjoint draws of {config.num_samples} take {2 * config.num_samples} readable clips, the data set "
             f"holds {len(evaluation.clips)}"
@@ -257,8 +259,19 @@ def make_report(
     }
 
 
-def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict[str, Any] | None:
-    """Evaluate, and write evaluation.json; returns the report in the first process, None in the others."""
+def run(
+    config: EvaluateConfig, extractor: VideoFeatureExtractor | None, no_extractor: str | None = None
+) -> dict[str, Any] | None:
+    """Evaluate, and write evaluation.json.
+
+    Args:
+        config: the evaluation's config; its `i3d` is not looked at.
+        extractor: feature extractor; None leaves the distances out.
+        no_extractor: why there is none, for the report.
+
+    Returns:
+        The report in the first process, None in the others.
+    """
     with process_group() as (rank, world_size):
         evaluation = Evaluation(config, extractor, rank, world_size)
         if rank == 0:  # the others write no sample before they have met it at the first draw
@@ -267,7 +280,8 @@ def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict
         repeats = [evaluation.repeat(config.seed + number) for number in range(config.seeds)]
     if rank > 0:
         return None
-    report = make_report(evaluation, repeats, extractor)  # behind the group, for metrics would wait for the others
+    # Behind the group, for metrics would wait for the others.
+    report = make_report(evaluation, repeats, extractor, no_extractor)
     with atomic_path(config.output_dir / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     if config.write_card:
@@ -277,8 +291,8 @@ def run(config: EvaluateConfig, extractor: VideoFeatureExtractor | None) -> dict
 
 def execute(config: EvaluateConfig) -> None:
     """Measure samples, print the table and write the report."""
-    extractor = None if config.i3d is None else I3D.from_file(config.i3d, config.allow_unknown_i3d)
-    report = run(config, extractor)
+    num_frames = AutoencoderVidTwin.load_config(pipeline_folder(config.pipeline) / "vae")["num_frames"]
+    report = run(config, *choose_i3d(config.i3d, config.allow_unknown_i3d, num_frames))
     if report is not None:
         print(table(report))
         print(f"wrote evaluation.json and the lists of real clips to {config.output_dir}")

@@ -31,7 +31,8 @@ from generator.config import CacheConfig
 
 VIDEOS = "videos.safetensors"
 METADATA_KEY = "latent_cache"  # key of the metadata of the list and of the shards
-UNNOTED = {"companions": False}  # settings that caches of earlier versions do not note, which had no other values
+# Settings that caches of earlier versions do not note, which had no other values.
+UNNOTED = {"companions": False, "classes": None, "held_out_contents": None, "content_pattern": None}
 REMEDY = "Give another folder, remove that one, or have it encoded anew by --rebuild-cache"
 
 BLOCK_BYTES, BLOCKS = 2**20, 16  # the parts of a large file that its digest covers; smaller files are read whole

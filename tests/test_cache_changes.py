@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from autoencoder.common.locks import LOCK_FILE, locked_folder
 from autoencoder.data.folder import _draw
 from autoencoder.data.sprites import characters_of
 from autoencoder.data.video_io import ClipReader
-from generator import cache_identity, cache_latents, latent_cache
+from generator import cache_changes, cache_identity, cache_latents, latent_cache
 from generator import train as train_command
 from generator.cache_identity import BLOCK_BYTES, BLOCKS, VIDEOS, VideoTable, file_digest
 from generator.config import CacheConfig
@@ -218,14 +219,36 @@ def test_a_manifest_in_another_order_is_the_same(model, root, tmp_path, encoded)
     assert all(torch.equal(before[key][1], after[key][1]) and before[key][0] == after[key][0] for key in before)
 
 
-def test_contents_do_not_matter_to_latents(model, root, tmp_path, encoded):
-    """They tell whose companions videos are, which only stage one reads."""
+def test_contents_do_not_matter_to_latents_of_one_clip(model, root, tmp_path, encoded):
     manifest, config = root / "list.csv", settings(root, data_root=str(root / "list.csv"))
     manifest.write_text("path,label\nrun/1.mp4,run\njump/1.mp4,jump\n")
     build(model, tmp_path / "cache", **config)
     encoded.clear()
     manifest.write_text("path,label,content\nrun/1.mp4,run,ann\njump/1.mp4,jump,ann\n")
     assert len(build(model, tmp_path / "cache", **config)) == 2 and not encoded
+
+
+def test_companions_of_another_content_are_refused_by_name(model, root, tmp_path, encoded, monkeypatch):
+    manifest, config = root / "list.csv", settings(root, data_root=str(root / "list.csv"), companions=True)
+    lines = ["run/1.mp4,run,ann\n", "jump/1.mp4,jump,ben\n", "jump/2.mp4,jump,ben\n", "walk/1.mp4,walk,ann\n"]
+
+    def cached(folder: str, lines: list[str]) -> LatentCache:
+        encoded.clear()
+        manifest.write_text("".join(["path,label,content\n", *lines]))
+        return build(model, tmp_path / folder, **config)
+
+    cached("cache", lines[:3])
+    assert len(cached("cache", lines)) == 4 and sum(encoded) == 2, "the clip that was added, and its companion"
+    assert len(cached("cache", lines[::-1])) == 4 and not encoded
+    with pytest.raises(UserError, match=r"1 of another content \(jump/1.mp4, 'ben' there and 'ann' here\)"):
+        cached("cache", [line.replace("1.mp4,jump,ben", "1.mp4,jump,ann") for line in lines])
+    with pytest.raises(UserError, match="4 of another content .*'ann' there and '' here"):
+        cached("cache", [line.rpartition(",")[0] + ",\n" for line in lines])
+    monkeypatch.setattr(cache_changes, "noted_listing", lambda config, clips: replace(clips.listing, contents=None))
+    monkeypatch.setattr(latent_cache, "noted_listing", cache_changes.noted_listing)
+    cached("earlier", lines)  # as a version left it that did not note contents
+    monkeypatch.undo()
+    assert len(cached("earlier", lines)) == 4
 
 
 @pytest.mark.parametrize(
@@ -405,7 +428,7 @@ def test_caches_of_earlier_versions(model, root, tmp_path, encoded):
     ):
         build(model, folder, **config)
         identity = CacheConfig(**config).settings | {"sample_fps": 8.0, "data_root": None, "files": "0123"}
-        for name in ("decoder", "held_out_root", "held_out_share", "companions"):
+        for name in ("decoder", "held_out_root", "held_out_share", *cache_identity.UNNOTED):
             identity.pop(name, None)
         identity |= {"autoencoder": fingerprint(model), "shard_size": 4}
         for number, tensors in enumerate(shards(folder)):

@@ -211,10 +211,11 @@ class Evaluation:
 def describe_protocol(evaluation: Evaluation, extractor: VideoFeatureExtractor | None) -> dict[str, Any]:
     """Everything that the numbers depend on, for the report."""
     config, model = evaluation.config, evaluation.pipe.vae.config
-    choice = ("ucf101_fold", "classes", "allow_missing", "held_out_contents", "content_pattern")
+    choice = ("ucf101_fold", "allow_missing", "held_out_contents", "content_pattern")
     names = ("dataset", "split", *choice, "take", "sample_fps", "sampling")
     return {
         **{name: getattr(config, name) for name in names},
+        "real_classes": config.classes,
         "data_root": None if config.dataset == "shapes" else str(config.data.root),
         "num_frames": model.num_frames,
         "size": model.sample_size,

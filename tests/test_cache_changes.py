@@ -1,5 +1,6 @@
 """A latent cache met again: taken where nothing has changed, continued where videos were added, refused otherwise."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -265,6 +266,8 @@ def test_companions_of_another_content_are_refused_by_name(model, root, tmp_path
         ("max_videos", 3),
         ("split", "val"),
         ("held_out_root", None),
+        ("classes", ["run", "walk"]),
+        ("content_pattern", r"\w+/\d"),
     ],
 )
 def test_other_settings_are_refused_by_name(model, root, tmp_path, name, value):
@@ -274,10 +277,61 @@ def test_other_settings_are_refused_by_name(model, root, tmp_path, name, value):
         if not is_complete:
             (tmp_path / "cache" / INDEX).unlink()
         there = "'given'" if name == "held_out_root" else repr(getattr(CacheConfig(**settings(root)), name))
-        with pytest.raises(UserError, match=f"made from something else: .*{name}={there} there and {value!r} here"):
+        with pytest.raises(
+            UserError, match=f"made from something else: .*{name}={there} there and {re.escape(repr(value))} here"
+        ):
             build(model, tmp_path / "cache", **settings(root) | {name: value})
     before.pop(INDEX)
     assert files(tmp_path / "cache") == before
+
+
+def test_parts_of_a_data_set_have_caches_of_their_own(tmp_path):
+    """Of default folders, which stay where they were for the whole of a data set; the order of names is no matter."""
+    choices = [{}, {"classes": ["A", "B"]}, {"classes": ["A"]}, {"held_out_contents": ["A", "B"]}]
+    for name in ("ucf101", "folder"):
+        more = [{"content_pattern": "A"}] if name == "folder" else []
+        configs = [CacheConfig(dataset=name, **choice) for choice in (*choices, *more)]
+        folders = [config.cache_folder("0" * 64) for config in configs]
+        assert len(set(folders)) == len(folders) == len({str(config.settings) for config in configs})
+        turned = CacheConfig(dataset=name, classes=["B", "A"])
+        assert turned.settings == configs[1].settings and turned.cache_folder("0" * 64) == folders[1]
+    assert CacheConfig(dataset="ucf101").cache_folder("0" * 64).name == "ucf101-000000000000"
+    assert CacheConfig(dataset="ucf101", split="val").cache_folder("0" * 64).name == "ucf101-val-000000000000"
+    small = CacheConfig(dataset="ucf101", classes=["b", "a"]).settings
+    assert small == CacheConfig(dataset="ucf101", classes=["A", "B"]).settings
+    whole = CacheConfig(dataset="folder", data_root=str(tmp_path / "a"))
+    source = {"data_root": str(tmp_path / "a"), "held_out_root": None, "held_out_share": 0.05}
+    digest = hashlib.sha256(json.dumps(source).encode()).hexdigest()[:8]
+    assert whole.cache_folder("0" * 64).name == f"folder-{digest}-000000000000"
+
+
+def test_a_cache_of_the_whole_does_not_serve_a_part(model, root, tmp_path, encoded):
+    """A cache of an earlier version, which did not note the choice, is one of the whole."""
+    pattern = settings(root, held_out_root=None, content_pattern="[0-9]", held_out_contents=["2"])
+    cache = build(model, tmp_path / "part", **pattern)
+    assert {key[0] for key in by_path(cache)} == {name for name in TREE if "2" not in name}
+    assert {key[0] for key in by_path(build(model, tmp_path / "val", **pattern, split="val"))} == {
+        name for name in TREE if "2" in name
+    }
+    with pytest.raises(UserError, match=r"held_out_contents=\['2'\] there and \['1'\] here"):
+        build(model, tmp_path / "part", **pattern | {"held_out_contents": ["1"]})
+    run_only = build(model, tmp_path / "run", **settings(root, classes=["run"]))
+    assert run_only.class_names == ("run",) and len(run_only) == 2
+    build(model, tmp_path / "whole", **settings(root))
+    forget(tmp_path / "whole", cache_identity.UNNOTED)
+    encoded.clear()
+    assert len(build(model, tmp_path / "whole", **settings(root))) == len(TREE) and not encoded
+    with pytest.raises(UserError, match=r"classes=None there and \['run'\] here"):
+        build(model, tmp_path / "whole", **settings(root, classes=["run"]))
+
+
+def forget(folder: Path, names) -> None:
+    """Take settings out of what a cache notes of itself."""
+    table, identity = VideoTable.load(folder)
+    identity = {name: value for name, value in identity.items() if name not in names}
+    table.save(folder, identity)
+    index = json.loads((folder / INDEX).read_text()) | {"identity": identity}
+    (folder / INDEX).write_text(json.dumps(index))
 
 
 def test_what_decides_nothing_is_not_asked(model, root, tmp_path, encoded):

@@ -353,12 +353,12 @@ def test_missing_videos_are_allowed_where_it_is_said(listed, capsys):
         FileNotFoundError, match="4 of 16 listed videos are missing: Curling.*--allow-missing"
     ) as caught:
         UCF101(listed, 8, 32)
-    assert "there are Archery 6 of 6, Bowling 6 of 6, Diving 4 of 6;" in str(caught.value)
+    assert "it holds Archery 6 of 6, Bowling 6 of 6, Diving 4 of 6;" in str(caught.value)
     train, test = (configured(listed, split, allow_missing=True) for split in ("train", "val"))
     assert train.class_names == test.class_names == ("Archery", "Bowling", "Diving")
     assert (len(train), len(test)) == (12, 4) and test.class_names[test.label(3)] == "Bowling"
     told = capsys.readouterr().err
-    there = "there are Archery 6 of 6, Bowling 6 of 6, Diving 4 of 6"
+    there = "it holds Archery 6 of 6, Bowling 6 of 6, Diving 4 of 6"
     assert told == f"{listed / 'UCF-101'}: 8 of 24 listed videos are missing; {there}\n"
     assert len(UCF101(listed, 8, 32, split="all", allow_missing=True)) == 16
 

@@ -69,7 +69,7 @@ def test_the_readmes_commands_run(workplace, capfd):
         "in order as far as it is there; every file opens" in printed.out
         and "BenchPress    4 of 160  g01" in printed.out
     )
-    assert "434 of 444 listed videos are missing; there are BenchPress 4 of 160, Biking 2 of 134" in printed.err
+    assert "434 of 444 listed videos are missing; it holds BenchPress 4 of 160, Biking 2 of 134" in printed.err
     assert printed.err.count("listed videos are missing") == 1
     assert "no training video is of the classes Biking" in printed.err
 

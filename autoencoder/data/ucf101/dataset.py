@@ -164,10 +164,10 @@ class _Fold:
             return
         count = f"{len(missing)} of {len(listed)} listed videos are missing"
         if allow_missing:
-            print_once(f"{self.videos}: {count}; there are {self._counts()}")
+            print_once(f"{self.videos}: {count}; it holds {self._counts()}")
         else:
             few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            there = f"Of {' and '.join(self.names[part] for part in self.listed)} there are {self._counts()}"
+            there = f"Of {' and '.join(self.names[part] for part in self.listed)} it holds {self._counts()}"
             remedy = "--allow-missing goes on with what is there, --classes A,B asks for no other classes than these"
             raise MissingFileError(not_there(self.videos, f"{count}: {few}. {there}; {remedy}"))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import ClipDataset
 from autoencoder.data.folder import VideoFiles
+from autoencoder.data.listing import Listing, PathTable
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.cache_identity import (
     REMEDY,
@@ -43,6 +45,19 @@ def chosen_videos(config: CacheConfig, ends: tuple[int, ...]) -> list[np.ndarray
     """
     order = np.random.default_rng(derive_seed(config.clip_seed, "videos")).permutation(ends[0])
     return [np.sort(order[: config.max_videos]), *(np.arange(first, end) for first, end in pairwise(ends))]
+
+
+def noted_listing(config: CacheConfig, clips: VideoFiles) -> Listing:
+    """What a cache notes of its videos: all but contents, and these as well where structure is read from companions."""
+    listing = clips.listing
+    if not config.companions:
+        return replace(listing, contents=None, content_names=())
+    if listing.contents is None:
+        return replace(listing, contents=np.full(len(listing.paths), -1, dtype=np.int32))
+    # Numbered anew, so that the videos of the other split do not matter.
+    numbers, contents = np.unique(np.append(listing.contents, -1), return_inverse=True)
+    names = PathTable(listing.content_names[number] for number in numbers[1:].tolist())
+    return replace(listing, contents=(contents[:-1] - 1).astype(np.int32), content_names=names)
 
 
 def is_current(folder: Path, identity: dict[str, Any], config: CacheConfig, model: AutoencoderVidTwin) -> bool:
@@ -111,7 +126,7 @@ def _compare(
         return _begin(config, clips), None
     before, stored = loaded
     check_identity(folder, stored, identity)
-    table, differences = before.follow(clips.listing)
+    table, differences = before.follow(noted_listing(config, clips))
     table, replaced = _refresh_states(folder, table, _encoded(table, chosen_videos(config, before.ends)), clips)
     if replaced.size:
         names = first_few((table.listing.paths[place] for place in replaced), separator="; ")
@@ -125,7 +140,7 @@ def _compare(
 
 
 def _begin(config: CacheConfig, clips: VideoFiles) -> VideoTable:
-    table = VideoTable.of(clips.listing)
+    table = VideoTable.of(noted_listing(config, clips))
     places = np.concatenate(chosen_videos(config, table.ends))
     return table.with_states(places, _states(clips, places))
 

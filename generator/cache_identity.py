@@ -31,7 +31,8 @@ from generator.config import CacheConfig
 
 VIDEOS = "videos.safetensors"
 METADATA_KEY = "latent_cache"  # key of the metadata of the list and of the shards
-UNNOTED = {"companions": False}  # settings that caches of earlier versions do not note, which had no other values
+# Settings that caches of earlier versions do not note, which had no other values.
+UNNOTED = {"companions": False, "classes": None, "held_out_contents": None, "content_pattern": None}
 REMEDY = "Give another folder, remove that one, or have it encoded anew by --rebuild-cache"
 
 BLOCK_BYTES, BLOCKS = 2**20, 16  # the parts of a large file that its digest covers; smaller files are read whole
@@ -142,7 +143,10 @@ class VideoTable:
         """Write the table, atomically."""
         text, bounds = self.listing.paths.buffers
         columns = {"text": text, "bounds": bounds, "numbers": self.numbers, "states": self.states}
-        optional = {"labels": self.listing.labels, "windows": self.listing.windows}
+        optional = {name: getattr(self.listing, name) for name in ("labels", "windows", "contents")}
+        if self.listing.contents is not None:
+            names_text, names_bounds = PathTable(self.listing.content_names).buffers
+            optional |= {"content_text": names_text, "content_bounds": names_bounds}
         columns |= {name: column for name, column in optional.items() if column is not None}
         metadata = {"identity": identity, "class_names": self.listing.class_names, "ends": self.ends}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
@@ -161,6 +165,8 @@ class VideoTable:
             columns.get("labels"),
             tuple(metadata["class_names"]),
             columns.get("windows"),
+            columns.get("contents"),
+            PathTable.from_buffers(columns["content_text"], columns["content_bounds"]) if "contents" in columns else (),
         )
         return cls(listing, columns["numbers"], tuple(metadata["ends"]), columns["states"]), metadata["identity"]
 
@@ -215,9 +221,16 @@ def read_metadata(path: Path, file: safe_open) -> dict[str, Any]:
 
 
 def same_videos(one: Listing, other: Listing) -> bool:
-    """Whether two lists hold the same videos in the same order, with the same classes and windows."""
+    """Whether two lists hold the same videos in the same order, with the same classes, windows and contents.
+
+    Contents are compared where both lists have noted any.
+    """
     pairs = [(one.labels, other.labels), (one.windows, other.windows)]
     pairs += zip(one.paths.buffers, other.paths.buffers, strict=True)
+    if one.contents is not None and other.contents is not None:
+        if list(one.content_names) != list(other.content_names):
+            return False
+        pairs.append((one.contents, other.contents))
     return one.class_names == other.class_names and all(
         left is right or (left is not None and right is not None and np.array_equal(left, right))
         for left, right in pairs
@@ -240,6 +253,11 @@ def _class_of(listing: Listing, place: int) -> str | None:
     return None if listing.labels is None else listing.class_names[listing.labels[place]]
 
 
+def _content_of(listing: Listing, place: int) -> str:
+    content = listing.contents[place]
+    return listing.content_names[content] if content >= 0 else ""
+
+
 def _differences(
     old: Listing, new: Listing, before: dict[Key, int], after: dict[Key, int], origin: np.ndarray
 ) -> list[str]:
@@ -251,10 +269,16 @@ def _differences(
         for key, place in after.items()
         if origin[place] >= 0 and _class_of(old, origin[place]) != _class_of(new, place)
     ]
+    regrouped = [
+        (key[0], _content_of(old, origin[place]), _content_of(new, place))
+        for key, place in (after.items() if old.contents is not None and new.contents is not None else ())
+        if origin[place] >= 0 and _content_of(old, origin[place]) != _content_of(new, place)
+    ]
     groups = {
         "removed": [path for path in gone if path not in added],
         "with another start or end": [path for path in gone if path in added],
         "of another class": [f"{path}, {there!r} there and {here!r} here" for path, there, here in relabelled],
+        "of another content": [f"{path}, {there!r} there and {here!r} here" for path, there, here in regrouped],
     }
     found = [f"{len(names)} {what} ({first_few(names, separator='; ')})" for what, names in groups.items() if names]
     lost = [name for name in old.class_names if name not in new.class_names]

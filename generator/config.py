@@ -57,6 +57,7 @@ class CacheConfig(DataConfig):
             settings["decoder"] = "pyav" if self.decoder == "auto" else self.decoder
             settings["data_root"] = str(self.root.resolve())
             settings["crop"] = self.crop if self.split == "train" else "center"
+            settings |= self._choice
         if self.dataset == "ucf101":
             names.append("ucf101_fold")
         if self.dataset == "folder":
@@ -64,18 +65,31 @@ class CacheConfig(DataConfig):
         return {name: getattr(self, name) for name in names} | settings
 
     @property
+    def _choice(self) -> dict[str, Any]:
+        """Which videos are taken, the same for names in another order, or of UCF-101 in other letters."""
+        fold = str.lower if self.dataset == "ucf101" else str
+        named = {name: getattr(self, name) for name in ("classes", "held_out_contents")}
+        choice = {name: None if given is None else sorted(map(fold, given)) for name, given in named.items()}
+        return choice | {"content_pattern": self.content_pattern}
+
+    @property
     def _held_out_settings(self) -> dict[str, Any]:
         """For training latents, whether the held-out videos are apart; for held-out latents, which these are."""
         if self.held_out_root is None:
-            return {"held_out_root": None, "held_out_share": HELD_OUT_SHARE}
+            share = HELD_OUT_SHARE if self.held_out_contents is None else None
+            return {"held_out_root": None, "held_out_share": share}
         root = "given" if self.split == "train" else str(Path(self.held_out_root).resolve())
         return {"held_out_root": root, "held_out_share": None}
 
     def cache_folder(self, fingerprint: str) -> Path:
         """The default folder of the cache, for the autoencoder with this fingerprint."""
         name = self.dataset if self.split == "train" else f"{self.dataset}-{self.split}"
+        source = {}
         if self.dataset == "folder":  # of which there may be many
             source = {name: self.settings[name] for name in ("data_root", "held_out_root", "held_out_share")}
+        if self.reads_videos:
+            source |= {name: value for name, value in self._choice.items() if value is not None}
+        if source:
             name += "-" + hashlib.sha256(json.dumps(source).encode()).hexdigest()[:8]
         return CACHES / f"{name}-{fingerprint[:12]}"
 

@@ -35,7 +35,7 @@ from autoencoder.data import ClipDataset, UnreadableVideo, to_video
 from autoencoder.data.stream import FileReport
 from autoencoder.latents import VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
-from generator.cache_changes import build_clips, chosen_videos, is_current, remove_cache, update_table
+from generator.cache_changes import build_clips, chosen_videos, is_current, noted_listing, remove_cache, update_table
 from generator.cache_clips import CacheClips, collate_with_digests
 from generator.cache_identity import (
     METADATA_KEY,
@@ -187,7 +187,7 @@ class _Encoder:
     def _load_table(self, clips: ClipDataset) -> VideoTable | None:
         """The list of videos that the first process wrote; refused if this process sees other videos."""
         table, _ = VideoTable.load(self.folder) or (None, None)
-        if table is not None and not same_videos(table.listing, clips.listing):
+        if table is not None and not same_videos(table.listing, noted_listing(self.config, clips)):
             raise UserError(f"the processes do not see the same videos in {self.config.root}")
         return table
 

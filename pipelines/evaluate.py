@@ -8,7 +8,7 @@ depend on how many. A stopped evaluation continues from the samples that it kept
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +35,14 @@ class EvaluateConfig:
     """Part of the data set; published numbers use the training part, some use all of it (`ucf101` only)."""
     ucf101_fold: int = 1
     """Official train/test split of UCF-101: 1, 2 or 3."""
+    classes: list[str] | None = None
+    """Classes whose videos are taken, for `ucf101` and `folder`; null takes all."""
+    allow_missing: bool = False
+    """Go on with those of UCF-101's listed videos that are there."""
+    held_out_contents: list[str] | None = None
+    """Contents that make up the split "test", as in training."""
+    content_pattern: str | None = None
+    """Regular expression that finds the content of a video of `folder` in its path, as in training."""
     take: Literal["videos", "chunks"] = "videos"
     """One clip per video, from a random start, or "chunks": all consecutive clips of a video, without overlap."""
     sample_fps: float | None = 8.0
@@ -86,8 +94,8 @@ class EvaluateConfig:
             raise UserError(f"chunk_size={self.chunk_size} must be a multiple of batch_size={self.batch_size}")
         if self.split == "all" and self.dataset != "ucf101":
             raise UserError(f"split='all' is for ucf101; {self.dataset} has 'train' and 'test'")
-        names = ("dataset", "data_root", "held_out_root", "sample_fps", "sampling", "decoder", "ucf101_fold")
-        self.data = DataConfig(crop="center", **{name: getattr(self, name) for name in (*names, "num_workers")})
+        names = {field.name for field in fields(DataConfig)} & {field.name for field in fields(self)}
+        self.data = DataConfig(crop="center", **{name: getattr(self, name) for name in names})
         if self.take == "chunks" and not self.data.reads_videos:
             raise UserError(f"take='chunks' is for videos in files; {self.dataset} are one clip each")
 

@@ -1,11 +1,13 @@
 """A latent cache met again: taken where nothing has changed, continued where videos were added, refused otherwise."""
 
+import hashlib
 import json
 import os
 import pickle
 import re
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from autoencoder.common.locks import LOCK_FILE, locked_folder
 from autoencoder.data.folder import _draw
 from autoencoder.data.sprites import characters_of
 from autoencoder.data.video_io import ClipReader
-from generator import cache_identity, cache_latents, latent_cache
+from generator import cache_changes, cache_identity, cache_latents, latent_cache
 from generator import train as train_command
 from generator.cache_identity import BLOCK_BYTES, BLOCKS, VIDEOS, VideoTable, file_digest
 from generator.config import CacheConfig
@@ -218,14 +220,36 @@ def test_a_manifest_in_another_order_is_the_same(model, root, tmp_path, encoded)
     assert all(torch.equal(before[key][1], after[key][1]) and before[key][0] == after[key][0] for key in before)
 
 
-def test_contents_do_not_matter_to_latents(model, root, tmp_path, encoded):
-    """They tell whose companions videos are, which only stage one reads."""
+def test_contents_do_not_matter_to_latents_of_one_clip(model, root, tmp_path, encoded):
     manifest, config = root / "list.csv", settings(root, data_root=str(root / "list.csv"))
     manifest.write_text("path,label\nrun/1.mp4,run\njump/1.mp4,jump\n")
     build(model, tmp_path / "cache", **config)
     encoded.clear()
     manifest.write_text("path,label,content\nrun/1.mp4,run,ann\njump/1.mp4,jump,ann\n")
     assert len(build(model, tmp_path / "cache", **config)) == 2 and not encoded
+
+
+def test_companions_of_another_content_are_refused_by_name(model, root, tmp_path, encoded, monkeypatch):
+    manifest, config = root / "list.csv", settings(root, data_root=str(root / "list.csv"), companions=True)
+    lines = ["run/1.mp4,run,ann\n", "jump/1.mp4,jump,ben\n", "jump/2.mp4,jump,ben\n", "walk/1.mp4,walk,ann\n"]
+
+    def cached(folder: str, lines: list[str]) -> LatentCache:
+        encoded.clear()
+        manifest.write_text("".join(["path,label,content\n", *lines]))
+        return build(model, tmp_path / folder, **config)
+
+    cached("cache", lines[:3])
+    assert len(cached("cache", lines)) == 4 and sum(encoded) == 2, "the clip that was added, and its companion"
+    assert len(cached("cache", lines[::-1])) == 4 and not encoded
+    with pytest.raises(UserError, match=r"1 of another content \(jump/1.mp4, 'ben' there and 'ann' here\)"):
+        cached("cache", [line.replace("1.mp4,jump,ben", "1.mp4,jump,ann") for line in lines])
+    with pytest.raises(UserError, match="4 of another content .*'ann' there and '' here"):
+        cached("cache", [line.rpartition(",")[0] + ",\n" for line in lines])
+    monkeypatch.setattr(cache_changes, "noted_listing", lambda config, clips: replace(clips.listing, contents=None))
+    monkeypatch.setattr(latent_cache, "noted_listing", cache_changes.noted_listing)
+    cached("earlier", lines)  # as a version left it that did not note contents
+    monkeypatch.undo()
+    assert len(cached("earlier", lines)) == 4
 
 
 @pytest.mark.parametrize(
@@ -242,6 +266,8 @@ def test_contents_do_not_matter_to_latents(model, root, tmp_path, encoded):
         ("max_videos", 3),
         ("split", "val"),
         ("held_out_root", None),
+        ("classes", ["run", "walk"]),
+        ("content_pattern", r"\w+/\d"),
     ],
 )
 def test_other_settings_are_refused_by_name(model, root, tmp_path, name, value):
@@ -251,10 +277,61 @@ def test_other_settings_are_refused_by_name(model, root, tmp_path, name, value):
         if not is_complete:
             (tmp_path / "cache" / INDEX).unlink()
         there = "'given'" if name == "held_out_root" else repr(getattr(CacheConfig(**settings(root)), name))
-        with pytest.raises(UserError, match=f"made from something else: .*{name}={there} there and {value!r} here"):
+        with pytest.raises(
+            UserError, match=f"made from something else: .*{name}={there} there and {re.escape(repr(value))} here"
+        ):
             build(model, tmp_path / "cache", **settings(root) | {name: value})
     before.pop(INDEX)
     assert files(tmp_path / "cache") == before
+
+
+def test_parts_of_a_data_set_have_caches_of_their_own(tmp_path):
+    """Of default folders, which stay where they were for the whole of a data set; the order of names is no matter."""
+    choices = [{}, {"classes": ["A", "B"]}, {"classes": ["A"]}, {"held_out_contents": ["A", "B"]}]
+    for name in ("ucf101", "folder"):
+        more = [{"content_pattern": "A"}] if name == "folder" else []
+        configs = [CacheConfig(dataset=name, **choice) for choice in (*choices, *more)]
+        folders = [config.cache_folder("0" * 64) for config in configs]
+        assert len(set(folders)) == len(folders) == len({str(config.settings) for config in configs})
+        turned = CacheConfig(dataset=name, classes=["B", "A"])
+        assert turned.settings == configs[1].settings and turned.cache_folder("0" * 64) == folders[1]
+    assert CacheConfig(dataset="ucf101").cache_folder("0" * 64).name == "ucf101-000000000000"
+    assert CacheConfig(dataset="ucf101", split="val").cache_folder("0" * 64).name == "ucf101-val-000000000000"
+    small = CacheConfig(dataset="ucf101", classes=["b", "a"]).settings
+    assert small == CacheConfig(dataset="ucf101", classes=["A", "B"]).settings
+    whole = CacheConfig(dataset="folder", data_root=str(tmp_path / "a"))
+    source = {"data_root": str(tmp_path / "a"), "held_out_root": None, "held_out_share": 0.05}
+    digest = hashlib.sha256(json.dumps(source).encode()).hexdigest()[:8]
+    assert whole.cache_folder("0" * 64).name == f"folder-{digest}-000000000000"
+
+
+def test_a_cache_of_the_whole_does_not_serve_a_part(model, root, tmp_path, encoded):
+    """A cache of an earlier version, which did not note the choice, is one of the whole."""
+    pattern = settings(root, held_out_root=None, content_pattern="[0-9]", held_out_contents=["2"])
+    cache = build(model, tmp_path / "part", **pattern)
+    assert {key[0] for key in by_path(cache)} == {name for name in TREE if "2" not in name}
+    assert {key[0] for key in by_path(build(model, tmp_path / "val", **pattern, split="val"))} == {
+        name for name in TREE if "2" in name
+    }
+    with pytest.raises(UserError, match=r"held_out_contents=\['2'\] there and \['1'\] here"):
+        build(model, tmp_path / "part", **pattern | {"held_out_contents": ["1"]})
+    run_only = build(model, tmp_path / "run", **settings(root, classes=["run"]))
+    assert run_only.class_names == ("run",) and len(run_only) == 2
+    build(model, tmp_path / "whole", **settings(root))
+    forget(tmp_path / "whole", cache_identity.UNNOTED)
+    encoded.clear()
+    assert len(build(model, tmp_path / "whole", **settings(root))) == len(TREE) and not encoded
+    with pytest.raises(UserError, match=r"classes=None there and \['run'\] here"):
+        build(model, tmp_path / "whole", **settings(root, classes=["run"]))
+
+
+def forget(folder: Path, names) -> None:
+    """Take settings out of what a cache notes of itself."""
+    table, identity = VideoTable.load(folder)
+    identity = {name: value for name, value in identity.items() if name not in names}
+    table.save(folder, identity)
+    index = json.loads((folder / INDEX).read_text()) | {"identity": identity}
+    (folder / INDEX).write_text(json.dumps(index))
 
 
 def test_what_decides_nothing_is_not_asked(model, root, tmp_path, encoded):
@@ -405,7 +482,7 @@ def test_caches_of_earlier_versions(model, root, tmp_path, encoded):
     ):
         build(model, folder, **config)
         identity = CacheConfig(**config).settings | {"sample_fps": 8.0, "data_root": None, "files": "0123"}
-        for name in ("decoder", "held_out_root", "held_out_share", "companions"):
+        for name in ("decoder", "held_out_root", "held_out_share", *cache_identity.UNNOTED):
             identity.pop(name, None)
         identity |= {"autoencoder": fingerprint(model), "shard_size": 4}
         for number, tensors in enumerate(shards(folder)):

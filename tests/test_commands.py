@@ -139,6 +139,16 @@ def test_a_repeated_flag_makes_a_list_in_place_of_the_files(files):
     assert read("--classes", '["b", "null"]', "--config", "one.yaml").classes == ["b", "null"]
 
 
+def test_names_may_have_commas_between_them(files):
+    assert read("--classes", "Bench Press,b").classes == ["Bench Press", "b"]
+    assert read("--classes=1, null").classes == ["1", "null"]
+    assert read("--classes", '["a, b", c]').classes == ["a, b", "c"]
+    Path("names.yaml").write_text("classes: a,b\n")
+    assert read("--config", "names.yaml").classes == ["a", "b"]
+    with pytest.raises(SystemExit):
+        read("--classes", "[1, 2]")
+
+
 def test_values_keep_what_they_are(files):
     Path("odd.yaml").write_text('data-root: "2024"\nrate: 1e-4\npart: {axes: [1e-5, 1]}\n')
     config = read("--config", "odd.yaml")

@@ -6,12 +6,17 @@ import torch
 from video_files import make_video, numbers
 
 from autoencoder.common.errors import UserError
-from autoencoder.data import DataConfig
+from autoencoder.data import DataConfig, remarks
 from autoencoder.data.folder import VideoFolder
 from autoencoder.data.video_io import UnreadableVideo
 
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 TREE = ("run/b.mp4", "run/deep/a.MKV", "jump/a.avi", "jump/c.mov")
+
+
+@pytest.fixture(autouse=True)
+def unsaid(monkeypatch):
+    monkeypatch.setattr(remarks, "_printed", set())
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +148,14 @@ def test_companions_are_the_other_videos_of_a_content(tmp_path):
 
 
 def test_companions_keep_to_the_split(tmp_path):
-    """Though every content has videos in both."""
-    path = manifest(tmp_path, "path,content\n" + "".join(f"{i:02}.mp4,{i % 3}\n" for i in range(60)))
+    path = manifest(tmp_path, "path,content\n" + "".join(f"{i:02}.mp4,{i % 6}\n" for i in range(60)))
     for split in ("train", "val"):
         data = VideoFolder(path, 16, 32, split=split, val_share=0.4)
         own = [Path(data.source(i)).stem for i in range(len(data))]
         for index, name in enumerate(own):
-            assert companions(data, index) == {o for o in own if int(o) % 3 == int(name) % 3 and o != name}
+            others = {f"{i:02}" for i in range(60) if i % 6 == int(name) % 6} - {name}
+            assert others < set(own), "a content lies in one split"
+            assert companions(data, index) <= others
 
 
 def test_without_a_content_the_companion_is_another_moment(tmp_path, one_video):
@@ -292,3 +298,143 @@ def test_held_out_videos_are_no_training_videos(tmp_path, split, inside):
     config = DataConfig(dataset="folder", data_root=str(tmp_path / "all"), held_out_root=str(root))
     with pytest.raises(UserError, match=r"of the held-out videos are training videos, too, the first one .*/all/"):
         config.build(split, 16, 32)
+
+
+# classes and contents
+
+
+def words(data: VideoFolder) -> list[str]:
+    """The content of every video, "" where it is not known."""
+    listing = data.listing
+    return [listing.content_names[content] if content >= 0 else "" for content in listing.contents.tolist()]
+
+
+def parts(root: Path, **settings) -> tuple[VideoFolder, VideoFolder]:
+    config = DataConfig(dataset="folder", data_root=str(root), **settings)
+    return config.build("train", 16, 32), config.build("val", 16, 32)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_content_is_in_both_parts_whatever_is_added(tmp_path, seed):
+    """Nor does a content move when files are added, of its own or of others."""
+    rng = np.random.default_rng(seed)
+    contents = [*(f"person {number}" for number in range(rng.integers(60, 120))), ""]
+    chances = rng.dirichlet(np.full(len(contents), 0.5))
+    rows = [f"{number}.mp4,{rng.choice(contents, p=chances)}\n" for number in range(400)]
+    sides: dict[str, str] = {}
+    for count in (200, 300, 400):
+        path = manifest(tmp_path, "path,content\n" + "".join(rng.permutation(rows[:count])))
+        for split in ("train", "val"):
+            data = VideoFolder(path, 16, 32, split=split, val_share=0.2)
+            for name, word in zip(names(data, tmp_path), words(data), strict=True):
+                assert sides.setdefault(word or name, split) == split
+    assert set(sides.values()) == {"train", "val"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_which_classes_are_taken_moves_no_video(tmp_path, known):
+    lines = [f"{number}.mp4,{number % 5},{number % 17 if known else ''}\n" for number in range(200)]
+    path = manifest(tmp_path, "path,label,content\n" + "".join(lines))
+    for split in ("train", "val"):
+        whole, part = (VideoFolder(path, 16, 32, split=split, val_share=0.3, classes=c) for c in (None, ["4", "1"]))
+        assert part.class_names == ("1", "4")
+        wanted = [n for i, n in enumerate(names(whole, tmp_path)) if whole.class_names[whole.label(i)] in ("1", "4")]
+        assert names(part, tmp_path) == wanted
+        assert all(int(Path(n).stem) % 5 == (1, 4)[part.label(i)] for i, n in enumerate(names(part, tmp_path)))
+
+
+ACTIONS = [f"{action}/person{person:02}.mp4" for action in ("bend", "jack", "wave") for person in range(4)]
+
+
+def test_contents_are_held_out_by_name(tmp_path):
+    plant(tmp_path, ACTIONS)
+    train, held_out = parts(tmp_path, content_pattern=r"person\d+", held_out_contents=["person03", "person01"])
+    assert set(words(train)) == {"person00", "person02"} and set(words(held_out)) == {"person01", "person03"}
+    assert companions(train, 0) == {"person00"} and len(held_out) == 6
+    train, held_out = parts(
+        tmp_path, content_pattern=r"person(\d+)", held_out_contents=["03"], classes=["wave", "bend"]
+    )
+    assert names(held_out, tmp_path) == ["bend/person03.mp4", "wave/person03.mp4"] and len(train) == 6
+    assert train.class_names == held_out.class_names == ("bend", "wave")
+
+
+def test_a_pattern_need_not_fit_every_path(tmp_path):
+    plant(tmp_path, ["a/x1.mp4", "a/x2.mp4", "b/x1.mp4", "b/other.mp4", "b/y.mp4"])
+    data = everything(tmp_path, content_pattern=r"x(\d)|other")
+    assert words(data) == ["1", "2", "", "1", ""], "a group that takes no part, and a path that does not fit"
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"classes": ["jmp", "nothing"]}, "has no class 'jmp'; nearest: jack.*no class 'nothing'|no class 'jmp'"),
+        ({"classes": ["Bend"]}, "has no class 'Bend'; nearest: bend"),
+        ({"content_pattern": r"child\d"}, "finds a content in none of 12 paths, such as bend/person00.mp4"),
+        ({"held_out_contents": ["person00"]}, r"needs to know contents: give .* or --content-pattern"),
+        (
+            {"content_pattern": r"person\d+", "held_out_contents": ["person07", "person01"]},
+            "has no content 'person07'; nearest: person0",
+        ),
+        (
+            {"content_pattern": r"person\d+", "held_out_contents": [f"person{n:02}" for n in range(4)]},
+            "no video is left to train on with held_out_contents=",
+        ),
+        ({"content_pattern": "person"}, "split='val' with val_share=0.05 of 12 videos of 1 content.*held-out-contents"),
+    ],
+)
+def test_a_choice_that_there_is_not(tmp_path, settings, message):
+    plant(tmp_path, ACTIONS)
+    with pytest.raises(UserError, match=message):
+        parts(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"dataset": "shapes", "classes": ["ring"]}, r"classes=\['ring'\] is for ucf101 and folder, not for shapes"),
+        ({"dataset": "sprites", "held_out_contents": ["a"]}, "held_out_contents=.* not for sprites"),
+        ({"dataset": "ucf101", "content_pattern": "a"}, "content_pattern='a' is for folder, not for ucf101"),
+        ({"dataset": "folder", "allow_missing": True}, "allow_missing=True is for ucf101, not for folder"),
+        ({"dataset": "folder", "classes": []}, "classes must be different names, at least one, got"),
+        ({"dataset": "ucf101", "classes": ["a", " "]}, "classes must be different names"),
+        ({"dataset": "ucf101", "held_out_contents": ["a", "a"]}, "held_out_contents must be different names"),
+        ({"dataset": "folder", "content_pattern": "("}, r"content_pattern='\(' is no regular expression: missing \)"),
+        ({"dataset": "folder", "held_out_contents": ["a"], "held_out_root": "b"}, "both say what is held out"),
+    ],
+)
+def test_a_choice_that_cannot_be_meant(settings, message):
+    with pytest.raises(UserError, match=message):
+        DataConfig(**settings)
+
+
+def test_a_manifest_with_contents_takes_no_pattern(tmp_path):
+    path = manifest(tmp_path, "path,label,content\na.mp4,x,ann\nb.mp4,x,ben\nc.mp4,y,ann\nd.mp4,y,cem\n")
+    train, held_out = parts(path, held_out_contents=["ann"])
+    assert words(train) == ["ben", "cem"] and words(held_out) == ["ann", "ann"]
+    with pytest.raises(UserError, match="has a column `content`: leave out content_pattern='a'"):
+        parts(path, content_pattern="a")
+    with pytest.raises(UserError, match="no video of the classes y is held out with held_out_contents="):
+        parts(path, classes=["y"], held_out_contents=["ben"])
+    with pytest.raises(UserError, match="the videos have no labels"):
+        parts(manifest(tmp_path, "path\na.mp4\nb.mp4\n"), classes=["x"])
+
+
+def test_held_out_folders_have_contents_and_classes_of_their_own(tmp_path):
+    plant(tmp_path / "train", [name for name in ACTIONS if "3" not in name])
+    plant(tmp_path / "val", ["bend/person03.mp4", "jack/person03.mp4", "odd/person03.mp4"])
+    own = {"held_out_root": str(tmp_path / "val"), "content_pattern": r"person\d+"}
+    train, held_out = parts(tmp_path / "train", classes=["wave", "jack"], **own)
+    assert train.class_names == held_out.class_names == ("jack", "wave") and len(train) == 6
+    assert names(held_out, tmp_path / "val") == ["jack/person03.mp4"] and held_out.label(0) == 0
+    plant(tmp_path / "val", ["jack/person01.mp4"])
+    with pytest.raises(
+        UserError, match="1 contents of the held-out videos in .*val are those of training .* 'person01'"
+    ):
+        parts(tmp_path / "train", classes=["wave", "jack"], **own)
+
+
+def test_classes_without_a_training_video_are_told_once(tmp_path, capsys):
+    plant(tmp_path, [*ACTIONS, "odd/person03.mp4"])
+    for _ in range(2):
+        parts(tmp_path, content_pattern=r"person\d+", held_out_contents=["person03"])
+    assert capsys.readouterr().err == f"{tmp_path}: no training video is of the classes odd\n"

@@ -428,6 +428,20 @@ def test_chunks_do_not_overlap(archive, pipeline, tmp_path):
     assert evaluate(pipeline, tmp_path / "all", data_root=archive, split="all", num_samples=8)["unreadable"] == [2]
 
 
+def test_some_classes_and_contents_are_measured(archive, tmp_path):
+    settings = {"data_root": archive, "classes": ["handstandpushups", "Archery"]}
+    part = save(tmp_path / "pipeline", ("Archery", "HandstandPushups"))
+    with pytest.raises(UserError, match="no class 'Bowling'.*--classes takes some"):
+        evaluate(part, tmp_path / "whole", data_root=archive)
+    report = evaluate(part, tmp_path / "all", split="all", num_samples=6, **settings)
+    assert report["protocol"]["real_classes"] == settings["classes"]
+    assert {clip["class"] for clip in drawn(tmp_path / "all")["real"]} == {"Archery", "HandstandPushups"}
+    held_out = {"held_out_contents": ["Archery_g04", "g01"], "split": "test", "num_samples": 3}
+    evaluate(part, tmp_path / "held-out", **settings, **held_out)
+    names = {clip["clip"] for clip in drawn(tmp_path / "held-out")["real"]}
+    assert names == {VIDEOS[0], VIDEOS[3], "HandstandPushups/v_HandstandPushups_g01_c01.avi"}
+
+
 def test_too_few_readable_clips(archive, pipeline, tmp_path):
     with pytest.raises(
         ValueError, match="num_samples=8, but only 7 of the 9 clips can be read; one that cannot: .*avi"

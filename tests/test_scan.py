@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from autoencoder.common.errors import UserError
-from autoencoder.data import DataConfig, scan
+from autoencoder.data import DataConfig, remarks
 from autoencoder.data.scan import scan_folder
 
 
 @pytest.fixture(autouse=True)
 def unsaid(monkeypatch):
-    monkeypatch.setattr(scan, "_printed", set())
+    monkeypatch.setattr(remarks, "_printed", set())
 
 
 def plant(root: Path, *names: str) -> Path:

@@ -1,6 +1,7 @@
 """The parser of a command: settings from presets, YAML files and flags, and a --help that shows the values in force."""
 
 import argparse
+import json
 import math
 import re
 import sys
@@ -41,6 +42,8 @@ def in_words(kind: Any) -> str:
         return (
             f"a list of {len(arguments)}, each {in_words(arguments[0])}, such as [{', '.join('1' for _ in arguments)}]"
         )
+    if kind == list[str]:
+        return "names with commas between them"
     if arguments:
         return f"a list, each {in_words(arguments[0])}"
     return WORDS.get(kind, str(kind))
@@ -51,6 +54,8 @@ def placeholder(kind: Any) -> str:
     kind = next(member for member in _members(kind) if member is not NoneType)
     if get_origin(kind) is Literal:
         return f"{{{','.join(map(str, get_args(kind)))}}}"
+    if kind == list[str]:
+        return "A,B,..."
     return PLACEHOLDERS.get(kind, "[...]" if get_args(kind) else "VALUE")
 
 
@@ -138,7 +143,7 @@ class CommandParser(ArgumentParser):
 
     def _parse(self, layers: Sequence[dict[str, Setting]], positionals: Sequence[str]) -> Namespace:
         self.merged = {key: setting for layer in layers for key, setting in layer.items()}
-        flags = [f"--{key}={setting.text}" for key, setting in self.merged.items()]
+        flags = [f"--{key}={self._text_of(key, setting)}" for key, setting in self.merged.items()]
         namespace = self.parse_args([*flags, *(["--", *positionals] if positionals else [])])
         for key, value in namespace.items():
             if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
@@ -148,8 +153,17 @@ class CommandParser(ArgumentParser):
                 self.error(f"{self._source(key)} must be a folder, or be made one, but {obstacle} is a file")
         return namespace
 
+    def _text_of(self, key: str, setting: Setting) -> str:
+        """The text of a setting as YAML has it: names with commas between them are a list where one is wanted."""
+        text = setting.text.strip()
+        kind = next((getattr(action, "_typehint", None) for action in self._actions if action.dest == key), None)
+        if list[str] not in _members(kind) or text == "null" or text.startswith("["):
+            return setting.text
+        return json.dumps([name.strip() for name in text.split(",")])
+
     def _show_help(self, layers: Sequence[dict[str, Setting]]) -> NoReturn:
-        self.set_defaults({key: yaml.safe_load(setting.text) for layer in layers for key, setting in layer.items()})
+        in_force = {key: setting for layer in layers for key, setting in layer.items()}
+        self.set_defaults({key: yaml.safe_load(self._text_of(key, setting)) for key, setting in in_force.items()})
         for action in self._actions:
             if action.dest in self.names.groups:
                 action.help = argparse.SUPPRESS

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,17 @@ import torch
 
 from autoencoder.common.errors import MissingFileError, UserError, first_few
 from autoencoder.common.seeding import derive_seed
+from autoencoder.data.choice import contents_of, find_classes, find_contents, of_named_contents
 from autoencoder.data.config import HELD_OUT_SHARE
 from autoencoder.data.groups import ContentGroups
-from autoencoder.data.listing import MANIFEST_HEADER, VIDEO_ENDINGS, Listing, PathTable, read_manifest
+from autoencoder.data.listing import (
+    MANIFEST_HEADER,
+    VIDEO_ENDINGS,
+    ContentColumn,
+    Listing,
+    PathTable,
+    read_manifest,
+)
 from autoencoder.data.scan import scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
 
@@ -31,7 +40,7 @@ class VideoFiles:
         labels: one index into `class_names` per video; None when unlabelled.
         class_names: their names.
         windows: float (N, 2) seconds from `start` to `end`, inside which clips of the video lie; None for all of it.
-        contents: as in `Listing`.
+        contents, content_names: as in `Listing`.
         flip_invariant: whether a clip may be mirrored without changing its label.
     """
 
@@ -45,6 +54,7 @@ class VideoFiles:
         class_names: Sequence[str] = (),
         windows: np.ndarray | None = None,
         contents: np.ndarray | None = None,
+        content_names: Sequence[str] = (),
         flip_invariant: bool = True,
     ):
         self.root, self.reader = root, reader
@@ -53,6 +63,7 @@ class VideoFiles:
         self._labels = None if labels is None else np.asarray(labels, dtype=np.int32)
         self._windows = windows
         self._groups = None if contents is None else ContentGroups(contents)
+        self._content_names = content_names
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -69,7 +80,7 @@ class VideoFiles:
     def listing(self) -> Listing:
         """All videos, with paths relative to `root`."""
         contents = None if self._groups is None else self._groups.contents
-        return Listing(self._paths, self._labels, self.class_names, self._windows, contents)
+        return Listing(self._paths, self._labels, self.class_names, self._windows, contents, self._content_names)
 
     def clip(self, index: int, rng: np.random.Generator | None = None) -> torch.Tensor:
         """One clip of video `index`.
@@ -124,10 +135,12 @@ class VideoFolder(VideoFiles):
 
     In a tree, the first-level sub-folders are the classes if every video lies in one; otherwise the videos are
     unlabelled. A manifest has the header `path[,label][,start][,end][,content]`: paths relative to its folder, labels
-    by name, seconds, of which either may be empty, and a word for what is seen. Videos of the same split with the same
-    word, such as takes of one person, are each other's companions; it may be empty. Classes are sorted by name. A video
-    is held out by a hash of its path, so that adding files moves none from one split to the other; all windows of one
-    file fall into the same split.
+    by name, seconds, of which either may be empty, and a word for what is seen, which may be empty, too. Videos of the
+    same split with the same word, such as takes of one person, are each other's companions. Classes are sorted by name.
+
+    A video is held out by a hash of its content, or of its path where that is not known. So no content lies in both
+    splits, nor does a file whose windows have one content, and adding files moves none from one split to the other.
+    Which classes are taken changes nothing in that.
 
     Args:
         root: the folder or the .csv file.
@@ -136,13 +149,19 @@ class VideoFolder(VideoFiles):
         sample_fps, sampling, crop, decoder, keep_mib: as in `ClipReader`.
         flip_invariant: whether a clip may be mirrored without changing its label.
         split: "train" or "val".
-        val_share: share of the videos to hold out, in [0, 1]; strictly between, both splits get at least one video.
-        classes: class names in order, to which labels are matched by name; for held-out videos, those of the training
-            videos. None takes the classes of this folder.
+        val_share: share of the videos, or contents, to hold out, in [0, 1]; strictly between, both splits of the whole
+            folder get at least one video, unless all are of one content.
+        held_out_contents: words of the contents to hold out in place of the share.
+        content_pattern: regular expression that is searched in every path relative to the root; its first group, or all
+            that it matches if it has none, is the word of the content. None takes the column of the manifest.
+        classes: names of the classes whose videos are taken; None takes all.
+        class_names: class names in order, to which labels are matched by name; for held-out videos in a folder of their
+            own, those of the training videos, of which some may have no video here. None takes `classes`, sorted.
 
     Raises:
         MissingFileError: if there is no such folder or manifest, or no video in it.
-        UserError: if an argument or a line of the manifest does not fit, or the split is empty.
+        UserError: if an argument or a line of the manifest does not fit, if there is no such class or content, or no
+            path fits the pattern, or the split is empty.
     """
 
     def __init__(
@@ -159,7 +178,10 @@ class VideoFolder(VideoFiles):
         flip_invariant: bool = True,
         split: str = "train",
         val_share: float = HELD_OUT_SHARE,
+        held_out_contents: Sequence[str] | None = None,
+        content_pattern: str | None = None,
         classes: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
     ):
         reading = {"sample_fps": sample_fps, "sampling": sampling, "crop": crop, "decoder": decoder}
         reader = ClipReader(num_frames, size, keep_mib=keep_mib, **reading)
@@ -174,13 +196,19 @@ class VideoFolder(VideoFiles):
         listing = read_manifest(root) if is_manifest else scan_folder(root)
         if not listing.paths:
             raise MissingFileError(_nothing_there(root, "it lists no video" if is_manifest else "it holds no video"))
+        if content_pattern is not None:
+            listing = _with_contents(root, listing, content_pattern)
+        if held_out_contents is None:
+            is_held_out = _held_out(listing, val_share)
+        else:
+            is_held_out = _named(root, listing, held_out_contents)
+        chosen = listing.select(is_held_out == (split == "val"))
         if classes is not None:
-            listing = _with_classes(root, listing, classes)
-
-        chosen = listing.select(_held_out(listing.paths, val_share) == (split == "val"))
+            chosen = _of_classes(root, chosen, classes, may_lack=class_names is not None)
+        if class_names is not None:
+            chosen = _with_class_names(root, chosen, class_names)
         if not chosen.paths:
-            total = len(listing.paths)
-            raise UserError(f"{root}: no video falls into split={split!r} with val_share={val_share} of {total}")
+            raise _nothing_left(root, listing, split, val_share, held_out_contents, classes)
         super().__init__(
             root.parent if is_manifest else root,
             chosen.paths,
@@ -189,6 +217,7 @@ class VideoFolder(VideoFiles):
             class_names=chosen.class_names,
             windows=chosen.windows,
             contents=chosen.contents,
+            content_names=chosen.content_names,
             flip_invariant=flip_invariant,
         )
 
@@ -201,7 +230,78 @@ def _nothing_there(root: Path, problem: str) -> str:
     )
 
 
-def _with_classes(root: Path, listing: Listing, classes: Sequence[str]) -> Listing:
+def _nothing_left(
+    root: Path,
+    listing: Listing,
+    split: str,
+    val_share: float,
+    held_out_contents: Sequence[str] | None,
+    classes: Sequence[str] | None,
+) -> UserError:
+    of_classes = "" if classes is None else f" of the classes {first_few(classes, 10)}"
+    if held_out_contents is not None:
+        problem = "is held out" if split == "val" else "is left to train on"
+        return UserError(f"{root}: no video{of_classes} {problem} with held_out_contents={list(held_out_contents)}")
+    known = contents_of(listing)
+    of_contents = f" of {len(known)} content{'s' * (len(known) > 1)}" if known else ""
+    return UserError(
+        f"{root}: no video{of_classes} falls into split={split!r} with val_share={val_share} of {len(listing.paths)} "
+        f"videos{of_contents}. --held-out-root holds out another folder, --held-out-contents contents by name"
+    )
+
+
+def _with_contents(root: Path, listing: Listing, pattern: str) -> Listing:
+    """The listing with the contents that its paths tell.
+
+    Raises:
+        UserError: if it has contents already, or no path fits the pattern.
+    """
+    if listing.contents is not None:
+        raise UserError(f"{root} has a column `content`: leave out content_pattern={pattern!r}, or that column")
+    expression, contents = re.compile(pattern), ContentColumn()
+    for path in listing.paths:
+        match = expression.search(path)
+        contents.append(match and match[min(1, expression.groups)])
+    numbers, content_names = contents.columns
+    if not content_names:
+        raise UserError(
+            f"{root}: content_pattern={pattern!r} finds a content in none of {len(listing.paths)} paths, such as "
+            f"{first_few([listing.paths[0]])}"
+        )
+    return replace(listing, contents=numbers, content_names=content_names)
+
+
+def _named(root: Path, listing: Listing, names: Sequence[str]) -> np.ndarray:
+    """Whether each video is of one of the named contents, bool (N,)."""
+    if listing.contents is None:
+        raise UserError(
+            f"{root}: held_out_contents={list(names)} needs to know contents: give a .csv file with a column `content`,"
+            " or --content-pattern REGEX to find them in the paths"
+        )
+    return of_named_contents(listing, find_contents(names, listing.content_names, str(root)))
+
+
+def _of_classes(root: Path, listing: Listing, classes: Sequence[str], may_lack: bool) -> Listing:
+    """The videos of some classes, which become the only ones of the listing.
+
+    Raises:
+        UserError: if a class is not there, unless the listing `may_lack` some.
+    """
+    if listing.labels is None:
+        raise UserError(
+            f"{root}: classes={list(classes)}, but the videos have no labels. Put them into one sub-folder per class, "
+            "or give a .csv file with a column `label`"
+        )
+    wanted = [name for name in classes if name in listing.class_names] if may_lack else classes
+    places = find_classes(wanted, listing.class_names, str(root))
+    new_labels = np.full(len(listing.class_names), -1, dtype=np.int32)
+    new_labels[places] = np.arange(len(places))
+    chosen = listing.select(new_labels[listing.labels] >= 0)
+    class_names = tuple(listing.class_names[place] for place in places)
+    return replace(chosen, labels=new_labels[chosen.labels], class_names=class_names)
+
+
+def _with_class_names(root: Path, listing: Listing, classes: Sequence[str]) -> Listing:
     """The listing with labels as indices into `classes`.
 
     Raises:
@@ -226,17 +326,23 @@ def _with_classes(root: Path, listing: Listing, classes: Sequence[str]) -> Listi
     return replace(listing, labels=place_of[listing.labels], class_names=tuple(classes))
 
 
-def _held_out(paths: PathTable, share: float) -> np.ndarray:
-    """Whether each path is held out, bool (N,)."""
+def _held_out(listing: Listing, share: float) -> np.ndarray:
+    """Whether each video is held out by the hash of its content or path, bool (N,)."""
+    paths, contents = listing.paths, listing.contents
     if share in (0, 1):
         return np.full(len(paths), share == 1)
-    draws = np.fromiter((_draw(path) for path in paths), dtype=np.float64, count=len(paths))
+    if contents is None:
+        draws = np.fromiter((_draw(path) for path in paths), dtype=np.float64, count=len(paths))
+    else:
+        draws = np.array([*(_draw("content", name) for name in listing.content_names), math.nan])[contents]
+        for place in np.flatnonzero(contents < 0).tolist():
+            draws[place] = _draw(paths[place])
     if draws.min() < draws.max():
         # Moving the share, not single videos, keeps all windows of a file together.
         share = min(max(share, np.nextafter(draws.min(), 1)), draws.max())
     return draws < share
 
 
-def _draw(path: str) -> float:
-    """A number in [0, 1) for a path, also for one that is no UTF-8."""
-    return derive_seed("held out", os.fsencode(path).decode(errors="backslashreplace")) / 2**63
+def _draw(*keys: str) -> float:
+    """A number in [0, 1) for a path or a content, also for one that is no UTF-8."""
+    return derive_seed("held out", *(os.fsencode(key).decode(errors="backslashreplace") for key in keys)) / 2**63

@@ -10,7 +10,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ UNTIDY = re.compile(r"//|/$|\\|(^|/)\.(/|$)")
 
 
 class PathTable(Sequence[str]):
-    """An immutable sequence of paths in two buffers: 8 bytes per path beside its text.
+    """An immutable sequence of paths, or of words, in two buffers: 8 bytes per path beside its text.
 
     Args:
         paths: taken one by one, so that a generator need never hold them all.
@@ -76,7 +76,9 @@ class Listing:
         labels: int32 (N,) indices into `class_names`; None when unlabelled.
         class_names: sorted.
         windows: float64 (N, 2) first and last second of clips, 0 and infinity where not given; None where none is.
-        contents: int32 (N,), equal for videos of the same content and -1 where it is not known; None where none is.
+        contents: int32 (N,) indices into `content_names`, equal for videos of the same content and -1 where it is not
+            known; None where none is.
+        content_names: the word of every content.
     """
 
     paths: PathTable
@@ -84,15 +86,31 @@ class Listing:
     class_names: tuple[str, ...]
     windows: np.ndarray | None
     contents: np.ndarray | None = None
+    content_names: Sequence[str] = ()
 
     def select(self, mask: np.ndarray) -> "Listing":
-        """The videos where `mask`, bool (N,), is true; the classes stay those of all."""
+        """The videos where `mask`, bool (N,), is true; the classes and the names of contents stay those of all."""
         if mask.all():
             return self
-        labels, windows, contents = (
-            None if column is None else column[mask] for column in (self.labels, self.windows, self.contents)
-        )
-        return Listing(self.paths.select(mask), labels, self.class_names, windows, contents)
+        columns = {"labels": self.labels, "windows": self.windows, "contents": self.contents}
+        chosen = {name: None if column is None else column[mask] for name, column in columns.items()}
+        return replace(self, paths=self.paths.select(mask), **chosen)
+
+
+class ContentColumn:
+    """Collects the contents of videos one by one: a number per video, a word per content."""
+
+    def __init__(self):
+        self._column, self._numbers = array("i"), {"": -1}
+
+    def append(self, word: str | None) -> None:
+        """Add the content of the next video; without a word it is not known."""
+        self._column.append(self._numbers.setdefault(word or "", len(self._numbers) - 1))
+
+    @property
+    def columns(self) -> tuple[np.ndarray, PathTable]:
+        """`contents` and `content_names` of a `Listing`; contents are numbered in the order of their appearance."""
+        return np.array(self._column, dtype=np.int32), PathTable(word for word in self._numbers if word)
 
 
 def sorted_classes(labels: array, known: dict[str, int]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -135,7 +153,7 @@ def _read_lines(lines: Iterator[list[str]]) -> Listing:
     )
     has_windows = start_at is not None or end_at is not None
     labels, known, bounds = array("i"), {}, array("d")
-    contents, known_contents = array("i"), {"": -1}
+    contents = ContentColumn()
 
     def paths() -> Iterator[str]:
         for cells in filter(any, lines):
@@ -147,16 +165,15 @@ def _read_lines(lines: Iterator[list[str]]) -> Listing:
             if has_windows:
                 bounds.extend(_window(*("" if at is None else cells[at].strip() for at in (start_at, end_at))))
             if content_at is not None:
-                contents.append(known_contents.setdefault(cells[content_at].strip(), len(known_contents) - 1))
+                contents.append(cells[content_at].strip())
             path = _given("path", cells[path_at])
             yield Path(path).as_posix() if UNTIDY.search(path) else path
 
     table = PathTable(paths())
     windows = np.array(bounds).reshape(-1, 2) if has_windows else None
-    content_ids = None if content_at is None else np.array(contents, dtype=np.int32)
-    if label_at is None:
-        return Listing(table, None, (), windows, content_ids)
-    return Listing(table, *sorted_classes(labels, known), windows, content_ids)
+    class_columns = (None, ()) if label_at is None else sorted_classes(labels, known)
+    content_columns = (None, ()) if content_at is None else contents.columns
+    return Listing(table, *class_columns, windows, *content_columns)
 
 
 def _given(column: str, cell: str) -> str:

@@ -1,17 +1,14 @@
 """Scanning a folder tree for videos: each real file once, with a report of what is left out."""
 
 import os
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoencoder.common.errors import first_few
-from autoencoder.common.launchers import launch
 from autoencoder.data.listing import VIDEO_ENDINGS, Listing, PathTable, sorted_classes
-
-_printed: set[str] = set()
+from autoencoder.data.remarks import print_once
 
 
 @dataclass
@@ -43,7 +40,8 @@ def scan_folder(root: Path) -> Listing:
     scan = Scan()
     known = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
     _walk(root, "", scan, known)
-    _print_remarks(root, scan)
+    for remark in _remarks(scan):
+        print_once(f"{root}: {remark}")
     paths = sorted(scan.videos)
     if not all("/" in path for path in paths):
         return Listing(PathTable(paths), None, (), None)
@@ -92,17 +90,8 @@ def _is_known(entry: os.DirEntry, known: set[tuple[int, int]]) -> bool:
     return is_known
 
 
-def _print_remarks(root: Path, scan: Scan) -> None:
-    """Print, once and in the first process, which contents of a folder are left out or ambiguous."""
-    if launch().rank == 0:
-        for remark in _remarks(scan):
-            text = f"{root}: {remark}"
-            if text not in _printed:
-                _printed.add(text)
-                print(text, file=sys.stderr, flush=True)
-
-
 def _remarks(scan: Scan) -> Iterator[str]:
+    """Which contents of a folder are left out or ambiguous."""
     beside = [path for path in scan.videos if "/" not in path]
     in_folders = {path.split("/", 1)[0] for path in scan.videos if "/" in path}
     if beside and in_folders:

@@ -43,12 +43,13 @@ def real_clips(config: EvaluateConfig, num_frames: int, size: int) -> ClipDatase
     Raises:
         MissingFileError: if the data are not there; the message says what to put where.
     """
-    reading = {"sample_fps": config.sample_fps, "sampling": config.sampling, "decoder": config.decoder}
+    options = {name: getattr(config, name) for name in ("sample_fps", "sampling", "decoder", "classes")}
     if config.split == "all":
-        clips = UCF101(config.data.root, num_frames, size, split="all", fold=config.ucf101_fold, **reading)
+        options |= {"fold": config.ucf101_fold, "allow_missing": config.allow_missing}
+        clips = UCF101(config.data.root, num_frames, size, split="all", **options)
     elif config.dataset == "folder" and config.split == "test" and config.held_out_root is not None:
         # Its classes are those of the pipeline, so the training videos need not be there.
-        clips = VideoFolder(config.held_out_root, num_frames, size, split="val", val_share=1.0, **reading)
+        clips = VideoFolder(config.held_out_root, num_frames, size, split="val", val_share=1.0, **options)
     else:
         clips = config.data.build(PARTS[config.split], num_frames, size)
     return chunks_of(clips) if config.take == "chunks" else clips
@@ -67,7 +68,8 @@ def class_ids(pipe: VidTwinDiffusionPipeline, clips: ClipDataset) -> list[int]:
         if unknown and known:
             raise UserError(
                 f"there is no class {first_few(map(repr, unknown), 10)}, of which there are real clips, in the "
-                f"pipeline; it knows {first_few(map(repr, known), 10)}. Classes are matched by name"
+                f"pipeline; it knows {first_few(map(repr, known), 10)}. Classes are matched by name; "
+                "--classes takes some"
             )
         return [pipe.label(name) for name in clips.class_names]
     if pipe.transformer.config.num_classes != 1:
@@ -208,11 +210,11 @@ class Evaluation:
 def describe_protocol(evaluation: Evaluation, extractor: VideoFeatureExtractor | None) -> dict[str, Any]:
     """Everything that the numbers depend on, for the report."""
     config, model = evaluation.config, evaluation.pipe.vae.config
-    data = {
-        name: getattr(config, name) for name in ("dataset", "split", "ucf101_fold", "take", "sample_fps", "sampling")
-    }
+    choice = ("ucf101_fold", "allow_missing", "held_out_contents", "content_pattern")
+    names = ("dataset", "split", *choice, "take", "sample_fps", "sampling")
     return {
-        **data,
+        **{name: getattr(config, name) for name in names},
+        "real_classes": config.classes,
         "data_root": None if config.dataset == "shapes" else str(config.data.root),
         "num_frames": model.num_frames,
         "size": model.sample_size,

@@ -1,7 +1,7 @@
 """Check an unpacked UCF-101: python -m autoencoder.data.ucf101 --root DIR.
 
 Counts videos and classes, compares them with the official lists and opens every file. If anything is missing or
-damaged, it prints what, and where to get it, and ends with status 1.
+damaged, it prints what, what there is, and where to get the rest, and ends with status 1.
 """
 
 import sys
@@ -23,6 +23,10 @@ class CheckConfig:
 
     root: Path
     """Folder that holds UCF-101/ and ucfTrainTestlist/."""
+    classes: list[str] | None = None
+    """Classes to check, such as BenchPress,Diving; null checks all."""
+    allow_missing: bool = False
+    """Be content if what is there is in order."""
     quick: bool = False
     """Check names only, open no video."""
     num_workers: int = 2
@@ -43,21 +47,33 @@ def main(argv: Sequence[str] | None = None, counts: "Counts | None" = None) -> N
     parser = commands.make_parser(CheckConfig, __doc__, "autoencoder.data.ucf101")
     config = commands.build(CheckConfig, parser.read(argv))
 
-    from autoencoder.data.ucf101.check import COMPLETE, check
-    from autoencoder.data.ucf101.dataset import LAYOUT, SOURCE
+    from autoencoder.data.ucf101.check import COMPLETE, Archive, check
+    from autoencoder.data.ucf101.lists import LAYOUT, SOURCE
 
     counts = counts or COMPLETE
-    problems = check(config.root, counts, quick=config.quick, num_workers=config.num_workers)
+    archive = Archive(config.root, config.classes)
+    options = {name: getattr(config, name) for name in ("allow_missing", "quick", "num_workers")}
+    problems = check(archive, counts, **options)
+    is_complete = not problems and not archive.missing(counts)
+    opened = "names alone were looked at" if config.quick else "every file opens"
     if problems:
-        print(f"UCF-101 in {config.root} is not complete:")
+        print(f"UCF-101 in {config.root} is not {'in order' if config.allow_missing else 'complete'}:")
         print("\n".join(f"  {problem}" for problem in problems))
+    elif not is_complete:
+        print(f"UCF-101 in {config.root} is in order as far as it is there; {opened}")
+    elif config.classes is None:
+        print(
+            f"UCF-101 in {config.root} is complete: {counts.videos:,} videos of {counts.classes} classes, "
+            f"{counts.train:,} and {counts.test:,} in split 1; {opened}"
+        )
+    else:
+        names = ", ".join(archive.classes)
+        print(f"UCF-101 in {config.root} holds all {len(archive.files):,} videos of {names}; {opened}")
+    if not is_complete and archive.files and archive.classes:
+        print("There are:", *archive.contents(), sep="\n  ")
+    if problems:
         print(f"Expected:\n{LAYOUT}\nVideos and lists come from {SOURCE}.")
         sys.exit(1)
-    opened = "names alone were looked at" if config.quick else "every file opens"
-    print(
-        f"UCF-101 in {config.root} is complete: {counts.videos:,} videos of {counts.classes} classes, {counts.train:,} "
-        f"and {counts.test:,} in split 1; {opened}"
-    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Checking that an unpacked UCF-101 is complete: all classes, videos and lists, and files that open."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import av
@@ -12,8 +13,17 @@ from torch.utils.data import DataLoader, Dataset
 from autoencoder.common.errors import first_few
 from autoencoder.common.progress import progress_bar
 from autoencoder.common.signals import leave_signals_to_the_parent
+from autoencoder.data.choice import find_classes
 from autoencoder.data.frame_index import UnreadableVideo, index_frames
-from autoencoder.data.ucf101.dataset import avi_files, find_lists, read_classes, read_split, videos_folder
+from autoencoder.data.ucf101.lists import (
+    avi_files,
+    find_lists,
+    group_of,
+    read_classes,
+    read_split,
+    shared_groups,
+    videos_folder,
+)
 from autoencoder.data.video_io import DECODERS
 
 
@@ -35,33 +45,162 @@ class Counts:
 COMPLETE = Counts(videos=13_320, classes=101, train=9_537, test=3_783)
 
 
-def check(root: str | Path, counts: Counts = COMPLETE, *, quick: bool = False, num_workers: int = 0) -> list[str]:
-    """What is wrong with an unpacked UCF-101.
+class Archive:
+    """An unpacked UCF-101, whole or some of its classes. Videos are named by their paths in small letters.
 
     Args:
         root: as for `UCF101`.
+        classes: names of the classes to look at, in any case of letters; None looks at all.
+
+    Attributes:
+        files: the video files by name.
+        classes: names of the classes that are looked at, in official order; empty where the list of them is not there.
+        splits: the two lists of every split that can be read.
+
+    Raises:
+        UserError: if there is no such class.
+    """
+
+    def __init__(self, root: str | Path, classes: Sequence[str] | None = None):
+        root = Path(root).absolute()
+        folder = videos_folder(root)
+        self.files = {path.lower(): folder / path for path in sorted(avi_files(folder))}
+        self.classes: list[str] = []
+        self.splits: dict[int, tuple[list[str], list[str]]] = {}
+        self.is_whole, self._problems = classes is None, []
+        if not root.is_dir():
+            self._problems.append(f"there is no folder {root}")
+            return
+        try:
+            lists = find_lists(root, folder, ["classInd.txt"])
+            names = read_classes(lists / "classInd.txt")
+        except FileNotFoundError:
+            where = f"{root / 'ucfTrainTestlist'} or {root}"
+            self._problems.append(f"there is no classInd.txt, the list of the classes, in {where}")
+        except ValueError as error:
+            self._problems.append(str(error))
+        else:
+            self.classes = names
+            self._read_splits(lists)
+            if classes is not None:
+                self._leave_out_all_but([names[place] for place in find_classes(classes, names, "UCF-101", str.lower)])
+
+    def _read_splits(self, lists: Path) -> None:
+        """Only the lists of split 1 must be there."""
+        ids = {name.lower(): place for place, name in enumerate(self.classes)}
+        for fold in (1, 2, 3):
+            paths = [lists / f"{part}list{fold:02d}.txt" for part in ("train", "test")]
+            missing = [path.name for path in paths if not path.is_file()]
+            if missing:
+                is_problem = fold == 1 or len(missing) == 1
+                self._problems += _some(f"lists missing in {lists}", missing if is_problem else [])
+                continue
+            try:
+                train, test = ([video.lower() for video, _ in read_split(path, ids)] for path in paths)
+            except ValueError as error:
+                self._problems.append(str(error))
+            else:
+                self.splits[fold] = train, test
+
+    def _leave_out_all_but(self, classes: list[str]) -> None:
+        self.classes, folders = classes, {name.lower() for name in classes}
+        self.files = {video: path for video, path in self.files.items() if _class_of(video) in folders}
+        self.splits = {
+            fold: tuple([video for video in videos if _class_of(video) in folders] for videos in lists)
+            for fold, lists in self.splits.items()
+        }
+
+    @property
+    def listed(self) -> set[str]:
+        """All videos of the lists."""
+        return {video for lists in self.splits.values() for videos in lists for video in videos}
+
+    def missing(self, counts: Counts) -> list[str]:
+        """What there should be, a sentence each: lists and classes of the whole archive, and listed videos."""
+        found = []
+        if self.is_whole:
+            found += _compare("videos", len(self.files), counts.videos)
+            found += _compare("classes in classInd.txt", len(self.classes), counts.classes) if self.classes else []
+            found += _some("classes without a video", self._absent())
+        found += _some("listed videos are missing", self.listed - set(self.files))
+        if self.is_whole and 1 in self.splits:
+            train, test = self.splits[1]
+            found += _compare("videos in trainlist01.txt", len(train), counts.train)
+            found += _compare("videos in testlist01.txt", len(test), counts.test)
+        return found
+
+    def faults(self) -> list[str]:
+        """What is not as it should be in what is there, a sentence each, but for files that cannot be read."""
+        known = {name.lower() for name in self.classes}
+        foreign = {_class_of(video) for video in self.files} - known if known else ()
+        found = [*self._problems, *_some("folders of videos that are no class", foreign)]
+        found += [] if self.is_whole else _some("classes without a video", self._absent())
+        for fold, (train, test) in self.splits.items():
+            times = Counter([*train, *test])
+            stray = (self.listed | set(self.files)) - set(times)
+            found += _some(f"videos are listed twice in split {fold}", [name for name in times if times[name] > 1])
+            found += _some(f"videos are in neither list of split {fold}", stray)
+            found += _some(f"groups are in both lists of split {fold}", shared_groups(train, test))
+        return found if self.files or self._problems else [*found, "there is no video"]
+
+    def _absent(self) -> list[str]:
+        present = set(map(_class_of, self.files))
+        return [name for name in self.classes if name.lower() not in present]
+
+    def contents(self) -> list[str]:
+        """What there is, a line each: incomplete classes of which there are videos, the others in short, the lists."""
+        listed, there, groups = Counter(map(_class_of, self.listed)), Counter(), defaultdict(set)
+        for video in self.listed.intersection(self.files):
+            there[_class_of(video)] += 1
+            groups[_class_of(video)].add(group_of(video))
+        width = max(map(len, self.classes), default=0)
+        lines, complete, absent = [], [], []
+        for name in self.classes:
+            found, total = there[name.lower()], listed[name.lower()]
+            if 0 < found < total:
+                lines.append(f"{name:{width}}  {found:3} of {total:3}  {_in_short(groups[name.lower()])}")
+            else:
+                (complete if found else absent).append(name)
+        lines += [f"complete: {first_few(complete, 10)}"] if complete else []
+        lines += [f"no video of {first_few(absent, 10)}"] if absent else []
+        for fold, lists in self.splits.items():
+            train, test = (f"{len(set(videos) & set(self.files)):,} of {len(videos):,}" for videos in lists)
+            lines.append(f"split {fold}: {train} to train on, {test} to test on")
+        return lines
+
+    def unreadable(self, num_workers: int = 0) -> list[str]:
+        """Reasons of the files that cannot be read, judged by their packets and their first and middle frame."""
+        loader = DataLoader(
+            _Reasons([*self.files.values()]),
+            batch_size=None,
+            num_workers=num_workers,
+            worker_init_fn=leave_signals_to_the_parent,
+        )
+        return [reason for reason in progress_bar(None, "opening videos", "video", over=loader) if reason]
+
+
+def check(
+    archive: Archive,
+    counts: Counts = COMPLETE,
+    *,
+    allow_missing: bool = False,
+    quick: bool = False,
+    num_workers: int = 0,
+) -> list[str]:
+    """What is wrong with an unpacked UCF-101.
+
+    Args:
+        archive: what there is of it.
         counts: expected numbers, those of the complete data set.
+        allow_missing: look only at what is there.
         quick: check names only, open no video.
         num_workers: processes that open videos; 0 opens them in this one.
 
     Returns:
-        A sentence per problem; none where everything is there.
+        A sentence per problem; none where everything is as it should be.
     """
-    root = Path(root).absolute()
-    if not root.is_dir():
-        return [f"there is no folder {root}"]
-    videos = videos_folder(root)
-    on_disk = sorted(avi_files(videos))
-    problems = [*_compare("videos", len(on_disk), counts.videos), *_check_lists(root, videos, on_disk, counts)]
-    return problems if quick else problems + unreadable([videos / path for path in on_disk], num_workers)
-
-
-def unreadable(paths: list[Path], num_workers: int = 0) -> list[str]:
-    """Reasons of the files that cannot be read, judged by their packets and their first and middle frame."""
-    loader = DataLoader(
-        _Reasons(paths), batch_size=None, num_workers=num_workers, worker_init_fn=leave_signals_to_the_parent
-    )
-    return [reason for reason in progress_bar(None, "opening videos", "video", over=loader) if reason]
+    problems = [*([] if allow_missing else archive.missing(counts)), *archive.faults()]
+    return problems if quick else problems + archive.unreadable(num_workers)
 
 
 class _Reasons(Dataset):
@@ -85,54 +224,15 @@ class _Reasons(Dataset):
         return ""
 
 
-def _check_lists(root: Path, videos: Path, on_disk: Collection[str], counts: Counts) -> list[str]:
-    try:
-        folder = find_lists(root, videos, ["classInd.txt"])
-        classes = read_classes(folder / "classInd.txt")
-    except FileNotFoundError:
-        return [f"there is no classInd.txt, the list of the classes, in {root / 'ucfTrainTestlist'} or {root}"]
-    except ValueError as error:
-        return [str(error)]
-    ids = {name.lower(): index for index, name in enumerate(classes)}
-    present = {path.split("/")[0].lower() for path in on_disk}
-    problems = [
-        *_compare("classes in classInd.txt", len(classes), counts.classes),
-        *_some("classes without a video", [name for name in classes if name.lower() not in present]),
-        *_some("folders of videos that are no class", present - set(ids)),
-    ]
-    splits = {}
-    for fold in (1, 2, 3):
-        found, split = _read_fold(folder, fold, ids)
-        problems += found
-        if split is not None:
-            splits[fold] = split
-    return problems + list(_check_splits(splits, {path.lower() for path in on_disk}, counts))
+def _class_of(video: str) -> str:
+    return video.split("/")[0]
 
 
-def _read_fold(folder: Path, fold: int, ids: dict[str, int]) -> tuple[list[str], tuple[list[str], list[str]] | None]:
-    """Problems, and the two lists in small letters where they can be read. Only those of split 1 must be there."""
-    paths = [folder / f"{part}list{fold:02d}.txt" for part in ("train", "test")]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        return ([] if fold > 1 and len(missing) == 2 else _some(f"lists missing in {folder}", missing)), None
-    try:
-        train, test = ([video.lower() for video, _ in read_split(path, ids)] for path in paths)
-    except ValueError as error:
-        return [str(error)], None
-    return [], (train, test)
-
-
-def _check_splits(splits: dict[int, tuple[list[str], list[str]]], on_disk: set[str], counts: Counts) -> Iterator[str]:
-    """Problems of lists that could be read: every video of the archive is in one of the two lists of a split."""
-    listed = {video for lists in splits.values() for videos in lists for video in videos}
-    yield from _some("listed videos are missing", listed - on_disk)
-    for fold, (train, test) in splits.items():
-        if fold == 1:
-            yield from _compare("videos in trainlist01.txt", len(train), counts.train)
-            yield from _compare("videos in testlist01.txt", len(test), counts.test)
-        times = Counter([*train, *test])
-        yield from _some(f"videos are listed twice in split {fold}", [video for video in times if times[video] > 1])
-        yield from _some(f"videos are in neither list of split {fold}", (listed | on_disk) - set(times))
+def _in_short(groups: Iterable[str | None]) -> str:
+    """Names of groups, those that follow each other as one range, such as "g01 to g03, g07"."""
+    numbers = sorted(int(name[1:]) for name in groups if name is not None)
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"g{run[0]:02}" + (f" to g{run[-1]:02}" if len(run) > 1 else "") for run in runs)
 
 
 def _compare(noun: str, count: int, expected: int) -> list[str]:

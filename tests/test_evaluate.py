@@ -172,7 +172,7 @@ def test_several_processes_give_the_numbers_of_one(long_checkpoint, videos, tmp_
     two = json.loads((tmp_path / "two" / "evaluation.json").read_text())
     assert two["protocol"]["processes"] == 2
     assert two["distance"]["value"] > 0
-    for key in ("metrics", "distance", "videos", "clips", "frames", "unreadable"):
+    for key in ("metrics", "distance", "interpolated", "videos", "clips", "frames", "unreadable"):
         assert two[key] == one[key], key
     for name in ("videos.csv", "clips.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

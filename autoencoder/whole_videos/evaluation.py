@@ -34,6 +34,7 @@ from autoencoder.whole_videos.scores import (
     VideoScore,
     best_median_worst,
     list_videos,
+    made_shapes,
     mean_metrics,
     reconstruction,
 )
@@ -90,7 +91,8 @@ def prepare(config: EvaluateConfig) -> tuple[Evaluation, dict[str, str | None]]:
     if model.device.type == "cuda":  # without TF32 all machines agree; the first clips on a GPU are slower
         set_tf32(False)
         reconstruction(model, torch.zeros(config.batch_size, *model.video_shape, device=model.device))
-    return Evaluation(model, protocol, metrics, distance), notes
+    interpolates = config.interpolate and (distance is not None or config.takes_shapes)
+    return Evaluation(model, protocol, metrics, distance, config.takes_shapes, interpolates), notes
 
 
 def describe_protocol(
@@ -116,6 +118,8 @@ def describe_protocol(
         "lpips": "per frame, VGG-16" if "lpips" in evaluation.metrics else NOT_MEASURED,
         "lpips_weights": notes["lpips"] if "lpips" in evaluation.metrics else NOT_MEASURED,
         "distance": describe_distance(evaluation.distance),
+        "interpolation": "halfway between the means of two clips: each and the next of its video (moments), each and "
+        "the nearest of another video (clips); from all clips",
         "dtype": str(model.dtype).removeprefix("torch."),
         "tf32": False,
         "device": torch.cuda.get_device_name(model.device) if on_cuda else "CPU",
@@ -184,6 +188,7 @@ def make_report(
     return {
         "metrics": {"psnr": None, "ssim": None, "lpips": None} | mean_metrics(scores),
         "distance": {"name": name_of_distance(evaluation.distance), "value": distance},
+        "interpolated": {kind: asdict(found) for kind, found in evaluation.interpolations().items()},
         "not_measured": why_not_measured(evaluation, notes, distance),
         "videos": len(scores),
         "clips": sum(len(score.clip_psnr) for score in scores),
@@ -226,9 +231,17 @@ def table(report: dict[str, Any]) -> str:
         "measured on": f"{report['videos']} videos, {report['clips']} clips, {report['frames']} frames",
         "unreadable": str(len(report["unreadable"])),
     }
+    names = {"moments": "two moments", "clips": "two clips"}
+    rows |= {f"between {names[kind]}": _interpolated(found) for kind, found in report["interpolated"].items()}
     width = max(18, len(distance["name"]))
     lines = [f"{name:{width}} {value}" for name, value in rows.items()]
     return "\n".join(lines + [f"  {entry['reason']}" for entry in report["unreadable"]])
+
+
+def _interpolated(found: dict[str, Any]) -> str:
+    distance = NOT_MEASURED if found["distance"] is None else f"{found['distance']:.2f}"
+    seen = "" if found["oracle"] is None else f", shape and motion seen in {found['oracle']:.1%}"
+    return f"{distance} of {found['clips']} videos of interpolated latents{seen}"
 
 
 def write_rows(path: Path, scores: Sequence[VideoScore]) -> None:
@@ -259,10 +272,12 @@ def write_sheet(path: Path, evaluation: Evaluation, videos: Sequence[ListedVideo
 def execute(config: EvaluateConfig) -> None:
     """Evaluate an autoencoder on videos, print the table and write the report."""
     with process_group() as (rank, world_size):
-        videos = list_videos(config.videos)
         evaluation, notes = prepare(config)
+        shape = evaluation.protocol.num_frames, evaluation.protocol.size
+        videos = made_shapes(config.num_shapes, *shape) if config.takes_shapes else list_videos(config.videos)
         share = list(enumerate(videos))[rank::world_size]
         evaluation.add(progress_bar(None, "evaluating", "video", show=rank == 0, over=share))
+        evaluation.interpolate()
         evaluation.gather()
         if rank > 0:
             return

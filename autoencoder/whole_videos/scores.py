@@ -20,15 +20,21 @@ from torchvision.transforms.v2 import functional as F
 from autoencoder.codec import decode_float_clips
 from autoencoder.common.cost import measure
 from autoencoder.common.device import to_device
-from autoencoder.common.errors import MissingFileError
+from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.pictures import unit_to_uint8
+from autoencoder.common.processes import from_all
 from autoencoder.data.frame_index import UnreadableVideo
 from autoencoder.data.listing import VIDEO_ENDINGS, read_manifest
 from autoencoder.data.scan import scan_folder
+from autoencoder.data.shapes import Shapes
+from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import FrechetVideoDistance
+from autoencoder.metrics.interpolation import halfway, pairs_of_clips, pairs_of_moments
+from autoencoder.metrics.oracle import oracle
 from autoencoder.metrics.reconstruction import FrameMetric
 from autoencoder.vidtwin import AutoencoderVidTwin
 from autoencoder.whole_videos.clips import cut
+from autoencoder.whole_videos.made_video import MadeVideo
 from autoencoder.whole_videos.video_file import VideoFile, open_file
 
 
@@ -40,12 +46,22 @@ class ListedVideo:
         name: path as it was listed, for reports.
         path: where the file is.
         start, end: seconds since the first frame, between which frames are shown.
+        made: what is read in the file's place.
     """
 
     name: str
     path: Path
     start: float = 0.0
     end: float = math.inf
+    made: MadeVideo | None = None
+
+    def open(self) -> VideoFile | MadeVideo:
+        """The video, ready to give its frames.
+
+        Raises:
+            UnreadableVideo: if the file cannot be read.
+        """
+        return self.made or open_file(self.path)
 
 
 @dataclass(frozen=True)
@@ -113,6 +129,19 @@ def list_videos(root: str | Path) -> list[ListedVideo]:
     ]
 
 
+def made_shapes(count: int, num_frames: int, size: int) -> list[ListedVideo]:
+    """The first held-out moving shapes, as videos of two clips each.
+
+    Raises:
+        UserError: if there are not as many, or shapes are not made at this length or size.
+    """
+    shapes = Shapes(num_frames, size, "val")
+    if count > len(shapes):
+        raise UserError(f"there are {len(shapes):,} held-out moving shapes, not {count:,}")
+    names = [shapes.source(index) for index in range(count)]
+    return [ListedVideo(name, Path(name), made=MadeVideo(shapes, index)) for index, name in enumerate(names)]
+
+
 @dataclass(frozen=True)
 class Protocol:
     """Which clips are taken from a video, and how they are reconstructed."""
@@ -132,7 +161,7 @@ class Protocol:
         """The step between frames that are taken, at a frame rate of the file."""
         return 1 if self.sample_fps is None else max(1, round(fps / self.sample_fps))
 
-    def clips(self, video: ListedVideo, file: VideoFile) -> Iterator[torch.Tensor]:
+    def clips(self, video: ListedVideo, file: VideoFile | MadeVideo) -> Iterator[torch.Tensor]:
         """Consecutive clips of a video, from `start` on, uint8 (F, H, W, 3) each; frames are read as they are needed.
 
         Raises:
@@ -146,14 +175,14 @@ class Protocol:
         if empty:
             raise UnreadableVideo(f"{video.path}: no frame of it is shown from {video.start} to {video.end} s")
 
-    def batches(self, video: ListedVideo, file: VideoFile, device: torch.device) -> Iterator[torch.Tensor]:
+    def batches(self, video: ListedVideo, file: VideoFile | MadeVideo, device: torch.device) -> Iterator[torch.Tensor]:
         """The clips in batches, float (B, 3, F, S, S) in [0, 1]."""
         clips = self.clips(video, file)
         while batch := [fitted(to_device(clip, device), self.size) for clip in islice(clips, self.batch_size)]:
             yield torch.stack(batch)
 
 
-def _frames_within(video: ListedVideo, file: VideoFile) -> Iterator[torch.Tensor]:
+def _frames_within(video: ListedVideo, file: VideoFile | MadeVideo) -> Iterator[torch.Tensor]:
     """Frames uint8 (H, W, 3) that appear from `start` to before `end`.
 
     Raises `UnreadableVideo` if a file ends before it has given all frames of its packets.
@@ -198,8 +227,33 @@ def reconstruction(model: AutoencoderVidTwin, video: torch.Tensor, part: str = "
     Returns:
         float32 of the same shape, clamped to [0, 1].
     """
-    latents = model.encode((2 * video - 1).to(model.dtype)).latent_dist.mode()
+    return decoded(model, encoded(model, video), part)
+
+
+@torch.no_grad()
+def encoded(model: AutoencoderVidTwin, video: torch.Tensor) -> VidTwinLatents:
+    """Means of the posterior of videos, float (B, 3, F, S, S) in [0, 1]."""
+    return model.encode((2 * video - 1).to(model.dtype)).latent_dist.mode()
+
+
+def decoded(model: AutoencoderVidTwin, latents: VidTwinLatents, part: str = "both") -> torch.Tensor:
+    """Videos of latents, float32 (B, 3, F, S, S), clamped to [0, 1]."""
     return (decode_float_clips(model, latents, part) + 1) / 2
+
+
+@dataclass(frozen=True)
+class Interpolations:
+    """Videos decoded from latents halfway between those of two clips.
+
+    Attributes:
+        clips: how many.
+        distance: of their features from those of all clips; None where it was not measured.
+        oracle: share of them in which the oracle of moving shapes sees a shape and a motion; None for other videos.
+    """
+
+    clips: int
+    distance: float | None = None
+    oracle: float | None = None
 
 
 @dataclass
@@ -215,7 +269,12 @@ class Evaluation:
         distance: between the videos and their reconstructions, on the device of the model; None leaves it out. `add`
             only extracts features with it; `distance_of_sets` adds them all.
         unreadable: place in the list and reason of every video that could not be read.
+        with_oracle: whether the videos are moving shapes, which the oracle judges.
+        interpolates: whether latents are kept, to be interpolated.
         features: by place in the list, of the clips of a video and of their reconstructions, (clips, D) each.
+        latents: by place in the list, of the clips of a video, on the CPU.
+        interpolated: by kind of the pairs, in their order: features of their videos, and whether the oracle sees a
+            shape and a motion in them.
         work: time and memory of the model.
     """
 
@@ -223,9 +282,13 @@ class Evaluation:
     protocol: Protocol
     metrics: dict[str, FrameMetric]
     distance: FrechetVideoDistance | None = None
+    with_oracle: bool = False
+    interpolates: bool = False
     scores: list[VideoScore] = field(default_factory=list)
     unreadable: list[tuple[int, str]] = field(default_factory=list)
     features: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    latents: dict[int, VidTwinLatents] = field(default_factory=dict)
+    interpolated: dict[str, list[tuple[torch.Tensor | None, bool | None]]] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
 
     def add(self, videos: Iterable[tuple[int, ListedVideo]]) -> None:
@@ -239,11 +302,14 @@ class Evaluation:
     def _score(self, index: int, video: ListedVideo) -> VideoScore:
         for metric in self.metrics.values():
             metric.reset()
-        file = open_file(video.path)
-        clip_psnr, features = [], []
+        file = video.open()
+        clip_psnr, features, latents = [], [], []
         for target in self.protocol.batches(video, file, self.model.device):
             with measure(self.model.device) as cost:
-                prediction = reconstruction(self.model, target, self.protocol.part)
+                of_clips = encoded(self.model, target)
+                prediction = decoded(self.model, of_clips, self.protocol.part)
+            if self.interpolates:
+                latents.append(of_clips)
             self.work += Work(len(target) * self.protocol.num_frames, cost.seconds, cost.peak_memory_bytes)
             for original, clip in zip(target.split(1), prediction.split(1), strict=True):
                 for name, metric in self.metrics.items():
@@ -255,6 +321,8 @@ class Evaluation:
         clip_psnr = torch.stack(clip_psnr).tolist()  # copied from a GPU once per video, not per clip
         if features:
             self.features[index] = tuple(torch.cat(side).cpu() for side in zip(*features, strict=True))
+        if self.interpolates:
+            self.latents[index] = VidTwinLatents.cat(latents).to("cpu")
         fps = float(file.format.rate)
         return VideoScore(
             index=index,
@@ -267,6 +335,50 @@ class Evaluation:
             metrics={name: metric.compute().item() for name, metric in self.metrics.items()},
             clip_psnr=clip_psnr,
         )
+
+    def interpolate(self) -> None:
+        """Decode latents halfway between those of two clips, and measure their videos; all processes must call it.
+
+        Pairs are two moments of a video, and two clips as `pairs_of_clips` finds them. The processes share them, and
+        all get the results.
+        """
+        everything = sorted(chain(*(share.items() for share in from_all(self.latents))), key=lambda item: item[0])
+        if not self.interpolates or not everything:
+            return
+        videos = [index for index, latents in everything for _ in range(len(latents))]
+        latents = VidTwinLatents.cat([latents for _, latents in everything])
+        kinds = {"moments": pairs_of_moments(videos), "clips": pairs_of_clips(latents, videos, self.protocol.part)}
+        size = self.protocol.batch_size
+        for kind, pairs in kinds.items():
+            batches = list(enumerate(pairs.split(size)))[_rank() :: len(from_all(None))]
+            mine = [(place, self._between(halfway(latents, batch))) for place, batch in batches if len(batch)]
+            shares = sorted(chain(*from_all(mine)), key=lambda item: item[0])
+            self.interpolated[kind] = [finding for _, findings in shares for finding in findings]
+
+    def _between(self, latents: VidTwinLatents) -> list[tuple[torch.Tensor | None, bool | None]]:
+        """Features of the videos of latents, and whether the oracle sees a shape and a motion in them."""
+        findings = []
+        for video in decoded(self.model, latents, self.protocol.part).split(1):
+            pixels = unit_to_uint8(video)
+            verdict = oracle(rearrange(pixels[0], "c t h w -> t h w c").cpu()) if self.with_oracle else None
+            features = None if self.distance is None else self.distance.extract(pixels).cpu()
+            findings.append((features, verdict and "none" not in (verdict.shape, verdict.motion)))
+        return findings
+
+    def interpolations(self) -> dict[str, Interpolations]:
+        """What `interpolate` found, by kind of the pairs, after `gather`, on process 0."""
+        return {kind: self._summary(findings) for kind, findings in self.interpolated.items()}
+
+    def _summary(self, findings: Sequence[tuple[torch.Tensor | None, bool | None]]) -> Interpolations:
+        distance = None
+        if self.distance is not None and len(findings) > 1:
+            self.distance.reset()
+            for real, _ in self.features.values():
+                self.distance.update_features(real, real=True)
+            self.distance.update_features(torch.cat([features for features, _ in findings]), real=False)
+            distance = self.distance.compute().item()
+        seen = [is_seen for _, is_seen in findings if is_seen is not None]
+        return Interpolations(len(findings), distance, sum(seen) / len(seen) if seen else None)
 
     def gather(self) -> None:
         """Collect the results of all processes in process 0, in the order of the list; all of them must call it."""
@@ -302,10 +414,14 @@ class Evaluation:
         """Original and reconstruction of one clip of a video, float (3, F, S, S) in [0, 1]; the file is read again."""
         protocol = self.protocol
         place = number // protocol.batch_size
-        batches = protocol.batches(video, open_file(video.path), self.model.device)
+        batches = protocol.batches(video, video.open(), self.model.device)
         target = next(islice(batches, place, None))
         prediction = reconstruction(self.model, target, protocol.part)
         return target[number % protocol.batch_size], prediction[number % protocol.batch_size]
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def mean_metrics(scores: Sequence[VideoScore]) -> dict[str, float]:

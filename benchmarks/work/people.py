@@ -1,0 +1,574 @@
+"""The work of `python -m benchmarks.people`."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from autoencoder.checkpoint import load_autoencoder
+from autoencoder.codec import decode_clips, encode_clips
+from autoencoder.common.device import resolve_device
+from autoencoder.common.errors import UserError
+from autoencoder.common.pictures import save_png, sheet
+from autoencoder.common.seeding import derive_seed
+from autoencoder.data.config import DataConfig
+from autoencoder.data.folder import VideoFiles
+from autoencoder.latents import VidTwinLatents
+from autoencoder.metrics import I3D, FrechetVideoDistance, KernelVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
+from autoencoder.metrics.nearest_mean import NearestMean, colour_histogram, left_out_verdicts
+from autoencoder.vidtwin import AutoencoderVidTwin
+from benchmarks.people import PeopleConfig
+from benchmarks.report import environment, write_json
+from pipelines.checkpoint import load_pipeline
+from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
+
+SPLITS = {"training": "train", "held-out": "val"}
+PARTS = ("both", "structure", "dynamics")
+FROZEN = "frozen mean frame"
+FIRST_SEED = 1_000_000  # of the samples
+SHOWN, FRAMES = 4, 5  # clips of a row of the sheet, frames of a clip
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Real clips, and what is known of each.
+
+    Attributes:
+        frames: uint8 (N, T, H, W, 3).
+        labels, looks, people, videos: int64 (N,), indices of the action, of the content, of the person and of the file.
+        logits: float32 (N, 400) of I3D.
+        colours: float32 (N, D), colour histograms.
+        is_training: bool (N,).
+    """
+
+    frames: torch.Tensor
+    labels: torch.Tensor
+    looks: torch.Tensor
+    people: torch.Tensor
+    videos: torch.Tensor
+    logits: torch.Tensor
+    colours: torch.Tensor
+    is_training: torch.Tensor
+
+    def select(self, mask: torch.Tensor) -> "Clips":
+        """The clips where `mask`, bool (N,), is true, or those at places int64 (M,)."""
+        return Clips(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who names actions and looks, and how often they are right on real clips.
+
+    Attributes:
+        action_accuracy: share of clips whose action is named right by the other people's clips.
+        action_errors: number of clips of every action that are named as every other one, left-out people, by names.
+        look_accuracy: share of clips whose look is named right by the other videos of all looks, of looks that have
+            several videos.
+    """
+
+    action_accuracy: float
+    action_errors: dict[str, int]
+    look_accuracy: float
+
+
+@dataclass(frozen=True)
+class Reconstructions:
+    """How near reconstructions of the held-out clips are; `part` is the latent they come from.
+
+    Attributes:
+        autoencoder: name of the checkpoint.
+        part: one of `PARTS`, or `FROZEN`.
+        psnr, ssim, lpips: mean over frames.
+        rfvd, rkvd: distances of the sets, with the logits of I3D.
+        clips: how many.
+    """
+
+    autoencoder: str
+    part: str
+    psnr: float
+    ssim: float
+    lpips: float
+    rfvd: float
+    rkvd: float
+    clips: int
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What is seen where the structure of one clip meets the dynamics of another: shares in [0, 1].
+
+    Attributes:
+        people: whose clips, a key of `SPLITS`.
+        pairs: of clips of two people and two actions.
+        action_of_dynamics, action_of_structure: the action is that of the clip which gave this latent.
+        look_of_structure, look_of_dynamics: the look likewise.
+    """
+
+    people: str
+    pairs: int
+    action_of_dynamics: float
+    action_of_structure: float
+    look_of_structure: float
+    look_of_dynamics: float
+
+
+@dataclass(frozen=True)
+class Distance:
+    """FVD and KVD between two sets of clips.
+
+    Attributes:
+        sets: what is compared with the training clips.
+        action: which one, or "all".
+        clips: of either set.
+        fvd, kvd: one value per seed.
+    """
+
+    sets: str
+    action: str
+    clips: int
+    fvd: list[float]
+    kvd: list[float]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of the pipeline, judged: shares in [0, 1], one per seed.
+
+    Attributes:
+        given: "nothing", or whose structure was given, a key of `SPLITS`.
+        clips: of each seed.
+        action: the action is the one asked for.
+        look: the look is that of the given structure; empty where none was given.
+        by_action: `action` of every class, mean over the seeds.
+    """
+
+    given: str
+    clips: int
+    action: list[float]
+    look: list[float]
+    by_action: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that was measured, the last three empty without a pipeline."""
+
+    judges: Judges
+    reconstructions: list[Reconstructions]
+    exchanges: list[Exchange]
+    distances: list[Distance]
+    samples: list[Samples]
+
+
+class People:
+    """The real clips, the judges and the metrics.
+
+    Args:
+        config: the command's.
+        num_frames, size: of a clip.
+
+    Raises:
+        UserError: if contents, labels or persons are not known, or the weights of I3D or LPIPS are not installed.
+    """
+
+    def __init__(self, config: PeopleConfig, num_frames: int, size: int):
+        self.config, self.device = config, resolve_device(config.device)
+        self.i3d, self.lpips = I3D.installed().to(self.device), VideoLPIPS()
+        names = ("data_root", "content_pattern", "held_out_contents", "sample_fps")
+        data = DataConfig("folder", crop="center", **{name: getattr(config, name) for name in names})
+        parts = {split: data.build(split, num_frames, size) for split in SPLITS.values()}
+        self.class_names = parts["train"].class_names
+        self.clips = self._read(parts)
+        self.action = NearestMean(self.clips.logits, self.clips.labels)
+        self.look = NearestMean(self.clips.colours, self.clips.looks)
+
+    def of(self, people: str) -> Clips:
+        """The clips of a key of `SPLITS`."""
+        return self.clips.select(self.clips.is_training == (people == "training"))
+
+    def _read(self, parts: dict[str, VideoFiles]) -> Clips:
+        rows: list[tuple] = []
+        known: dict[str, dict[str, int]] = {"look": {}, "person": {}, "video": {}}
+        for split, videos in parts.items():
+            listing = videos.listing
+            if listing.labels is None or listing.contents is None or (listing.contents < 0).any():
+                raise UserError(f"{videos.root}: label and content of every video must be known (--content-pattern)")
+            for index, content in enumerate(listing.contents.tolist()):
+                path = listing.paths[index]
+                if (person := re.search(self.config.person_pattern, path)) is None:
+                    raise UserError(f"person_pattern={self.config.person_pattern!r} finds nobody in {path}")
+                words = listing.content_names[content], person[0], path
+                numbers = [
+                    names.setdefault(word, len(names)) for names, word in zip(known.values(), words, strict=True)
+                ]
+                for number in range(self.config.clips_per_video):
+                    clip = videos.clip(index, np.random.default_rng(derive_seed(number, "people", path)))
+                    rows.append((clip, videos.label(index), *numbers, split == "train"))
+        frames, *columns, is_training = zip(*rows, strict=True)
+        frames = torch.stack(frames)
+        return Clips(
+            frames,
+            *(torch.tensor(column) for column in columns),
+            logits=self.logits(frames),
+            colours=self.colours(frames),
+            is_training=torch.tensor(is_training),
+        )
+
+    def logits(self, frames: torch.Tensor) -> torch.Tensor:
+        """Logits of I3D, float32 (N, 400), of clips uint8 (N, T, H, W, 3)."""
+        videos = rearrange(frames, "n t h w c -> n c t h w").split(self.config.batch_size)
+        return torch.cat([self.i3d(video.to(self.device).float() / 255).cpu() for video in videos])
+
+    @staticmethod
+    def colours(frames: torch.Tensor) -> torch.Tensor:
+        """Colour histograms, float32 (N, D), of clips uint8 (N, T, H, W, 3)."""
+        return torch.stack([colour_histogram(clip) for clip in frames])
+
+    def judges(self) -> Judges:
+        """How right the judges are on real clips."""
+        clips, names = self.clips, self.class_names
+        said = left_out_verdicts(clips.logits, clips.labels, clips.people)
+        wrong = [f"{names[a]} as {names[b]}" for a, b in zip(clips.labels, said, strict=True) if a != b]
+        several = torch.tensor([len(clips.videos[clips.looks == look].unique()) > 1 for look in clips.looks])
+        shown = clips.select(several)
+        looks = left_out_verdicts(shown.colours, shown.looks, shown.videos)
+        return Judges(
+            action_accuracy=(said == clips.labels).double().mean().item(),
+            action_errors={name: wrong.count(name) for name in sorted(set(wrong))},
+            look_accuracy=(looks == shown.looks).double().mean().item(),
+        )
+
+    def distances(self, real: torch.Tensor, fake: torch.Tensor) -> tuple[float, float]:
+        """FVD and KVD between sets of clips by their logits (N, 400)."""
+        found = []
+        for kind in (FrechetVideoDistance, KernelVideoDistance):
+            distance = kind(self.i3d)
+            distance.update_features(real, real=True)
+            distance.update_features(fake, real=False)
+            found.append(distance.compute().item())
+        return found[0], found[1]
+
+    def reconstructions(self, name: str, vae: AutoencoderVidTwin) -> list[Reconstructions]:
+        """The rows of an autoencoder."""
+        held_out = self.of("held-out")
+        latents = encode_clips(vae, held_out.frames, self.config.batch_size)
+        return [self._scores(name, part, held_out, decode_clips(vae, latents, part)) for part in PARTS]
+
+    def frozen(self) -> Reconstructions:
+        """The row of the clips' own mean frames, shown for as long as the clip."""
+        held_out = self.of("held-out")
+        mean = held_out.frames.float().mean(dim=1, keepdim=True).round().byte().expand_as(held_out.frames)
+        return self._scores("", FROZEN, held_out, mean)
+
+    def _scores(self, name: str, part: str, real: Clips, frames: torch.Tensor) -> Reconstructions:
+        metrics = {"psnr": VideoPSNR(), "ssim": VideoSSIM(), "lpips": self.lpips}
+        self.lpips.reset()
+        pair = [rearrange(clips, "n t h w c -> n c t h w").float() / 255 for clips in (frames, real.frames)]
+        for one, other in zip(*(videos.split(1) for videos in pair), strict=True):
+            for metric in metrics.values():
+                metric.update(one, other)
+        scores = {key: metric.compute().item() for key, metric in metrics.items()}
+        rfvd, rkvd = self.distances(real.logits, self.logits(frames))
+        return Reconstructions(name, part, **scores, rfvd=rfvd, rkvd=rkvd, clips=len(real))
+
+    def pairs(self, people: str) -> tuple[Clips, Clips]:
+        """Clips that give structure, and as many that give dynamics, of another person and another action."""
+        clips = self.of(people)
+        differs = (clips.people[:, None] != clips.people) & (clips.labels[:, None] != clips.labels)
+        places = differs.nonzero()
+        rng = np.random.default_rng(derive_seed(0, "people: pairs", people))
+        chosen = torch.from_numpy(rng.permutation(len(places))[: self.config.pairs])
+        if not len(chosen):
+            raise UserError(f"no two {people} clips are of two people and two actions")
+        return clips.select(places[chosen, 0]), clips.select(places[chosen, 1])
+
+    def judged(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Action and look of clips uint8 (N, T, H, W, 3), int64 (N,) each."""
+        return self.action(self.logits(frames)), self.look(self.colours(frames))
+
+    def exchange(self, vae: AutoencoderVidTwin, people: str) -> tuple[Exchange, list]:
+        """What is seen of the latents of two real clips, and rows of a sheet."""
+        one, other = self.pairs(people)
+        structure, dynamics = (encode_clips(vae, clips.frames, self.config.batch_size) for clips in (one, other))
+        frames = decode_clips(vae, VidTwinLatents(structure.structure, dynamics.dynamics))
+        action, look = self.judged(frames)
+        found = Exchange(
+            people,
+            len(one),
+            action_of_dynamics=share(action == other.labels),
+            action_of_structure=share(action == one.labels),
+            look_of_structure=share(look == one.looks),
+            look_of_dynamics=share(look == other.looks),
+        )
+        right = (action == other.labels).int() + (look == one.looks)
+        worst = right.argsort(stable=True)[:SHOWN].tolist()
+        rows = [
+            (f"{people} people, clips A: those whose exchange has a fault stand first", pick(one.frames, worst)),
+            ("clips B", pick(other.frames, worst)),
+            (
+                f"structure of A, dynamics of B: action of B in {found.action_of_dynamics:.0%}, look of A in "
+                f"{found.look_of_structure:.0%}",
+                pick(frames, worst),
+            ),
+        ]
+        return found, rows
+
+
+def share(right: torch.Tensor) -> float:
+    """Share of true values."""
+    return right.double().mean().item()
+
+
+def pick(frames: torch.Tensor, places: Sequence[int]) -> np.ndarray:
+    """Clips at these places, each a picture of evenly spaced frames side by side: uint8 (clips, H, frames W, 3)."""
+    moments = np.linspace(0, frames.shape[1] - 1, FRAMES).round().astype(int)
+    return rearrange(frames[list(places)][:, moments], "n t h w c -> n h (t w) c").numpy()
+
+
+class Sampled:
+    """The samples of a pipeline.
+
+    Args:
+        people: real clips and judges.
+        pipe: the pipeline.
+    """
+
+    def __init__(self, people: People, pipe: VidTwinDiffusionPipeline):
+        self.people, self.pipe, self.config = people, pipe, people.config
+        names = [pipe.transformer.config.id2label[str(label)] for label in range(len(people.class_names))]
+        if tuple(names) != tuple(people.class_names):
+            raise UserError(f"the pipeline samples {', '.join(names)}; the videos are of {people.class_names}")
+        pipe.set_progress_bar_config(disable=True)
+
+    def clips(self, labels: torch.Tensor, seed: int, structure: torch.Tensor | None = None) -> torch.Tensor:
+        """A sample of every class given, uint8 (N, T, H, W, 3), each for its structure where there are some."""
+        parts, size = [], self.config.batch_size
+        for start in range(0, len(labels), size):
+            batch = slice(start, start + size)
+            given = {} if structure is None else {"structure": structure[batch]}
+            out = self.pipe(
+                labels[batch].tolist(),
+                self.config.num_inference_steps,
+                self.config.guidance_scale,
+                generator=seed + start,
+                output_type="latent",
+                **given,
+            )
+            parts.append(out.frames)
+        return decode_clips(self.pipe.vae, VidTwinLatents.cat(parts))
+
+    def measure(self) -> tuple[list[Distance], list[Samples], list]:
+        """Distances and shares of samples, and rows of a sheet."""
+        real = self.people.of("training")
+        latents = encode_clips(self.pipe.vae, real.frames, self.config.batch_size)
+        floor = self.people.logits(decode_clips(self.pipe.vae, latents))
+        rows, actions, sets = [], [], []
+        for seed in range(self.config.seeds):
+            frames = self.clips(real.labels, FIRST_SEED * (seed + 1))
+            logits = self.people.logits(frames)
+            sets.append(logits)
+            actions.append(self.people.action(logits))
+            if seed == 0:
+                rows += self._rows(frames, real.labels, actions[0])
+        found = [self._judged("nothing", real.labels, actions)]
+        distances = [*self._distances("samples", real, sets), *self._distances("reconstructions", real, [floor])]
+        held_out = self.people.of("held-out")
+        distances += self._distances("held-out people", real, [held_out.logits])
+        distances += self._halves(real)
+        for people in SPLITS:
+            more, pictures = self._given(people)
+            found.append(more)
+            rows += pictures
+        return distances, found, rows
+
+    def _judged(
+        self,
+        given: str,
+        labels: torch.Tensor,
+        actions: Sequence[torch.Tensor],
+        looks: Sequence[torch.Tensor] = (),
+        wanted: torch.Tensor | None = None,
+    ) -> Samples:
+        names = self.people.class_names
+        right = torch.stack([action == labels for action in actions]).double()  # (seeds, N)
+        return Samples(
+            given,
+            len(labels),
+            action=right.mean(dim=1).tolist(),
+            look=[share(look == wanted) for look in looks],
+            by_action={name: right[:, labels == label].mean().item() for label, name in enumerate(names)},
+        )
+
+    def _distances(self, name: str, real: Clips, sets: Sequence[torch.Tensor]) -> list[Distance]:
+        """Of all actions and of each; sets of features (M, 400), whose labels are those of the real clips if M = N."""
+        fake_labels = real.labels if len(sets[0]) == len(real) else self.people.of("held-out").labels
+        rows = []
+        for label, action in [(None, "all"), *enumerate(self.people.class_names)]:
+            mine = real.logits if label is None else real.logits[real.labels == label]
+            fakes = [fake if label is None else fake[fake_labels == label] for fake in sets]
+            count = min(len(mine), len(fakes[0]))  # only distances between equally many clips compare
+            values = [self.people.distances(_spread(mine, count), fake[:count]) for fake in fakes]
+            fvd, kvd = (list(column) for column in zip(*values, strict=True))
+            rows.append(Distance(name, action, count, fvd, kvd))
+        return rows
+
+    def _halves(self, real: Clips) -> list[Distance]:
+        """One half of the training clips against the other, other moments of the same videos."""
+        place = torch.arange(len(real)) % self.config.clips_per_video
+        first, second = (real.logits[(place % 2 == half)] for half in (0, 1))
+        count = min(len(first), len(second))
+        fvd, kvd = self.people.distances(first[:count], second[:count])
+        return [Distance("other moments of the same videos", "all", count, [fvd], [kvd])]
+
+    def _given(self, people: str) -> tuple[Samples, list]:
+        """Dynamics sampled for the structure of real clips and the next action."""
+        clips = self.people.of(people)
+        clips = clips.select(torch.arange(len(clips)) % self.config.clips_per_video == 0)  # one of each video
+        wanted = (clips.labels + 1) % len(self.people.class_names)
+        structure = encode_clips(self.pipe.vae, clips.frames, self.config.batch_size).structure
+        judged, shown = [], None
+        for seed in range(self.config.seeds):
+            frames = self.clips(wanted, FIRST_SEED * (seed + 1), structure)
+            judged.append(self.people.judged(frames))
+            shown = frames if shown is None else shown
+        actions, looks = zip(*judged, strict=True)
+        found = self._judged(people, wanted, actions, looks, clips.looks)
+        right = (actions[0] == wanted).int() + (looks[0] == clips.looks)
+        worst = right.argsort(stable=True)[:SHOWN].tolist()
+        names = ", ".join(self.people.class_names[wanted[place]] for place in worst)
+        caption = f"their structure, dynamics sampled for {names}: action as asked in {found.action[0]:.0%}, look kept "
+        rows = [
+            (f"{people} people whose structure is given, faults first", pick(clips.frames, worst)),
+            (f"{caption}in {found.look[0]:.0%}", pick(shown, worst)),
+        ]
+        return found, rows
+
+    def _rows(self, frames: torch.Tensor, labels: torch.Tensor, action: torch.Tensor) -> list:
+        rows = []
+        for label, name in enumerate(self.people.class_names):
+            places = (labels == label).nonzero()[:, 0]
+            right = action[places] == label
+            order = places[right.int().argsort(stable=True)][:SHOWN].tolist()
+            caption = f"samples of {name}, those judged otherwise first: {share(right):.0%} of {len(places)} are right"
+            rows.append((caption, pick(frames, order)))
+        return rows
+
+
+def _spread(features: torch.Tensor, count: int) -> torch.Tensor:
+    """As many rows, evenly spread."""
+    return features[torch.arange(count) * len(features) // count]
+
+
+def named(text: str) -> tuple[str, str]:
+    """Name and folder of NAME=DIR, or of DIR."""
+    name, is_named, folder = text.partition("=")
+    return (name, folder) if is_named and not Path(text).exists() else (text, text)
+
+
+def measure(config: PeopleConfig) -> tuple[Found, list]:
+    """Measure all, and collect the rows of the sheet."""
+    if not config.checkpoints:
+        raise UserError("nothing to measure: give folders of autoencoders by --checkpoint")
+    models = [(name, load_autoencoder(folder, config.device)) for name, folder in map(named, config.checkpoints)]
+    first = models[0][1]
+    pipe = None if config.pipeline is None else load_pipeline(str(config.pipeline), config.device)
+    people = People(config, first.config.num_frames, first.config.sample_size)
+    judges = people.judges()
+    print(judge_text(judges), flush=True)
+    rows = _reconstruction_rows(people, first)
+    reconstructions = [people.frozen()]
+    for name, vae in models:
+        reconstructions += people.reconstructions(name, vae)
+    exchanges = []
+    for split in SPLITS:
+        found, pictures = people.exchange(first, split)
+        exchanges.append(found)
+        rows += pictures
+    distances, samples, pictures = Sampled(people, pipe).measure() if pipe else ([], [], [])
+    return Found(judges, reconstructions, exchanges, distances, samples), rows + pictures
+
+
+def _reconstruction_rows(people: People, vae: AutoencoderVidTwin) -> list:
+    clips = people.of("held-out")
+    places = [len(clips) * place // SHOWN for place in range(SHOWN)]
+    clips = clips.select(torch.tensor(places))
+    latents = encode_clips(vae, clips.frames)
+    names = {"both": "reconstructions", "structure": "structure alone", "dynamics": "dynamics alone"}
+    places = range(len(clips))
+    decoded = [(name, pick(decode_clips(vae, latents, part), places)) for part, name in names.items()]
+    return [("held-out people", pick(clips.frames, places)), *decoded]
+
+
+def judge_text(judges: Judges) -> str:
+    """How right the judges are."""
+    errors = ", ".join(f"{name} {count}" for name, count in judges.action_errors.items()) or "none"
+    return (
+        f"judge of actions, people left out: {judges.action_accuracy:.1%} right (errors: {errors}); judge of looks, "
+        f"videos left out: {judges.look_accuracy:.1%}"
+    )
+
+
+def tables(found: Found) -> str:
+    """All rows as tables in Markdown."""
+    parts = [
+        "| held-out people | PSNR, dB | SSIM | LPIPS | rFVD | rKVD | clips |\n|---|---|---|---|---|---|---|",
+        *(
+            f"| {' '.join(filter(None, (row.autoencoder, row.part)))} | {row.psnr:.2f} | {row.ssim:.3f} | "
+            f"{row.lpips:.4f} | {row.rfvd:.1f} | {row.rkvd:.2f} | {row.clips} |"
+            for row in found.reconstructions
+        ),
+        "",
+        "| exchange | pairs | action of D | action of S | look of S | look of D |\n|---|---|---|---|---|---|",
+        *(
+            f"| {row.people} people | {row.pairs} | {row.action_of_dynamics:.0%} | {row.action_of_structure:.0%} | "
+            f"{row.look_of_structure:.0%} | {row.look_of_dynamics:.0%} |"
+            for row in found.exchanges
+        ),
+    ]
+    if found.samples:
+        names = list(found.samples[0].by_action)
+        parts += [
+            "",
+            f"| samples, given | clips | action as asked | {' | '.join(names)} | look kept |",
+            "|---" * (len(names) + 4) + "|",
+            *(
+                f"| {row.given} | {row.clips} | {spread(row.action, '.0%')} | "
+                f"{' | '.join(f'{value:.0%}' for value in row.by_action.values())} | {spread(row.look, '.0%')} |"
+                for row in found.samples
+            ),
+            "",
+            "| from the training clips | action | clips | KVD | FVD |\n|---|---|---|---|---|",
+            *(
+                f"| {row.sets} | {row.action} | {row.clips} | {spread(row.kvd, '.2f')} | {spread(row.fvd, '.0f')} |"
+                for row in found.distances
+            ),
+        ]
+    return "\n".join(parts)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean, and lowest and highest of several."""
+    if not values:
+        return ""
+    mean = f"{np.mean(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
+
+
+def execute(config: PeopleConfig) -> None:
+    """Measure all, print and write."""
+    found, rows = measure(config)
+    print(f"\n{tables(found)}")
+    settings = {name: str(value) for name, value in asdict(replace(config, data_root=None)).items() if value}
+    about = environment(resolve_device(config.device)) | {"settings": settings}
+    write_json(config.output, "people", about, [found])
+    print(f"\nwrote {config.output}")
+    if config.sheet:
+        save_png(sheet(rows, columns=SHOWN, scale=1), config.sheet)
+        print(f"wrote {config.sheet}")

@@ -1,0 +1,141 @@
+"""The benchmark of people, on videos made for it: four people in their colours, each doing two things."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import tiny_pipeline
+from torch import nn
+
+from autoencoder.common.errors import UserError
+from benchmarks import people
+from benchmarks.people import PeopleConfig
+from benchmarks.work import people as work
+
+ACTIONS = ("down", "right")
+COLOURS = {"person00": (220, 30, 30), "person01": (30, 200, 40), "person02": (40, 60, 230)}
+COLOURS |= {"person03": (230, 220, 30)}
+FRAMES, SIDE = 12, 32
+
+
+class Motion(nn.Module):
+    """In I3D's place: how much changes in each row and column, so that it names motions and no colours."""
+
+    num_features = 2 * SIDE
+    identity = {"name": "motion", "known": False}
+
+    @classmethod
+    def installed(cls) -> "Motion":
+        return cls()
+
+    def forward(self, video: torch.Tensor) -> torch.Tensor:
+        change = (video[:, :, 1:] - video[:, :, :-1]).abs().mean(dim=(1, 2))  # (B, H, W)
+        return torch.cat([change.mean(dim=1), change.mean(dim=2)], dim=1)
+
+
+class NoLpips(work.VideoPSNR):
+    """In the place of LPIPS, which takes its time."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(work, "I3D", Motion)
+    monkeypatch.setattr(work, "VideoLPIPS", NoLpips)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("films")
+    for action in ACTIONS:
+        for name, colour in COLOURS.items():
+            path = root / action / f"{name}.mp4"
+            path.parent.mkdir(exist_ok=True)
+            with av.open(str(path), "w") as container:
+                stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+                stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv444p"
+                for number in range(40):
+                    frame = np.full((SIDE, SIDE, 3), 128, dtype=np.uint8)
+                    along = slice(2 + number % 20, 10 + number % 20)
+                    place = (along, slice(12, 20)) if action == "down" else (slice(12, 20), along)
+                    frame[place] = colour
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                container.mux(stream.encode(None))
+    return root
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    tiny_pipeline(names=ACTIONS, independent_times=True, num_frames=FRAMES, sample_size=SIDE).save_pretrained(folder)
+    return folder
+
+
+def config(films: Path, folder: Path, **changes) -> PeopleConfig:
+    settings = {"checkpoints": [str(folder / "vae")], "data_root": str(films), "content_pattern": r"person\d+"}
+    settings |= {"held_out_contents": ["person02", "person03"], "sample_fps": 25.0, "clips_per_video": 2, "pairs": 6}
+    return PeopleConfig(**(settings | {"device": "cpu"} | changes))
+
+
+def test_the_command_measures_prints_and_writes(films, pipeline, tmp_path, capsys):
+    flags = {"checkpoint": f"mine={pipeline / 'vae'}", "data-root": films, "device": "cpu", "sample-fps": 25}
+    flags |= {"content-pattern": r"person\d+", "held-out-contents": "person02,person03", "clips-per-video": 2}
+    flags |= {"output": tmp_path / "people.json", "sheet": tmp_path / "people.png", "pairs": 4}
+    people.main([f"--{name}={value}" for name, value in flags.items()])
+    (found,) = json.loads((tmp_path / "people.json").read_text())["results"]
+    assert found["samples"] == found["distances"] == [] and found["judges"]["action_accuracy"] == 1.0
+    assert [row["people"] for row in found["exchanges"]] == ["training", "held-out"]
+    assert str(films) not in (tmp_path / "people.json").read_text()
+    printed = capsys.readouterr().out
+    assert "judge of actions, people left out: 100.0% right (errors: none)" in printed and "| mine both |" in printed
+    assert "samples, given" not in printed
+    assert np.asarray(Image.open(tmp_path / "people.png")).std() > 10
+
+
+def test_a_pipeline_is_measured_whole(films, pipeline):
+    found, rows = work.measure(config(films, pipeline, pipeline=pipeline, seeds=2, num_inference_steps=1))
+    assert found.judges == work.Judges(1.0, {}, 1.0)
+    assert [row.part for row in found.reconstructions] == [work.FROZEN, *work.PARTS]
+    assert {row.clips for row in found.reconstructions} == {8}
+    assert found.reconstructions[0].psnr > found.reconstructions[1].psnr, "the model is random, the mean is not"
+    given = {row.given: row for row in found.samples}
+    assert set(given) == {"nothing", "training", "held-out"} and len(given["nothing"].action) == 2
+    assert not given["nothing"].look and len(given["training"].look) == 2 and given["training"].clips == 4
+    assert all(set(row.by_action) == set(ACTIONS) for row in found.samples)
+    sets = {(row.sets, row.action): row for row in found.distances}
+    assert len(sets[("samples", "all")].kvd) == 2 and sets[("samples", "all")].clips == 8
+    assert sets[("reconstructions", "down")].clips == 4
+    text = work.tables(found)
+    assert "| samples, given |" in text and "other moments of the same videos" in text
+    assert sum(caption.startswith("samples of") for caption, _ in rows) == 2
+
+
+@pytest.mark.parametrize("latent", ["structure", "dynamics"])
+def test_an_exchange_is_judged_by_both_sources(films, pipeline, monkeypatch, latent):
+    """Decoded is the one clip or the other as it was."""
+    measured = work.People(config(films, pipeline), FRAMES, SIDE)
+    one, other = measured.pairs("held-out")
+    assert len(one) == 6 and (one.people != other.people).all() and (one.labels != other.labels).all()
+    shown = one if latent == "structure" else other
+    monkeypatch.setattr(work, "decode_clips", lambda vae, latents: shown.frames)
+    found, rows = measured.exchange(work.load_autoencoder(pipeline / "vae", "cpu"), "held-out")
+    of_structure = (found.action_of_structure, found.look_of_structure)
+    of_dynamics = (found.action_of_dynamics, found.look_of_dynamics)
+    assert (of_structure, of_dynamics)[latent == "dynamics"] == (1.0, 1.0)
+    assert (of_structure, of_dynamics)[latent == "structure"] == (0.0, 0.0)
+    assert len(rows) == 3 and rows[0][1].shape == (work.SHOWN, SIDE, work.FRAMES * SIDE, 3)
+
+
+def test_what_is_not_known_is_said(films, pipeline):
+    with pytest.raises(UserError, match=r"person_pattern='nobody' finds nobody in down/person00.mp4"):
+        work.People(config(films, pipeline, person_pattern="nobody"), FRAMES, SIDE)
+    with pytest.raises(UserError, match="label and content of every video must be known"):
+        settings = {"content_pattern": "person0[012]", "held_out_contents": ["person02"]}
+        work.People(config(films, pipeline, **settings), FRAMES, SIDE)
+    with pytest.raises(UserError, match="give folders of autoencoders by --checkpoint"):
+        work.measure(config(films, pipeline, checkpoints=[]))
+    with pytest.raises(UserError, match="pairs must be at least 1, got 0"):
+        PeopleConfig(pairs=0)

@@ -77,6 +77,15 @@ def test_dynamics_is_left_out_less_and_less():
     assert not any(KEPT in sample or SOURCES[0] in sample for sample in steps[300])
 
 
+def test_structure_of_the_other_samples_is_read_from_another_moment():
+    offsets = []
+    for step in samples(ExchangeConfig(share=0.25, moment_share=0.5), 100):
+        for sample in step:
+            offsets.append((sample["structure_source"] - sample["video"])[0, 0, 1, 0].item())
+    shares = {offset: offsets.count(offset) / len(offsets) for offset in set(offsets)}
+    assert shares == pytest.approx({100: 0.25, 200: 0.375, 0: 0.375}, abs=0.06)
+
+
 def test_a_companion_is_mirrored_as_its_target_is():
     mirrored = 0
     for step in samples(ExchangeConfig(share=1.0), 10, flip=True):

@@ -40,6 +40,12 @@ class ExchangeConfig:
     companion: Literal["content", "clip"] = "content"
     """Companions are other videos of the same content, where the data set knows any; or only other moments of the
     video itself."""
+    moment_share: float = 0.0
+    """Share of the other samples whose structure is read from another moment of the video itself: where the camera
+    stands still, what does not move is where it was."""
+    align: float = 0.0
+    """Companions are moved by up to this share of the side along either axis, so that what stands still in them, such
+    as a wall, lies where it lies in the clip; below 0.5, and 0 leaves them where they are."""
     view_share: float = 0.0
     """Share of the samples whose dynamics is read from a changed view of the clip; 0 changes none."""
     view_start: int = 0
@@ -63,18 +69,20 @@ class ExchangeConfig:
     """A view is moved along either axis by up to this share of its side."""
 
     def __post_init__(self):
-        for name in ("share", "view_share", "structure_only", "colour", "shift"):
+        for name in ("share", "moment_share", "view_share", "structure_only", "colour", "shift"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"exchange.{name} must lie in [0, 1], got {getattr(self, name)}")
         steps = ("start", "warmup_steps", "view_start", "view_warmup_steps", "structure_only_steps")
         _check_not_negative(self, "exchange", *steps, "structure_only_decay", "blur")
         if not 0 <= self.scale < 1:
             raise UserError(f"exchange.scale must lie in [0, 1), got {self.scale}")
+        if not 0 <= self.align < 0.5:
+            raise UserError(f"exchange.align must lie in [0, 0.5), got {self.align}")
 
     @property
     def is_on(self) -> bool:
         """Whether a run exchanges or leaves out anything at all."""
-        return bool(self.share or self.view_share or self.structure_only)
+        return bool(self.share or self.moment_share or self.view_share or self.structure_only)
 
 
 @dataclass

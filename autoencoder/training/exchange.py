@@ -12,6 +12,7 @@ import torch
 
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.clips import ClipDataset, readable_companion
+from autoencoder.data.registration import aligned
 from autoencoder.data.stream import Alteration, TrainingClips
 from autoencoder.data.views import ViewChange
 from autoencoder.training.config import ExchangeConfig
@@ -58,13 +59,16 @@ class Exchange:
         share = config.share * risen(step, config.start, config.warmup_steps)
         strength = risen(step, config.view_start, config.view_warmup_steps) if config.view_share else 0.0
         left_out = config.structure_only * remaining(step, config.structure_only_steps, config.structure_only_decay)
-        if not share and not strength and not left_out:
+        if not share and not config.moment_share and not strength and not left_out:
             return {}
         rng = np.random.default_rng(derive_seed(self.seed, "exchange", position))
         takes_companion, changes_view, leaves_out = rng.uniform(size=3) < (share, config.view_share, left_out)
         structure, dynamics = video, video
         if takes_companion:
             structure = alter(readable_companion(clips, index, rng, same_clip=config.companion == "clip"))
+            structure = aligned(structure, video, config.align) if config.align else structure
+        elif config.moment_share and rng.uniform() < config.moment_share:
+            structure = alter(clips.companion(index, rng, same_clip=True))
         if changes_view and strength:
             dynamics = ViewChange(config.colour, config.blur, config.scale, config.shift)(video, rng, strength)
         return dict(zip(SOURCES, (structure, dynamics), strict=True)) | {KEPT: torch.tensor(float(not leaves_out))}

@@ -80,7 +80,10 @@ def describe_exchange(exchange: ExchangeConfig) -> str:
     if exchange.share:
         source = "another clip of the content" if exchange.companion == "content" else "another moment of the video"
         full = exchange.start + exchange.warmup_steps
+        source += " moved to meet the clip" if exchange.align else ""
         parts.append(f"structure of {exchange.share:.0%} of the samples from {source} (in full from step {full})")
+    if exchange.moment_share:
+        parts.append(f"of {exchange.moment_share:.0%} of the others from another moment of the video")
     if exchange.view_share:
         full = exchange.view_start + exchange.view_warmup_steps
         parts.append(f"dynamics of {exchange.view_share:.0%} from a changed view (in full from step {full})")

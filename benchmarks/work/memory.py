@@ -23,13 +23,13 @@ from pipelines.stages import read_presets
 CARD = 80 * 10**9  # bytes of an A100 or H100 of 80 GB
 LIMIT = CARD * 9 // 10
 
-SIZES = ("tiny", "control", "shapes_quick", "shapes_short", "shapes_long")
+SIZES = ("tiny", "control", "clips64_short", "clips64", "shapes_quick", "shapes_short", "shapes_long")
 SIZES += ("sprites", "sprites_control", "small", "base", "large")
 SETTINGS = ("setting2", "setting3", "released", "one_latent", "dynamics_qformer", "convolution", "space_in_hidden")
-RECIPES = ("shapes", "shapes_long", "sprites", "folder", "ucf101", "ucf101_paper")
+RECIPES = ("shapes", "shapes_long", "sprites", "clips64", "folder", "ucf101", "ucf101_paper")
 DIT_SIZES = ("size_s", "size_b", "size_l", "size_xl")
 AUTOENCODERS = [(size,) for size in SIZES] + [("base", setting) for setting in SETTINGS]
-GENERATORS = [(recipe,) for recipe in RECIPES] + [(recipe, size) for recipe in RECIPES[3:] for size in DIT_SIZES]
+GENERATORS = [(recipe,) for recipe in RECIPES] + [(recipe, size) for recipe in RECIPES[4:] for size in DIT_SIZES]
 STAGE_ROWS = (("autoencoder", AUTOENCODERS), ("generator", GENERATORS))
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from tiny_models import tiny_pipeline
 from torch import nn
+from torch.nn import functional as F
 
 from autoencoder.common.errors import UserError
 from benchmarks import people
@@ -34,6 +35,7 @@ class Motion(nn.Module):
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         change = (video[:, :, 1:] - video[:, :, :-1]).abs().mean(dim=(1, 2))  # (B, H, W)
+        change = F.adaptive_avg_pool2d(change, SIDE)
         return torch.cat([change.mean(dim=1), change.mean(dim=2)], dim=1)
 
 

@@ -44,10 +44,11 @@ def check_inputs(config: TrainConfig, num_frames: int, size: int) -> None:
         num_frames, size: of a clip.
 
     Raises:
-        UserError: if the data set is not there, or LPIPS is asked for without its weights.
+        UserError: if the data set, or either part of it, is not there, or LPIPS is asked for without its weights.
     """
-    if config.dataset != "shapes" and not config.root.exists():
-        config.build("train", num_frames, size)  # its error says what is to be put where
+    if config.reads_videos or (config.dataset != "shapes" and not config.root.exists()):
+        for split in ("train", "val"):
+            config.build(split, num_frames, size)  # its error says what is to be put where
     _require_lpips_weights(config)
 
 

@@ -278,7 +278,7 @@ def test_numbers_out_of_range_are_refused_before_the_pipeline_is_looked_for(file
 
 def test_presets_are_files_of_a_name(files, capsys):
     parser = commands.make_parser(Example, "Do it.", stage="autoencoder")
-    for name, hint in (("tinny", "did you mean tiny?"), ("zzzz", "there are base, control, convolution")):
+    for name, hint in (("tinny", "did you mean tiny?"), ("zzzz", "there are base, clips64, clips64_short")):
         with pytest.raises(SystemExit):
             parser.read(["--config", name])
         line = capsys.readouterr().err

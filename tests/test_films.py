@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not FILMS.is_dir(), reason=f"{FILMS} is absent"),
     pytest.mark.filterwarnings("ignore:__array__ implementation", "ignore:.*videos are few for"),
 ]
-STEPS = {"max-steps": 2, "batch-size": 2}
+STEPS = {"max-steps": 2, "batch-size": 2, "num-workers": 0}
 TINY = {f"model.{name}": n for name, n in TINY_MODEL.items()} | {"accelerator": "cpu"}
 SMALL = [
     STEPS | TINY | {"squared-error-steps": 1, "exchange.structure-only-steps": 1},

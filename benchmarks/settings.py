@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from autoencoder.common.errors import UserError
 
@@ -17,6 +18,12 @@ def check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} must be at least 1, got {count}")
+
+
+def name_and_folder(text: str) -> tuple[str, str]:
+    """Name and folder of NAME=DIR; of DIR alone, or where there is a folder of the whole text, that for both."""
+    name, is_named, folder = text.partition("=")
+    return (name, folder) if is_named and not Path(text).exists() else (text, text)
 
 
 def chosen_variants(text: str, known: Sequence[str]) -> list[str]:

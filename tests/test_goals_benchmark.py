@@ -16,7 +16,8 @@ from autoencoder.metrics.sprites_judge import SpritesJudge, save_judge
 from autoencoder.metrics.sprites_scores import SpritesScores
 from benchmarks import goals
 from benchmarks.goals import GoalsConfig
-from benchmarks.work.goals import SPRITES_FIGURES, column_and_pipeline, sprites_findings
+from benchmarks.settings import name_and_folder
+from benchmarks.work.goals import SPRITES_FIGURES, sprites_findings
 from benchmarks.work.sprites_judge import measure_judge, split_fingerprint
 from benchmarks.work.sprites_separation import SpritesRow
 from pipelines.goal_sheet import FAULT, NUM_CLIPS, goal_rows
@@ -100,11 +101,11 @@ def test_sprites_figures_are_those_of_the_right_rows():
 
 
 def test_names_of_columns(tmp_path):
-    assert column_and_pipeline("trained long=outputs/a=b") == ("trained long", "outputs/a=b")
-    assert column_and_pipeline("shapes") == ("shapes", "shapes")
+    assert name_and_folder("trained long=outputs/a=b") == ("trained long", "outputs/a=b")
+    assert name_and_folder("shapes") == ("shapes", "shapes")
     folder = tmp_path / "a=b"
     folder.mkdir()
-    assert column_and_pipeline(str(folder)) == (str(folder), str(folder))
+    assert name_and_folder(str(folder)) == (str(folder), str(folder))
 
 
 def judged(right: list[bool], value: int, names: list[str] | None = None) -> JudgedClips:

@@ -100,11 +100,20 @@ def index_frames(path: str | Path) -> FrameIndex:
     Raises:
         UnreadableVideo: if the file cannot be opened, or holds no frames with distinct and plausible time stamps.
     """
+    return _kept_index(*file_state(path)).unpack()
+
+
+def file_state(path: str | Path) -> tuple[str, int, int, int, int]:
+    """What tells a file from another one, and from itself once it has changed: its path, place, size and time.
+
+    Raises:
+        UnreadableVideo: if there is no such file.
+    """
     try:
         state = os.stat(path)
     except OSError as error:
         raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
-    return _kept_index(str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns).unpack()
+    return str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
 @lru_cache(maxsize=KEPT_INDICES)

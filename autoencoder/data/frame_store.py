@@ -1,13 +1,12 @@
 """Decoded videos kept in memory, for training sets of few short ones, which a run reads again and again."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from autoencoder.data.frame_index import UnreadableVideo
+from autoencoder.data.frame_index import UnreadableVideo, file_state
 
 MIN_VIDEOS = 4  # a video is only kept where as many of its size would fit
 
@@ -38,8 +37,7 @@ class FrameStore:
         """
         if num_bytes * MIN_VIDEOS > self.max_bytes:
             return None
-        state = os.stat(path)
-        key = (str(path), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+        key = file_state(path)
         if key in self._videos:
             self._videos.move_to_end(key)
             return self._videos[key]

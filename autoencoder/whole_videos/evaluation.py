@@ -277,7 +277,7 @@ def execute(config: EvaluateConfig) -> None:
         videos = made_shapes(config.num_shapes, *shape) if config.takes_shapes else list_videos(config.videos)
         share = list(enumerate(videos))[rank::world_size]
         evaluation.add(progress_bar(None, "evaluating", "video", show=rank == 0, over=share))
-        evaluation.interpolate()
+        evaluation.interpolate(rank, world_size)
         evaluation.gather()
         if rank > 0:
             return

@@ -336,21 +336,26 @@ class Evaluation:
             clip_psnr=clip_psnr,
         )
 
-    def interpolate(self) -> None:
+    def interpolate(self, rank: int = 0, world_size: int = 1) -> None:
         """Decode latents halfway between those of two clips, and measure their videos; all processes must call it.
 
         Pairs are two moments of a video, and two clips as `pairs_of_clips` finds them. The processes share them, and
         all get the results.
+
+        Args:
+            rank, world_size: number of this process, and how many there are.
         """
+        if not self.interpolates:
+            return
         everything = sorted(chain(*(share.items() for share in from_all(self.latents))), key=lambda item: item[0])
-        if not self.interpolates or not everything:
+        if not everything:
             return
         videos = [index for index, latents in everything for _ in range(len(latents))]
         latents = VidTwinLatents.cat([latents for _, latents in everything])
         kinds = {"moments": pairs_of_moments(videos), "clips": pairs_of_clips(latents, videos, self.protocol.part)}
         size = self.protocol.batch_size
         for kind, pairs in kinds.items():
-            batches = list(enumerate(pairs.split(size)))[_rank() :: len(from_all(None))]
+            batches = list(enumerate(pairs.split(size)))[rank::world_size]
             mine = [(place, self._between(halfway(latents, batch))) for place, batch in batches if len(batch)]
             shares = sorted(chain(*from_all(mine)), key=lambda item: item[0])
             self.interpolated[kind] = [finding for _, findings in shares for finding in findings]
@@ -372,11 +377,7 @@ class Evaluation:
     def _summary(self, findings: Sequence[tuple[torch.Tensor | None, bool | None]]) -> Interpolations:
         distance = None
         if self.distance is not None and len(findings) > 1:
-            self.distance.reset()
-            for real, _ in self.features.values():
-                self.distance.update_features(real, real=True)
-            self.distance.update_features(torch.cat([features for features, _ in findings]), real=False)
-            distance = self.distance.compute().item()
+            distance = self._distance_from_clips([torch.cat([features for features, _ in findings])])
         seen = [is_seen for _, is_seen in findings if is_seen is not None]
         return Interpolations(len(findings), distance, sum(seen) / len(seen) if seen else None)
 
@@ -404,10 +405,15 @@ class Evaluation:
         """
         if self.distance is None or sum(len(real) for real, _ in self.features.values()) < 2:
             return None
+        return self._distance_from_clips(reconstructed for _, reconstructed in self.features.values())
+
+    def _distance_from_clips(self, fakes: Iterable[torch.Tensor]) -> float:
+        """The distance between all clips and other videos, whose features come in batches (B, D)."""
         self.distance.reset()
-        for real, reconstructed in self.features.values():
+        for real, _ in self.features.values():
             self.distance.update_features(real, real=True)
-            self.distance.update_features(reconstructed, real=False)
+        for fake in fakes:
+            self.distance.update_features(fake, real=False)
         return self.distance.compute().item()
 
     def clip(self, video: ListedVideo, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -418,10 +424,6 @@ class Evaluation:
         target = next(islice(batches, place, None))
         prediction = reconstruction(self.model, target, protocol.part)
         return target[number % protocol.batch_size], prediction[number % protocol.batch_size]
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def mean_metrics(scores: Sequence[VideoScore]) -> dict[str, float]:

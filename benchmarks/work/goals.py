@@ -12,6 +12,7 @@ from autoencoder.data.shapes import CLASS_NAMES as SHAPES_CLASSES
 from autoencoder.data.sprite_sources import CLASS_NAMES as SPRITES_CLASSES
 from benchmarks.goals import GoalsConfig
 from benchmarks.report import environment, write_json
+from benchmarks.settings import name_and_folder
 from benchmarks.work.separation import sampler
 from benchmarks.work.sprites_separation import JudgedSprites, SpritesRow
 from pipelines.checkpoint import load_pipeline
@@ -55,7 +56,7 @@ def execute(config: GoalsConfig) -> None:
     """Measure all pipelines, print and write."""
     columns: dict[str, list[Findings]] = {}
     goal_settings = GoalSettings(**settings(config))
-    named = [column_and_pipeline(text) for text in config.pipelines]
+    named = [name_and_folder(text) for text in config.pipelines]
     pipes = [checked_pipeline(name, config) for _, name in named]
     results = []
     for (column, name), pipe in zip(named, pipes, strict=True):
@@ -73,12 +74,6 @@ def execute(config: GoalsConfig) -> None:
     if config.sheet:
         write_sheet(columns, config.sheet)
         print(f"wrote {config.sheet}")
-
-
-def column_and_pipeline(text: str) -> tuple[str, str]:
-    """The title of the column and the folder or name of the pipeline, of NAME=DIR or DIR."""
-    name, is_named, folder = text.partition("=")
-    return (name, folder) if is_named and not Path(text).exists() else (text, text)
 
 
 def checked_pipeline(name: str, config: GoalsConfig) -> VidTwinDiffusionPipeline:

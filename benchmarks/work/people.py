@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from autoencoder.metrics.nearest_mean import NearestMean, colour_histogram, left
 from autoencoder.vidtwin import AutoencoderVidTwin
 from benchmarks.people import PeopleConfig
 from benchmarks.report import environment, write_json
+from benchmarks.settings import name_and_folder
 from pipelines.checkpoint import load_pipeline
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
@@ -466,17 +466,13 @@ def _spread(features: torch.Tensor, count: int) -> torch.Tensor:
     return features[torch.arange(count) * len(features) // count]
 
 
-def named(text: str) -> tuple[str, str]:
-    """Name and folder of NAME=DIR, or of DIR."""
-    name, is_named, folder = text.partition("=")
-    return (name, folder) if is_named and not Path(text).exists() else (text, text)
-
-
 def measure(config: PeopleConfig) -> tuple[Found, list]:
     """Measure all, and collect the rows of the sheet."""
     if not config.checkpoints:
         raise UserError("nothing to measure: give folders of autoencoders by --checkpoint")
-    models = [(name, load_autoencoder(folder, config.device)) for name, folder in map(named, config.checkpoints)]
+    models = [
+        (name, load_autoencoder(folder, config.device)) for name, folder in map(name_and_folder, config.checkpoints)
+    ]
     first = models[0][1]
     pipe = None if config.pipeline is None else load_pipeline(str(config.pipeline), config.device)
     people = People(config, first.config.num_frames, first.config.sample_size)

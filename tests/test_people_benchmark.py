@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from PIL import Image
 from tiny_models import tiny_pipeline
 from torch import nn
@@ -129,6 +130,23 @@ def test_an_exchange_is_judged_by_both_sources(films, pipeline, monkeypatch, lat
     assert (of_structure, of_dynamics)[latent == "dynamics"] == (1.0, 1.0)
     assert (of_structure, of_dynamics)[latent == "structure"] == (0.0, 0.0)
     assert len(rows) == 3 and rows[0][1].shape == (work.SHOWN, SIDE, work.FRAMES * SIDE, 3)
+
+
+def test_reconstructions_are_judged(films, pipeline, monkeypatch):
+    """Decoded are the clips as they were, those of another action, and those of another person."""
+    measured = work.People(config(films, pipeline), FRAMES, SIDE)
+    real = measured.of("held-out")
+    order = (real.people * 2 + real.labels).argsort(stable=True)  # two people, two actions, two clips
+    shown = rearrange(real.frames[order], "(p a c) ... -> p a c ...", p=2, a=2)
+    decoded = {"both": shown, "structure": shown.flip(1), "dynamics": shown.flip(0)}
+    decoded = {part: clips.flatten(0, 2)[order.argsort()] for part, clips in decoded.items()}
+    monkeypatch.setattr(work, "decode_clips", lambda vae, latents, part: decoded[part])
+    rows = measured.reconstructions("mine", work.load_autoencoder(pipeline / "vae", "cpu"))
+    assert {row.part: (row.action, row.look) for row in rows} == {
+        "both": (1, 1),
+        "structure": (0, 1),
+        "dynamics": (1, 0),
+    }
 
 
 def test_what_is_not_known_is_said(films, pipeline):

@@ -80,13 +80,15 @@ class Judges:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """How near reconstructions of the held-out clips are; `part` is the latent they come from.
+    """How near reconstructions of the held-out clips are, and what the judges see in them; `part` is the latent that
+    they come from.
 
     Attributes:
         autoencoder: name of the checkpoint.
         part: one of `PARTS`, or `FROZEN`.
         psnr, ssim, lpips: mean over frames.
         rfvd, rkvd: distances of the sets, with the logits of I3D.
+        action, look: shares in [0, 1] of clips in which the judges see the clip's own.
         clips: how many.
     """
 
@@ -97,6 +99,8 @@ class Reconstructions:
     lpips: float
     rfvd: float
     rkvd: float
+    action: float
+    look: float
     clips: int
 
 
@@ -275,8 +279,11 @@ class People:
             for metric in metrics.values():
                 metric.update(one, other)
         scores = {key: metric.compute().item() for key, metric in metrics.items()}
-        rfvd, rkvd = self.distances(real.logits, self.logits(frames))
-        return Reconstructions(name, part, **scores, rfvd=rfvd, rkvd=rkvd, clips=len(real))
+        logits = self.logits(frames)
+        scores["rfvd"], scores["rkvd"] = self.distances(real.logits, logits)
+        scores["action"] = share(self.action(logits) == real.labels)
+        scores["look"] = share(self.look(self.colours(frames)) == real.looks)
+        return Reconstructions(name, part, **scores, clips=len(real))
 
     def pairs(self, people: str) -> tuple[Clips, Clips]:
         """Clips that give structure, and as many that give dynamics, of another person and another action."""
@@ -514,10 +521,11 @@ def judge_text(judges: Judges) -> str:
 def tables(found: Found) -> str:
     """All rows as tables in Markdown."""
     parts = [
-        "| held-out people | PSNR, dB | SSIM | LPIPS | rFVD | rKVD | clips |\n|---|---|---|---|---|---|---|",
+        "| held-out people | PSNR, dB | SSIM | LPIPS | rFVD | rKVD | action seen | look seen | clips |",
+        "|---" * 9 + "|",
         *(
             f"| {' '.join(filter(None, (row.autoencoder, row.part)))} | {row.psnr:.2f} | {row.ssim:.3f} | "
-            f"{row.lpips:.4f} | {row.rfvd:.1f} | {row.rkvd:.2f} | {row.clips} |"
+            f"{row.lpips:.4f} | {row.rfvd:.1f} | {row.rkvd:.2f} | {row.action:.0%} | {row.look:.0%} | {row.clips} |"
             for row in found.reconstructions
         ),
         "",

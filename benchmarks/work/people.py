@@ -63,6 +63,22 @@ class Clips:
 
 
 @dataclass(frozen=True)
+class Verdicts:
+    """What the judges see in clips, int64 (N,) each.
+
+    Attributes:
+        action: nearest mean of the real training clips.
+        decoded_action: nearest mean of the decoded training clips. I3D sees little in soft pictures; where this is
+            right and `action` is not, the action is there and the sharpness is not.
+        look: whose look it is.
+    """
+
+    action: torch.Tensor
+    decoded_action: torch.Tensor
+    look: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Judges:
     """Who names actions and looks, and how often they are right on real clips.
 
@@ -88,7 +104,7 @@ class Reconstructions:
         part: one of `PARTS`, or `FROZEN`.
         psnr, ssim, lpips: mean over frames.
         rfvd, rkvd: distances of the sets, with the logits of I3D.
-        action, look: shares in [0, 1] of clips in which the judges see the clip's own.
+        action, decoded_action, look: shares in [0, 1] of clips in which the judges of `Verdicts` see the clip's own.
         clips: how many.
     """
 
@@ -100,6 +116,7 @@ class Reconstructions:
     rfvd: float
     rkvd: float
     action: float
+    decoded_action: float
     look: float
     clips: int
 
@@ -112,6 +129,7 @@ class Exchange:
         people: whose clips, a key of `SPLITS`.
         pairs: of clips of two people and two actions.
         action_of_dynamics, action_of_structure: the action is that of the clip which gave this latent.
+        decoded_action_of_dynamics: as the first, by the judge of decoded clips.
         look_of_structure, look_of_dynamics: the look likewise.
     """
 
@@ -119,6 +137,7 @@ class Exchange:
     pairs: int
     action_of_dynamics: float
     action_of_structure: float
+    decoded_action_of_dynamics: float
     look_of_structure: float
     look_of_dynamics: float
 
@@ -148,7 +167,7 @@ class Samples:
     Attributes:
         given: "nothing", or whose structure was given, a key of `SPLITS`.
         clips: of each seed.
-        action: the action is the one asked for.
+        action, decoded_action: the action is the one asked for, by either judge.
         look: the look is that of the given structure; empty where none was given.
         by_action: `action` of every class, mean over the seeds.
     """
@@ -156,6 +175,7 @@ class Samples:
     given: str
     clips: int
     action: list[float]
+    decoded_action: list[float]
     look: list[float]
     by_action: dict[str, float]
 
@@ -176,22 +196,26 @@ class People:
 
     Args:
         config: the command's.
-        num_frames, size: of a clip.
+        vae: the autoencoder whose decoded training clips the second judge of actions knows.
 
     Raises:
         UserError: if contents, labels or persons are not known, or the weights of I3D or LPIPS are not installed.
     """
 
-    def __init__(self, config: PeopleConfig, num_frames: int, size: int):
+    def __init__(self, config: PeopleConfig, vae: AutoencoderVidTwin):
         self.config, self.device = config, resolve_device(config.device)
         self.i3d, self.lpips = I3D.installed().to(self.device), VideoLPIPS()
         names = ("data_root", "content_pattern", "held_out_contents", "sample_fps")
         data = DataConfig("folder", crop="center", **{name: getattr(config, name) for name in names})
-        parts = {split: data.build(split, num_frames, size) for split in SPLITS.values()}
+        size = vae.config.num_frames, vae.config.sample_size
+        parts = {split: data.build(split, *size) for split in SPLITS.values()}
         self.class_names = parts["train"].class_names
         self.clips = self._read(parts)
         self.action = NearestMean(self.clips.logits, self.clips.labels)
         self.look = NearestMean(self.clips.colours, self.clips.looks)
+        training = self.of("training")
+        self.decoded = self.logits(decode_clips(vae, encode_clips(vae, training.frames, config.batch_size)))
+        self.decoded_action = NearestMean(self.decoded, training.labels)
 
     def of(self, people: str) -> Clips:
         """The clips of a key of `SPLITS`."""
@@ -281,8 +305,10 @@ class People:
         scores = {key: metric.compute().item() for key, metric in metrics.items()}
         logits = self.logits(frames)
         scores["rfvd"], scores["rkvd"] = self.distances(real.logits, logits)
-        scores["action"] = share(self.action(logits) == real.labels)
-        scores["look"] = share(self.look(self.colours(frames)) == real.looks)
+        seen = self.verdicts(frames, logits)
+        scores["action"] = share(seen.action == real.labels)
+        scores["decoded_action"] = share(seen.decoded_action == real.labels)
+        scores["look"] = share(seen.look == real.looks)
         return Reconstructions(name, part, **scores, clips=len(real))
 
     def pairs(self, people: str) -> tuple[Clips, Clips]:
@@ -296,25 +322,26 @@ class People:
             raise UserError(f"no two {people} clips are of two people and two actions")
         return clips.select(places[chosen, 0]), clips.select(places[chosen, 1])
 
-    def judged(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Action and look of clips uint8 (N, T, H, W, 3), int64 (N,) each."""
-        return self.action(self.logits(frames)), self.look(self.colours(frames))
+    def verdicts(self, frames: torch.Tensor, logits: torch.Tensor) -> Verdicts:
+        """What the judges see in clips uint8 (N, T, H, W, 3), whose logits of I3D are these, float32 (N, 400)."""
+        return Verdicts(self.action(logits), self.decoded_action(logits), self.look(self.colours(frames)))
 
     def exchange(self, vae: AutoencoderVidTwin, people: str) -> tuple[Exchange, list]:
         """What is seen of the latents of two real clips, and rows of a sheet."""
         one, other = self.pairs(people)
         structure, dynamics = (encode_clips(vae, clips.frames, self.config.batch_size) for clips in (one, other))
         frames = decode_clips(vae, VidTwinLatents(structure.structure, dynamics.dynamics))
-        action, look = self.judged(frames)
+        seen = self.verdicts(frames, self.logits(frames))
         found = Exchange(
             people,
             len(one),
-            action_of_dynamics=share(action == other.labels),
-            action_of_structure=share(action == one.labels),
-            look_of_structure=share(look == one.looks),
-            look_of_dynamics=share(look == other.looks),
+            action_of_dynamics=share(seen.action == other.labels),
+            action_of_structure=share(seen.action == one.labels),
+            decoded_action_of_dynamics=share(seen.decoded_action == other.labels),
+            look_of_structure=share(seen.look == one.looks),
+            look_of_dynamics=share(seen.look == other.looks),
         )
-        right = (action == other.labels).int() + (look == one.looks)
+        right = (seen.action == other.labels).int() + (seen.look == one.looks)
         worst = right.argsort(stable=True)[:SHOWN].tolist()
         rows = [
             (f"{people} people, clips A: those whose exchange has a fault stand first", pick(one.frames, worst)),
@@ -374,18 +401,17 @@ class Sampled:
     def measure(self) -> tuple[list[Distance], list[Samples], list]:
         """Distances and shares of samples, and rows of a sheet."""
         real = self.people.of("training")
-        latents = encode_clips(self.pipe.vae, real.frames, self.config.batch_size)
-        floor = self.people.logits(decode_clips(self.pipe.vae, latents))
-        rows, actions, sets = [], [], []
+        rows, seen, sets = [], [], []
         for seed in range(self.config.seeds):
             frames = self.clips(real.labels, FIRST_SEED * (seed + 1))
             logits = self.people.logits(frames)
             sets.append(logits)
-            actions.append(self.people.action(logits))
+            seen.append(self.people.verdicts(frames, logits))
             if seed == 0:
-                rows += self._rows(frames, real.labels, actions[0])
-        found = [self._judged("nothing", real.labels, actions)]
-        distances = [*self._distances("samples", real, sets), *self._distances("reconstructions", real, [floor])]
+                rows += self._rows(frames, real.labels, seen[0].action)
+        found = [self._judged("nothing", real.labels, seen)]
+        distances = self._distances("samples", real, sets)
+        distances += self._distances("reconstructions", real, [self.people.decoded])
         held_out = self.people.of("held-out")
         distances += self._distances("held-out people", real, [held_out.logits])
         distances += self._halves(real)
@@ -399,17 +425,17 @@ class Sampled:
         self,
         given: str,
         labels: torch.Tensor,
-        actions: Sequence[torch.Tensor],
-        looks: Sequence[torch.Tensor] = (),
-        wanted: torch.Tensor | None = None,
+        seen: Sequence[Verdicts],
+        looks: torch.Tensor | None = None,
     ) -> Samples:
         names = self.people.class_names
-        right = torch.stack([action == labels for action in actions]).double()  # (seeds, N)
+        right = torch.stack([verdicts.action == labels for verdicts in seen]).double()  # (seeds, N)
         return Samples(
             given,
             len(labels),
             action=right.mean(dim=1).tolist(),
-            look=[share(look == wanted) for look in looks],
+            decoded_action=[share(verdicts.decoded_action == labels) for verdicts in seen],
+            look=[] if looks is None else [share(verdicts.look == looks) for verdicts in seen],
             by_action={name: right[:, labels == label].mean().item() for label, name in enumerate(names)},
         )
 
@@ -440,14 +466,13 @@ class Sampled:
         clips = clips.select(torch.arange(len(clips)) % self.config.clips_per_video == 0)  # one of each video
         wanted = (clips.labels + 1) % len(self.people.class_names)
         structure = encode_clips(self.pipe.vae, clips.frames, self.config.batch_size).structure
-        judged, shown = [], None
+        seen, shown = [], None
         for seed in range(self.config.seeds):
             frames = self.clips(wanted, FIRST_SEED * (seed + 1), structure)
-            judged.append(self.people.judged(frames))
+            seen.append(self.people.verdicts(frames, self.people.logits(frames)))
             shown = frames if shown is None else shown
-        actions, looks = zip(*judged, strict=True)
-        found = self._judged(people, wanted, actions, looks, clips.looks)
-        right = (actions[0] == wanted).int() + (looks[0] == clips.looks)
+        found = self._judged(people, wanted, seen, clips.looks)
+        right = (seen[0].action == wanted).int() + (seen[0].look == clips.looks)
         worst = right.argsort(stable=True)[:SHOWN].tolist()
         names = ", ".join(self.people.class_names[wanted[place]] for place in worst)
         caption = f"their structure, dynamics sampled for {names}: action as asked in {found.action[0]:.0%}, look kept "
@@ -482,7 +507,7 @@ def measure(config: PeopleConfig) -> tuple[Found, list]:
     ]
     first = models[0][1]
     pipe = None if config.pipeline is None else load_pipeline(str(config.pipeline), config.device)
-    people = People(config, first.config.num_frames, first.config.sample_size)
+    people = People(config, first)
     judges = people.judges()
     print(judge_text(judges), flush=True)
     rows = _reconstruction_rows(people, first)
@@ -521,18 +546,20 @@ def judge_text(judges: Judges) -> str:
 def tables(found: Found) -> str:
     """All rows as tables in Markdown."""
     parts = [
-        "| held-out people | PSNR, dB | SSIM | LPIPS | rFVD | rKVD | action seen | look seen | clips |",
-        "|---" * 9 + "|",
+        "| held-out people | PSNR, dB | SSIM | LPIPS | rFVD | rKVD | action | by decoded clips | look | clips |",
+        "|---" * 10 + "|",
         *(
             f"| {' '.join(filter(None, (row.autoencoder, row.part)))} | {row.psnr:.2f} | {row.ssim:.3f} | "
-            f"{row.lpips:.4f} | {row.rfvd:.1f} | {row.rkvd:.2f} | {row.action:.0%} | {row.look:.0%} | {row.clips} |"
+            f"{row.lpips:.4f} | {row.rfvd:.1f} | {row.rkvd:.2f} | {row.action:.0%} | "
+            f"{row.decoded_action:.0%} | {row.look:.0%} | {row.clips} |"
             for row in found.reconstructions
         ),
         "",
-        "| exchange | pairs | action of D | action of S | look of S | look of D |\n|---|---|---|---|---|---|",
+        "| exchange | pairs | action of D | action of S | action of D, by decoded clips | look of S | look of D |",
+        "|---" * 7 + "|",
         *(
             f"| {row.people} people | {row.pairs} | {row.action_of_dynamics:.0%} | {row.action_of_structure:.0%} | "
-            f"{row.look_of_structure:.0%} | {row.look_of_dynamics:.0%} |"
+            f"{row.decoded_action_of_dynamics:.0%} | {row.look_of_structure:.0%} | {row.look_of_dynamics:.0%} |"
             for row in found.exchanges
         ),
     ]
@@ -540,11 +567,12 @@ def tables(found: Found) -> str:
         names = list(found.samples[0].by_action)
         parts += [
             "",
-            f"| samples, given | clips | action as asked | {' | '.join(names)} | look kept |",
-            "|---" * (len(names) + 4) + "|",
+            f"| samples, given | clips | action as asked | {' | '.join(names)} | by decoded clips | look kept |",
+            "|---" * (len(names) + 5) + "|",
             *(
                 f"| {row.given} | {row.clips} | {spread(row.action, '.0%')} | "
-                f"{' | '.join(f'{value:.0%}' for value in row.by_action.values())} | {spread(row.look, '.0%')} |"
+                f"{' | '.join(f'{value:.0%}' for value in row.by_action.values())} | "
+                f"{spread(row.decoded_action, '.0%')} | {spread(row.look, '.0%')} |"
                 for row in found.samples
             ),
             "",

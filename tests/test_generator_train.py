@@ -271,6 +271,14 @@ def test_refuses_what_does_not_fit(workplace, unbroken, tmp_path, monkeypatch):
     assert not Path("other-latents").exists(), "latents of the wrong autoencoder were encoded"
 
 
+def test_a_run_whose_data_are_missing_leaves_no_folder(workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(workplace)
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="films"):
+        train_command.main([*arguments(folder), "--dataset=folder", f"--data-root={tmp_path / 'films'}"])
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_resumes_with_the_same_bits_whatever_the_optimizer(workplace, tmp_path, monkeypatch, optimizer):
     monkeypatch.chdir(workplace)

@@ -7,7 +7,7 @@ import pytest
 from test_locks import Other
 
 from autoencoder.common.config import RunConfig
-from autoencoder.common.errors import ExistingFileError, MissingFileError
+from autoencoder.common.errors import ExistingFileError, MissingFileError, UserError
 from autoencoder.common.locks import FolderInUseError
 from autoencoder.common.run import RunFolder, read_pointer, write_pointer
 
@@ -105,6 +105,16 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_is(tmp_path):
     assert folder.config.read_text() == "seed: 0\n"
     with folder.held("seed: 1\n", resume=True):
         assert folder.config.read_text() == "seed: 1\n"
+
+
+@pytest.mark.parametrize("written, resume, stays", [(None, False, False), ("note", False, True), (None, True, True)])
+def test_a_run_that_never_began_leaves_nothing(tmp_path, written, resume, stays):
+    folder = RunFolder(tmp_path / "mine")
+    with pytest.raises(UserError, match="no videos"), folder.held("seed: 0\n", resume):
+        if written:
+            (folder.path / written).touch()
+        raise UserError("no videos")
+    assert folder.path.exists() == stays
 
 
 def test_only_the_first_process_holds_and_writes(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from autoencoder.common.checkpoints import checkpoints_in
 from autoencoder.common.errors import ExistingFileError, MissingFileError, UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.launchers import is_first_process, launch
-from autoencoder.common.locks import locked_folder
+from autoencoder.common.locks import LOCK_FILE, locked_folder
 
 CHOSEN_FOLDER = "VIDTWIN_RUN_FOLDER"  # environment variable that passes "PID:folder" on to child processes
 NUM_NAMED = 5  # runs that a message lists at most
@@ -100,6 +100,8 @@ class RunFolder:
     def held(self, settings: str, resume: bool) -> Iterator[None]:
         """Lock the folder for the block; the first process writes the settings to config.yaml.
 
+        If a new run ends in a UserError before it has written anything else, the folder is removed again.
+
         Args:
             settings: the run's settings, as YAML.
             resume: whether the folder may hold a run already.
@@ -116,7 +118,12 @@ class RunFolder:
                 self._check_is_new()
             with atomic_path(self.config) as temporary:
                 temporary.write_text(settings)
-            yield
+            try:
+                yield
+            except UserError:
+                if not resume and {path.name for path in self.path.iterdir()} == {self.config.name, LOCK_FILE}:
+                    shutil.rmtree(self.path)
+                raise
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint after `step` optimiser steps lies."""

@@ -37,18 +37,17 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 def check_inputs(config: TrainConfig, num_frames: int, size: int) -> None:
-    """Refuse, before a model is built, what cannot be trained on.
+    """Refuse, before a model is built, what is not there at all.
 
     Args:
         config: of the run.
         num_frames, size: of a clip.
 
     Raises:
-        UserError: if the data set, or either part of it, is not there, or LPIPS is asked for without its weights.
+        UserError: if the data set is not there, or LPIPS is asked for without its weights.
     """
-    if config.reads_videos or (config.dataset != "shapes" and not config.root.exists()):
-        for split in ("train", "val"):
-            config.build(split, num_frames, size)  # its error says what is to be put where
+    if config.dataset != "shapes" and not config.root.exists():
+        config.build("train", num_frames, size)  # its error says what is to be put where
     _require_lpips_weights(config)
 
 

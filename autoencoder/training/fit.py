@@ -29,7 +29,6 @@ from autoencoder.training.module import VidTwinModule
 from autoencoder.training.noise import LatentNoise
 from autoencoder.training.report import StepProgress, describe_run
 from autoencoder.training.sides import SidesStrategy
-from autoencoder.training.start import error_scale
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 DOWNLOAD = "download"
@@ -196,10 +195,7 @@ def _prepare(
     if compiles:
         # The last layer stays outside of compiled code: the adaptive weight takes gradients there alone.
         model.compile_repeated_blocks()
-    module = VidTwinModule(model, config, len(data.train), lpips)
-    if config.init_from:
-        nn.init.constant_(module.loss.logvar, error_scale(config.init_from))
-    return data, module
+    return data, VidTwinModule(model, config, len(data.train), lpips)
 
 
 def _make_trainer(config: TrainConfig, folder: RunFolder, **options) -> Trainer:

@@ -58,6 +58,7 @@ class VidTwinLoss(nn.Module):
         posterior: VidTwinPosterior,
         kl_weights: tuple[float, float] | None = None,
         squared: bool = False,
+        settle: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a batch, without the GAN.
 
@@ -66,6 +67,8 @@ class VidTwinLoss(nn.Module):
             posterior: the batch's posterior.
             kl_weights: of the structure and of the dynamics latent, in the place of `kl_weight` for both.
             squared: take (x - x_hat)^2 in the place of |x - x_hat|.
+            settle: first set logvar to the logarithm of the mean error, where it is best for this batch; the function
+                averages a scalar over the processes.
 
         Returns:
             The loss: (|x - x_hat| + w LPIPS) / exp(logvar) + logvar summed over all elements, per frame, where the one
@@ -81,6 +84,9 @@ class VidTwinLoss(nn.Module):
             lpips = self._frame_lpips(reconstruction, video).to(precise)
             terms["lpips"] = lpips.mean()
             error = error + self.lpips_weight * lpips
+        if settle is not None:
+            with torch.no_grad():
+                self.logvar.copy_(settle(error.mean()).log())
         num_frames = error.shape[0] * error.shape[2]
         nll = (error / self.logvar.exp() + self.logvar).sum() / num_frames
         kl = posterior.kl().mean()

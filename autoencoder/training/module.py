@@ -1,7 +1,7 @@
 """Stage one as a LightningModule: optimisation, validation and TensorBoard records."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import accumulate
@@ -94,6 +94,7 @@ class VidTwinModule(LightningModule):
         self.sides: tuple[Side, ...] = ()
         self._previews = Previews()
         self._exchanged: list[torch.Tensor] = []
+        self._is_settled = False
         self._window_start, self._window_step = time.perf_counter(), 0
         self.flops_per_step = flops_of_clip(model, config) * config.batch_size
         self.scalars: dict[str, float] = {}
@@ -256,7 +257,8 @@ class VidTwinModule(LightningModule):
         if kept is not None:
             latents = VidTwinLatents(latents.structure, latents.dynamics * kept.view(-1, 1, 1, 1))
         reconstruction = self.model.decode(latents).sample
-        loss, terms = self.loss(reconstruction, video, posterior, self._kl_weights(), self._squares_errors())
+        settle = self._settling()
+        loss, terms = self.loss(reconstruction, video, posterior, self._kl_weights(), self._squares_errors(), settle)
         if guide_weight or taught:
             error = guide_error(posterior.mean.dynamics, self._guide(sources[0]) if len(sources) == 1 else guide)
             loss = loss + guide_weight * video[0, :, 0].numel() * error
@@ -280,6 +282,16 @@ class VidTwinModule(LightningModule):
             return None
         structure, dynamics = config.structure_kl, config.dynamics_kl
         return structure.weight_in(step, config.kl_weight), dynamics.weight_in(step, config.kl_weight)
+
+    def _settling(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """In the first micro-batch of a run that starts from a trained model, what averages over the processes.
+
+        With a beginner's scale of the error such a model would lose what it knows to the other terms of the loss.
+        """
+        if not self.config.init_from or self.global_step or self._is_settled:
+            return None
+        self._is_settled = True
+        return partial(self.trainer.strategy.reduce, reduce_op="mean")
 
     def _squares_errors(self) -> bool:
         return self.global_step < self.config.squared_error_steps

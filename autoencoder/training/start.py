@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional as F
 
 from autoencoder.checkpoint import load_autoencoder
-from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.errors import UserError
 from autoencoder.common.run_folder import RunFolder
 from autoencoder.vidtwin import AutoencoderVidTwin
@@ -44,18 +43,6 @@ def start_from(model: AutoencoderVidTwin, folder: str | Path) -> None:
             "settings of the model; only num_frames may differ"
         )
     model.load_state_dict(given)
-
-
-def error_scale(folder: str | Path) -> float:
-    """The learned logarithm of the error's scale at the end of a run; 0, with which a training begins, without a run.
-
-    A model that begins well, but with the scale of a beginner, would lose what it knows to the other terms of the loss.
-    """
-    checkpoint, _ = newest_whole_checkpoint(RunFolder(folder).checkpoints)
-    if checkpoint is None:
-        return 0.0
-    state = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
-    return state["loss.logvar"].item()
 
 
 def _over_frames(weights: torch.Tensor, num_frames: int) -> torch.Tensor:

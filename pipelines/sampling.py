@@ -1,18 +1,21 @@
 """Sampling to files by a config, for `python -m pipelines.sample`."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from autoencoder.common.errors import UserError
-from autoencoder.common.pictures import save_png, sheet, unit_to_uint8
-from autoencoder.data.video_io import write_video
+from autoencoder.common.pictures import SHEET_COLUMNS, evenly_spaced, save_png, sheet, unit_to_uint8
+from autoencoder.data.video_io import open_mp4
 from autoencoder.latents import VidTwinLatents
 from pipelines.checkpoint import load_pipeline
 from pipelines.conditioning import read_latents
 from pipelines.file_names import class_file_names
+from pipelines.output import PipelineCost, sum_costs
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.sample import SampleConfig
 
@@ -58,32 +61,49 @@ def wanted_videos(ids: Sequence[int], config: SampleConfig) -> list[tuple[int, i
     return wanted
 
 
-def sample_videos(
-    pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]]
-) -> Iterator[np.ndarray]:
-    """Sample in batches, and print the cost of each.
+def sample_to_files(
+    pipe: VidTwinDiffusionPipeline,
+    config: SampleConfig,
+    batch: Sequence[tuple[int, int]],
+    paths: Sequence[Path],
+    given: dict[str, VidTwinLatents],
+) -> tuple[list[np.ndarray], PipelineCost]:
+    """Sample a batch of videos, and write each as its clips come, so that a long one takes no more memory.
 
     Args:
         pipe: the pipeline.
         config: the command's config.
-        wanted: class id and seed of every video.
+        batch: class id and seed of every video.
+        paths: their files.
+        given: of `given_latents`.
 
-    Yields:
-        The frames of each, uint8 (T, H, W, 3).
+    Returns:
+        Of each video the frames that a sheet shows, uint8 (T, H, W, 3), and what the batch cost.
     """
-    given = given_latents(pipe, config)
-    for start in range(0, len(wanted), config.batch_size):
-        batch = wanted[start : start + config.batch_size]
-        out = pipe(
-            [class_id for class_id, _ in batch],
-            config.num_inference_steps,
-            config.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
-            guidance_interval=config.guidance_interval,
-            **given,
-        )
-        print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {out.cost}")
-        yield from (unit_to_uint8(video).numpy() for video in out.frames)
+    clips = pipe.stream(
+        [class_id for class_id, _ in batch],
+        num_frames=config.num_frames,
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        guidance_interval=config.guidance_interval,
+        generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+        overlap=config.overlap,
+        structure_strength=config.structure_strength,
+        **given,
+    )
+    shown = evenly_spaced(config.num_frames or pipe.vae.config.num_frames, SHEET_COLUMNS)
+    kept: list[list[np.ndarray]] = [[] for _ in batch]
+    costs, count = [], 0
+    with ExitStack() as stack:
+        writers = [stack.enter_context(open_mp4(path, config.fps)) for path in paths]
+        for out in clips:
+            costs.append(out.cost)
+            for video, write, frames_of in zip(out.frames, writers, kept, strict=True):
+                frames = unit_to_uint8(video).numpy()
+                write(frames)
+                frames_of += [frames[place - count].copy() for place in shown if 0 <= place - count < len(frames)]
+            count += len(frames)
+    return [np.stack(frames) for frames in kept], sum_costs(costs)
 
 
 def execute(config: SampleConfig) -> None:
@@ -96,9 +116,13 @@ def execute(config: SampleConfig) -> None:
     paths = [config.out / f"{file_names[class_id]}_{seed}.mp4" for class_id, seed in wanted]
     if there := [path.name for path in paths if path.exists()]:
         print(f"{len(there)} of these videos are in {config.out} already and are replaced, the first one {there[0]}")
-    rows = []
-    for (class_id, seed), path, frames in zip(wanted, paths, sample_videos(pipe, config, wanted), strict=True):
-        write_video(path, frames, config.fps)
-        rows.append((f"{names[class_id]}, seed {seed}", frames))
+    rows, given = [], given_latents(pipe, config)
+    for start in range(0, len(wanted), config.batch_size):
+        here = slice(start, start + config.batch_size)
+        shown, cost = sample_to_files(pipe, config, wanted[here], paths[here], given)
+        print(f"videos {start + 1} to {start + len(shown)} of {len(wanted)}: {cost}")
+        rows += [
+            (f"{names[label]}, seed {seed}", frames) for (label, seed), frames in zip(wanted[here], shown, strict=True)
+        ]
     save_png(sheet(rows), config.out / "sheet.png")
     print(f"wrote {len(rows)} videos and sheet.png to {config.out}")

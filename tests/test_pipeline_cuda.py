@@ -27,9 +27,9 @@ PIPELINE = "pipelines/pipeline_vidtwin.py "
 # Once per call, however many steps there are.
 ONCE = (
     "autoencoder/common/cost.py measure: torch.cuda.synchronize",  # the clock, at the beginning and at the end
-    PIPELINE + "__call__: denoiser = Denoiser(",  # the labels
+    PIPELINE + "_prepare: labels = torch.tensor(",
     PIPELINE + "<genexpr>: randn_tensor(",  # noise of CPU generators, so that a seed means the same everywhere
-    PIPELINE + "__call__: if not torch.stack([part.isfinite()",
+    PIPELINE + "_sample: if not torch.stack([part.isfinite()",
     "pipelines/conditioning.py __init__: self._is_structure",
     "generator/scale.py <genexpr>: mean, std",
 )
@@ -39,7 +39,7 @@ GIVEN = (
     "generator/tokens.py ",
     "autoencoder/",  # encoding a video
 )
-FRAMES = PIPELINE + "__call__: frames = self.video_processor.postprocess_video("
+FRAMES = PIPELINE + "_outputs: frames = self.video_processor.postprocess_video("
 
 
 def shapes_pipeline(names=CLASS_NAMES):

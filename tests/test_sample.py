@@ -1,6 +1,7 @@
 """The sample command, from a pipeline folder to files."""
 
 import unicodedata
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -51,7 +52,12 @@ def test_writes_a_file_per_video_and_a_sheet(folder, tmp_path, capsys):
 
 def test_a_video_depends_on_its_class_and_seed_alone(folder, tmp_path, monkeypatch):
     written = {}
-    monkeypatch.setattr(sampling, "write_video", lambda path, frames, fps: written.update({path: frames.astype(int)}))
+
+    @contextmanager
+    def keep(path, fps):
+        yield lambda frames: written.update({path: frames.astype(int)})
+
+    monkeypatch.setattr(sampling, "open_mp4", keep)
     common = ["--pipeline", str(folder), "--num-inference-steps", "2", "--device", "cpu"]
     main([*common, "--class", "all", "--out", str(tmp_path / "all"), "--num-videos", "2"])
     main([*common, "--class", "1", "--out", str(tmp_path / "one"), "--seed", "1"])
@@ -193,11 +199,11 @@ def test_errors_of_a_given_latent(conditional, folder, tmp_path):
 
 def test_guidance_reaches_the_pipeline(folder, tmp_path, monkeypatch):
     calls = []
-    original = VidTwinDiffusionPipeline.__call__
-    monkeypatch.setattr(VidTwinDiffusionPipeline, "__call__", lambda *a, **k: calls.append((a, k)) or original(*a, **k))
+    original = VidTwinDiffusionPipeline.stream
+    monkeypatch.setattr(VidTwinDiffusionPipeline, "stream", lambda *a, **k: calls.append(k) or original(*a, **k))
     common = ["--pipeline", str(folder), "--class=0", "--num-inference-steps=2", "--out", str(tmp_path)]
     main([*common, "--guidance-scale", "[3, 1.5]", "--guidance-interval", "[0.2, 0.8]"])
     main([*common, "--guidance-scale", "2"])
-    (pair, first), (single, second) = calls
-    assert tuple(pair[3]) == (3, 1.5) and tuple(first["guidance_interval"]) == (0.2, 0.8)
-    assert single[3] == 2 and tuple(second["guidance_interval"]) == (0, 1)
+    first, second = calls
+    assert tuple(first["guidance_scale"]) == (3, 1.5) and tuple(first["guidance_interval"]) == (0.2, 0.8)
+    assert second["guidance_scale"] == 2 and tuple(second["guidance_interval"]) == (0, 1)

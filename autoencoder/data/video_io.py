@@ -5,7 +5,8 @@ from the key frame before the first chosen frame to the last one. A file that ca
 raises `UnreadableVideo`; no frame is repeated, shifted or made up to fill a hole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -293,18 +294,55 @@ def write_video(path: str | Path, frames: Frames, fps: float) -> None:
     path, frames = Path(path), as_frames(frames)
     if path.suffix.lower() not in (".mp4", ".gif"):
         raise UserError(f"{path}: the name of the file must end in .mp4 or .gif")
+    if path.suffix.lower() == ".mp4":
+        with open_mp4(path, fps) as write:
+            write(frames)
+        return
+    _check_rate(fps)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gif_bytes(frames, fps))
+
+
+@contextmanager
+def open_mp4(path: str | Path, fps: float) -> Iterator[Callable[[Frames], None]]:
+    """Write an .mp4 file piece by piece, atomically: the bytes that `write_video` writes of all frames at once.
+
+    Args:
+        path: the file; missing folders are made.
+        fps: frames per second.
+
+    Yields:
+        A function that appends frames, as `as_frames` takes them, all of one even H and W.
+
+    Raises:
+        UserError: if shape, dtype, values or rate does not fit.
+    """
+    _check_rate(fps)
+    with atomic_path(Path(path)) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
+        stream.pix_fmt, size = "yuv420p", None
+
+        def write(frames: Frames) -> None:
+            nonlocal size
+            frames = as_frames(frames)
+            if size is None:
+                stream.height, stream.width = size = _even_size(frames)
+            if frames.shape[1:3] != size:
+                raise UserError(f"a video of {size} pixels, height and width, cannot go on with {frames.shape[1:3]}")
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+
+        yield write
+        container.mux(stream.encode(None))
+
+
+def _check_rate(fps: float) -> None:
     if not 0 < fps < float("inf"):
         raise UserError(f"fps={fps}: must be positive")
-    if path.suffix.lower() == ".gif":
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(gif_bytes(frames, fps))
-        return
+
+
+def _even_size(frames: np.ndarray) -> tuple[int, int]:
     height, width = frames.shape[1:3]
     if height % 2 or width % 2 or not height or not width:
         raise UserError(f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0")
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
+    return height, width

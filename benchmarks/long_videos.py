@@ -24,7 +24,7 @@ class LongVideosConfig:
     """Frames of a video, some whole clips of the pipeline."""
     overlaps: list[int] = field(default_factory=lambda: [4, 8, 12])
     """Frames that a clip goes on from."""
-    strengths: list[float] = field(default_factory=lambda: [0.3, 0.6])
+    strengths: list[float] = field(default_factory=lambda: [0.2, 0.4])
     """Shares of the steps in which a structure is drawn again, with the overlap in the middle of the list."""
     videos_per_class: int = 10
     """Videos of every class."""

@@ -25,7 +25,7 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
 BATCH_SIZE = 25
 GOAL = 1.5  # of the jump at a join
-SHEET_VIDEOS, SHEET_COLUMNS = 3, 16
+SHEET_VIDEOS, SHEET_COLUMNS = 2, 16
 HEADER = (
     "| videos | overlap | class, whole | class, by clip | content kept | last as first | jump | jump at most "
     f"{GOAL} | kink |\n|---|---|---|---|---|---|---|---|---|"
@@ -72,7 +72,7 @@ class VideoFigures:
 
 @dataclass(frozen=True)
 class LongVideosRow:
-    """The figures of all videos made in one way: means, and medians of `jump` and `kink`.
+    """The figures of all videos made in one way: means, and medians of `jump` and `kink`, None if it was never seen.
 
     Attributes:
         videos, overlap: as `LongVideos.name` and `LongVideos.overlap`.
@@ -90,12 +90,13 @@ class LongVideosRow:
     last_as_first: float
     jump: float
     smooth: float
-    kink: float
+    kink: float | None
 
     def __str__(self) -> str:
         shares = (self.whole, self.by_clip, self.content_kept, self.last_as_first)
         cells = [self.videos, str(self.overlap), *(f"{share:.1%}" for share in shares), f"{self.jump:.2f}"]
-        return f"| {' | '.join([*cells, f'{self.smooth:.0%}', f'{self.kink:.2f}'])} |"
+        kink = "not measured" if self.kink is None else f"{self.kink:.2f}"
+        return f"| {' | '.join([*cells, f'{self.smooth:.0%}', kink])} |"
 
 
 def joins(num_frames: int, clip_frames: int, overlap: int) -> np.ndarray:
@@ -138,9 +139,16 @@ def summarize(videos: LongVideos, figures: Sequence[VideoFigures]) -> LongVideos
     """The row of a table."""
     columns = {name: np.array([getattr(one, name) for one in figures], float) for name in asdict(figures[0])}
     means = {name: float(columns[name].mean()) for name in ("whole", "by_clip", "content_kept", "last_as_first")}
-    medians = {name: float(np.nanmedian(columns[name])) for name in ("jump", "kink")}
-    smooth = float((columns["jump"] <= GOAL).mean())
-    return LongVideosRow(videos.name, videos.overlap, len(figures), **means, **medians, smooth=smooth)
+    kinks = columns["kink"][np.isfinite(columns["kink"])]
+    return LongVideosRow(
+        videos.name,
+        videos.overlap,
+        len(figures),
+        **means,
+        jump=float(np.median(columns["jump"])),
+        smooth=float((columns["jump"] <= GOAL).mean()),
+        kink=float(np.median(kinks)) if len(kinks) else None,
+    )
 
 
 def real_videos(config: LongVideosConfig, held_out: Shapes) -> LongVideos:

@@ -2,7 +2,8 @@
 
 Samples long videos of a pipeline of moving shapes, with the structure kept or drawn again and for several overlaps, and
 lets the oracle judge them: class, content from clip to clip, and what happens where clips join. Beside them stand real
-swings of that length, the same through the autoencoder, and clips that share a structure but are not chained.
+swings of that length, the same through the autoencoder, and clips that share a structure but are not chained. A first
+table says whether dynamics latents can be moved from the end of a clip to the start of the next one.
 """
 
 from collections.abc import Sequence

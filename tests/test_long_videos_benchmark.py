@@ -64,6 +64,8 @@ def test_all_rows_of_a_pipeline(tmp_path, capsys):
         ("structure kept", 4),
         ("structure drawn again, 0.5 of the steps", 4),
     ]
+    assert [row["overlap"] for row in report["places"]] == [2, 4]
+    assert all(row["difference"] > 0 and row["psnr_own"] > 0 for row in report["places"])
     assert all(f"| {row['videos']} | {row['overlap']} |" in printed for row in report["results"])
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.height > 6 * 64

@@ -15,7 +15,9 @@ from autoencoder.common.pictures import save_png, sheet, unit_to_uint8
 from autoencoder.data.shapes import CLASS_NAMES, Shapes, render
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics.oracle import Verdict, confirms, oracle
+from autoencoder.metrics.reconstruction import clips_psnr
 from autoencoder.metrics.separation import agreement
+from autoencoder.vidtwin import AutoencoderVidTwin
 from benchmarks.long_videos import LongVideosConfig
 from benchmarks.report import environment, write_json
 from pipelines.chaining import Windows
@@ -26,6 +28,11 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 BATCH_SIZE = 25
 GOAL = 1.5  # of the jump at a join
 SHEET_VIDEOS, SHEET_COLUMNS = 2, 16
+NUM_PLACES = 60  # held-out clips
+PLACES_HEADER = (
+    "| overlap | latents moved, from those of the place | frames from the place's latents | from moved ones | encoded "
+    "again |\n|---|---|---|---|---|"
+)
 HEADER = (
     "| videos | overlap | class, whole | class, by clip | content kept | last as first | jump | jump at most "
     f"{GOAL} | kink |\n|---|---|---|---|---|---|---|---|---|"
@@ -97,6 +104,52 @@ class LongVideosRow:
         cells = [self.videos, str(self.overlap), *(f"{share:.1%}" for share in shares), f"{self.jump:.2f}"]
         kink = "not measured" if self.kink is None else f"{self.kink:.2f}"
         return f"| {' | '.join([*cells, f'{self.smooth:.0%}', kink])} |"
+
+
+@dataclass(frozen=True)
+class PlacesRow:
+    """What becomes of the last frames of a clip as the first of the next one; PSNR in dB, of these frames.
+
+    Attributes:
+        overlap: number of frames.
+        difference: of their dynamics latents at the one place and at the other, RMS over the latents' own spread.
+        psnr_own: decoded from the latents of the next clip itself.
+        psnr_moved: from those of the clip before, moved.
+        psnr_again: from those of the clip before, decoded and encoded again at the start of a clip.
+    """
+
+    overlap: int
+    difference: float
+    psnr_own: float
+    psnr_moved: float
+    psnr_again: float
+
+    def __str__(self) -> str:
+        cells = [str(self.overlap), f"{self.difference:.1%}"]
+        cells += [f"{value:.2f} dB" for value in (self.psnr_own, self.psnr_moved, self.psnr_again)]
+        return f"| {' | '.join(cells)} |"
+
+
+def measure_places(vae: AutoencoderVidTwin, held_out: Shapes, overlap: int) -> PlacesRow:
+    """Measure how the dynamics latents of real frames depend on the place of the frames in the clip."""
+    frames, indices = held_out.num_frames, range(NUM_PLACES)
+    shift = (frames - overlap) / frames
+    later = torch.stack(
+        [render(held_out.content(index), held_out.motion(index, shift), held_out.size) for index in indices]
+    )  # (N, T, H, W, 3)
+    before, own = encode_clips(vae, torch.stack([held_out.clip(index) for index in indices])), encode_clips(vae, later)
+    shown = decode_clips(vae, before)[:, frames - overlap :]
+    held = shown[:, -1:].expand(-1, frames - overlap, -1, -1, -1)  # causal attention: no frame sees what comes later
+    again = encode_clips(vae, torch.cat([shown, held], dim=1))
+
+    def psnr(first: torch.Tensor) -> float:
+        dynamics = torch.cat([first, own.dynamics[:, :, overlap:]], dim=2)
+        decoded = decode_clips(vae, VidTwinLatents(own.structure, dynamics))
+        return clips_psnr(decoded[:, :overlap], later[:, :overlap])
+
+    moved, known = before.dynamics[:, :, frames - overlap :], own.dynamics[:, :, :overlap]
+    difference = float((moved - known).square().mean().sqrt() / own.dynamics.std())
+    return PlacesRow(overlap, difference, psnr(known), psnr(moved), psnr(again.dynamics[:, :, :overlap]))
 
 
 def joins(num_frames: int, clip_frames: int, overlap: int) -> np.ndarray:
@@ -216,9 +269,9 @@ def unchained_videos(pipe: VidTwinDiffusionPipeline, config: LongVideosConfig) -
     return LongVideos("structure kept, clips not chained", 0, torch.cat(videos), named(config))
 
 
-def all_videos(pipe: VidTwinDiffusionPipeline, config: LongVideosConfig) -> Iterator[LongVideos]:
+def all_videos(pipe: VidTwinDiffusionPipeline, held_out: Shapes, config: LongVideosConfig) -> Iterator[LongVideos]:
     """The videos of every row of the table."""
-    real = real_videos(config, Shapes(pipe.vae.config.num_frames, pipe.vae.config.sample_size, "val"))
+    real = real_videos(config, held_out)
     yield real
     yield decoded_videos(pipe, real)
     yield unchained_videos(pipe, config)
@@ -256,9 +309,11 @@ def execute(config: LongVideosConfig) -> None:
     for overlap in config.overlaps:
         Windows.make(config.num_frames, overlap, pipe.transformer)
     pipe.set_progress_bar_config(disable=True)
-    print(HEADER, flush=True)
+    held_out = Shapes(clip_frames, pipe.vae.config.sample_size, "val")
+    places = [measure_places(pipe.vae, held_out, overlap) for overlap in config.overlaps]
+    print(PLACES_HEADER, *places, f"\n{HEADER}", sep="\n", flush=True)
     rows, pictures = [], []
-    for videos in all_videos(pipe, config):
+    for videos in all_videos(pipe, held_out, config):
         figures = [
             measure_video(frames, name, clip_frames, videos.overlap)
             for frames, name in zip(videos.frames, videos.class_names, strict=True)
@@ -267,7 +322,8 @@ def execute(config: LongVideosConfig) -> None:
         pictures += sheet_rows(videos, figures)
         print(rows[-1], flush=True)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-    write_json(config.json, "long_videos", environment(resolve_device(config.device)) | {"settings": settings}, rows)
+    about = environment(resolve_device(config.device)) | {"settings": settings}
+    write_json(config.json, "long_videos", about | {"places": [asdict(row) for row in places]}, rows)
     print(f"\nwrote {config.json}")
     if config.sheet is not None:
         save_png(sheet(pictures, columns=SHEET_COLUMNS, scale=2), config.sheet)

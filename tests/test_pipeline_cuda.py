@@ -74,6 +74,15 @@ def test_frames_are_copied_once_and_options_wait_no_more(settings):
     assert gpu.count(FRAMES) == 2, "one copy for each video"
 
 
+def test_a_chain_waits_once_for_each_clip():
+    with FakeCuda() as gpu:
+        pipe = on_cuda(tiny_pipeline(num_frames=8, independent_times=True, frame_times=True))
+        gpu.waits.clear()
+        out = pipe([0, 1], 3, generator=0, num_frames=16, structure_strength=0.5, output_type="pt")
+    assert out.frames.shape == (2, 16, 3, 16, 16)
+    gpu.assert_waits_only(*ONCE, "pipelines/conditioning.py of: ", "pipelines/schedulers.py noised: ")
+
+
 @pytest.mark.parametrize("numbers", [(1.0,), (-0.7, 1.0), (-2.3, -0.9, 1.0)])
 def test_small_systems_are_solved_as_torch_does(numbers):
     matrix = torch.stack([torch.tensor(numbers) ** power for power in range(len(numbers))])  # as in UniPC

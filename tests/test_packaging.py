@@ -12,6 +12,9 @@ import pytest
 import yaml
 from tiny_models import tiny_pipeline
 
+import autoencoder.metrics
+import generator
+import pipelines
 import vidtwin
 from autoencoder.common.presets import PRESETS
 from vidtwin.command import COMMANDS, main
@@ -85,6 +88,8 @@ def test_public_names_and_version():
     assert vidtwin.__version__ == version("vidtwin")
     for name in vidtwin.__all__:
         assert getattr(vidtwin, name).__class__ is not None and name in dir(vidtwin)
+    for package in (autoencoder, autoencoder.metrics, generator, pipelines):
+        assert set(package.__all__) <= set(vidtwin.__all__), package.__name__
     from autoencoder import AutoencoderVidTwin
     from pipelines import VidTwinDiffusionPipeline
 

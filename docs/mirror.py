@@ -6,7 +6,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 SHOWN = ("*.md", "CITATION.cff", "LICENSE", "docs/**/*.md", "docs/*.png", "docs/*.svg", "docs/*.css")
-SHOWN += ("benchmarks/results/*", "pipelines/shipped/*/*.md", "pipelines/shipped/*/*.yaml")
+SHOWN += ("docs/*.webp", "benchmarks/results/*", "pipelines/shipped/*/*.md", "pipelines/shipped/*/*.yaml")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from pages import PAGES, RECORDS, ROOT, blocks, command_lines, commands_of, read, words_of
+from shtab import SUPPORTED_SHELLS
 from test_help import commands
 from torch.distributed.run import get_args_parser
 
@@ -72,6 +73,10 @@ def check(words: list[str], in_full: bool = True) -> None:
             assert all((ROOT / file).is_file() for file in rest if not file.startswith("-"))
         case "python", "-m", module, *rest:
             check_arguments(module, rest, in_full)
+        case "vidtwin", "--print-completion", shell, ">", _:
+            assert shell in SUPPORTED_SHELLS
+        case "mkdir", "-p", _:
+            pass
         case "vidtwin", name, *rest:
             check_arguments(COMMANDS[name][0], rest, in_full)
         case "torchrun", *rest:

@@ -11,11 +11,15 @@ from pages import PAGES, RECORDS, ROOT, blocks, command_lines, commands_of, read
 from shtab import SUPPORTED_SHELLS
 from test_help import commands
 from torch.distributed.run import get_args_parser
+from video_files import make_video
 
 from autoencoder.common.commands import build
 from autoencoder.common.layers import config_path, flag, take_apart
 from autoencoder.common.parser import CommandParser
+from autoencoder.common.presets import preset_names
+from autoencoder.data.listing import read_manifest
 from autoencoder.train import main as train_autoencoder
+from generator.train import main as train_generator
 from vidtwin.command import COMMANDS
 
 SAID_FOR = {"RANK": "0"}  # what stands for a number on a page
@@ -138,6 +142,32 @@ def test_a_wrong_command_would_be_seen(words, error, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error):
         check(words.split())
+
+
+def test_every_preset_is_told_of():
+    told = set(words_of("docs/training.md"))
+    for stage in ("autoencoder", "generator"):
+        assert set(preset_names(stage)) <= told, sorted(set(preset_names(stage)) - told)
+
+
+def test_the_example_of_a_manifest_is_one(tmp_path):
+    (example,) = (block for block in blocks(read("docs/data.md"), "csv"))
+    (tmp_path / "videos.csv").write_text(example)
+    listing = read_manifest(tmp_path / "videos.csv")
+    assert len(listing.paths) == 2 and listing.class_names == ("run", "walk") and len(listing.content_names) == 1
+
+
+def test_videos_and_no_gpu_are_enough_for_both_stages(tmp_path, monkeypatch):
+    """The first row of the README's table, for fewer steps."""
+    (row,) = (line for line in read("README.md").splitlines() if line.startswith("| videos and no GPU"))
+    lines = [words for text in re.findall(r"`(python [^`]+)`", row) for words in command_lines(text)]
+    assert [words[2] for words in lines] == ["autoencoder.train", "generator.train"]
+    for name in ("walk/a.mp4", "walk/b.mp4", "run/c.mp4"):
+        make_video(tmp_path / "my_videos" / name)
+    monkeypatch.chdir(tmp_path)
+    train_autoencoder([*lines[0][3:], "--max-steps", "2", "--num-workers", "0", "--accelerator", "cpu"])
+    train_generator([*lines[1][3:], "--max-steps", "2", "--sample-steps", "2"])
+    assert (tmp_path / "outputs/generator/run-001/pipeline/model_index.json").is_file()
 
 
 def test_the_first_training_of_the_readme_would_run(tmp_path, monkeypatch, capfd):

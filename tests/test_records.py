@@ -102,13 +102,15 @@ def test_a_csv_file_alone_takes_no_videos_and_says_so(tmp_path, monkeypatch, cap
 
 
 def test_lines_that_were_put_aside_are_taken_up_again(tmp_path):
-    """A process that died while it wrote the earlier lines anew has lost none."""
+    """A process that died while it wrote the earlier lines anew has lost none, but for a line that was cut before."""
     run = RunFolder(tmp_path / "run")
     records = Records(open_loggers(["csv"], run, 0))
     for step in (1, 2, 3):
         records.scalars({"train/loss": 1 / step}, step)
     records.scalars({"val/loss": 0.5}, 3)
     whole = lines_of(run)
+    with open(run.csv, "a") as file:
+        file.write("4,0.")
     run.csv.replace(run.path / ".metrics.csv")
     run.csv.write_text("step\n1\n")
     records = Records(open_loggers(["csv"], run, 3))

@@ -113,9 +113,10 @@ class Csv(CSVLogger):
             path.replace(earlier)
         if not earlier.exists():
             return
-        with open(earlier, newline="") as file:
-            rows = [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)]
-        for row in rows:
+        text = earlier.read_text()
+        whole = io.StringIO(text[: text.rfind("\n") + 1])  # without a line that a full disk or a kill has cut
+        for line in csv.DictReader(whole):
+            row = {name: value for name, value in line.items() if value}
             if int(row["step"]) <= step:
                 self.experiment.log_metrics(row, int(row["step"]))
         self.save()

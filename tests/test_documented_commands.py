@@ -27,10 +27,10 @@ PROGRAMS = ("python -m ", "vidtwin ", "torchrun ", "accelerate ", "make ", "pip 
 
 
 class Command(NamedTuple):
-    """A command's parser, the function that chooses its default preset, and the class of its config."""
+    """A command's parser, what its `read` is given beside the command line, and the class of its config."""
 
     parser: CommandParser
-    base: object
+    options: tuple
     config_class: type
 
 
@@ -48,8 +48,8 @@ def command(module: str) -> Command:
         classes.append(config_class)
         return super(CommandParser, self).add_class_arguments(config_class, nested_key, **options)
 
-    def end(self, argv=None, base=None):
-        raise Reached(self, base)
+    def end(self, argv=None, *options):
+        raise Reached(self, options)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Reached) as reached:
         patch.setattr(CommandParser, "add_class_arguments", note)
@@ -61,9 +61,9 @@ def command(module: str) -> Command:
 
 def check_arguments(module: str, arguments: list[str], in_full: bool) -> None:
     """Build the config of a command from its arguments; if they may lack some, read the flags and presets alone."""
-    parser, base, config_class = command(module)
+    parser, options, config_class = command(module)
     if in_full:
-        build(config_class, parser.instantiate(parser.read(arguments, base)))
+        build(config_class, parser.instantiate(parser.read(arguments, *options)))
     else:
         for name in take_apart(arguments, parser.names).configs:
             config_path(name, parser.stage)

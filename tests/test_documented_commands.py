@@ -3,13 +3,16 @@
 import importlib
 import re
 from functools import cache
-from typing import NamedTuple
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from pages import PAGES, RECORDS, ROOT, blocks, command_lines, commands_of, read, words_of
 from shtab import SUPPORTED_SHELLS
 from test_help import commands
+from tiny_models import tiny_pipeline
 from torch.distributed.run import get_args_parser
 from video_files import make_video
 
@@ -30,7 +33,7 @@ class Command(NamedTuple):
     """A command's parser, what its `read` is given beside the command line, and the class of its config."""
 
     parser: CommandParser
-    options: tuple
+    options: dict[str, Any]
     config_class: type
 
 
@@ -48,8 +51,8 @@ def command(module: str) -> Command:
         classes.append(config_class)
         return super(CommandParser, self).add_class_arguments(config_class, nested_key, **options)
 
-    def end(self, argv=None, *options):
-        raise Reached(self, options)
+    def end(self, argv=None, base=None, **options):
+        raise Reached(self, {"base": base, **options})
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Reached) as reached:
         patch.setattr(CommandParser, "add_class_arguments", note)
@@ -63,7 +66,7 @@ def check_arguments(module: str, arguments: list[str], in_full: bool) -> None:
     """Build the config of a command from its arguments; if they may lack some, read the flags and presets alone."""
     parser, options, config_class = command(module)
     if in_full:
-        build(config_class, parser.instantiate(parser.read(arguments, *options)))
+        build(config_class, parser.instantiate(parser.read(arguments, **options)))
     else:
         for name in take_apart(arguments, parser.names).configs:
             config_path(name, parser.stage)
@@ -71,7 +74,7 @@ def check_arguments(module: str, arguments: list[str], in_full: bool) -> None:
 
 def check(words: list[str], in_full: bool = True) -> None:
     """Fail unless the program takes the arguments."""
-    program, *arguments = (SAID_FOR.get(word, word) for word in words)
+    program, *arguments = dropwhile(re.compile(r"[A-Z_]+=").match, (SAID_FOR.get(word, word) for word in words))
     match program.removeprefix(".venv/bin/"), *arguments:
         case "python", "-m", "pytest", *rest:
             assert all((ROOT / file).is_file() for file in rest if not file.startswith("-"))
@@ -99,9 +102,19 @@ def check(words: list[str], in_full: bool = True) -> None:
             pytest.fail(f"nothing here knows the program of: {' '.join(words)}")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with the models that commands go on from."""
+    folder, pipe = tmp_path_factory.mktemp("trained"), tiny_pipeline()
+    pipe.save_pretrained(folder / "outputs/generator/run-001/pipeline")
+    for number in (1, 2):
+        pipe.vae.save_pretrained(folder / f"outputs/autoencoder/run-{number:03d}/model")
+    return folder
+
+
 @pytest.mark.parametrize("page", PAGES + RECORDS)
-def test_every_command_of_a_block_is_taken(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_every_command_of_a_block_is_taken(page, trained, monkeypatch):
+    monkeypatch.chdir(trained)
     for block in blocks(read(page), "bash"):
         for words in command_lines(block):
             check(words)

@@ -2,13 +2,15 @@
 
 import importlib
 import re
+from collections.abc import Callable
 from functools import cache
 from itertools import dropwhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from jsonargparse import Namespace
 from pages import PAGES, RECORDS, ROOT, blocks, command_lines, commands_of, read, words_of
 from shtab import SUPPORTED_SHELLS
 from test_help import commands
@@ -30,10 +32,10 @@ PROGRAMS = ("python -m ", "vidtwin ", "torchrun ", "accelerate ", "make ", "pip 
 
 
 class Command(NamedTuple):
-    """A command's parser, what its `read` is given beside the command line, and the class of its config."""
+    """A command's parser, how the command reads its arguments with it, and the class of its config."""
 
     parser: CommandParser
-    options: dict[str, Any]
+    read: Callable[[list[str]], Namespace]
     config_class: type
 
 
@@ -51,8 +53,8 @@ def command(module: str) -> Command:
         classes.append(config_class)
         return super(CommandParser, self).add_class_arguments(config_class, nested_key, **options)
 
-    def end(self, argv=None, base=None, **options):
-        raise Reached(self, {"base": base, **options})
+    def end(self, argv=None, *given, **named):
+        raise Reached(self, lambda arguments: self.read(arguments, *given, **named))
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Reached) as reached:
         patch.setattr(CommandParser, "add_class_arguments", note)
@@ -64,9 +66,9 @@ def command(module: str) -> Command:
 
 def check_arguments(module: str, arguments: list[str], in_full: bool) -> None:
     """Build the config of a command from its arguments; if they may lack some, read the flags and presets alone."""
-    parser, options, config_class = command(module)
+    parser, read_arguments, config_class = command(module)
     if in_full:
-        build(config_class, parser.instantiate(parser.read(arguments, **options)))
+        build(config_class, parser.instantiate(read_arguments(arguments)))
     else:
         for name in take_apart(arguments, parser.names).configs:
             config_path(name, parser.stage)

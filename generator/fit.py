@@ -8,10 +8,11 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.files import atomic_folder
-from autoencoder.common.pictures import Previews, add_moving_picture, unit_to_uint8
+from autoencoder.common.pictures import Previews, unit_to_uint8
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.summary import log_run, summary
@@ -22,9 +23,11 @@ from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
 from generator.objective import make_scheduler
 from generator.report import describe_run
+from generator.start import start_from
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.conditioning import Guidance
+from pipelines.folders import model_folder
 from pipelines.schedulers import Solver
 
 SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
@@ -32,7 +35,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
 class VideoSampler:
-    """Logs videos sampled with the moving average of the weights to TensorBoard, always of the same classes and seeds.
+    """Records videos sampled with the moving average of the weights, always of the same classes and seeds.
 
     Args:
         make_pipeline: builds the pipeline of a transformer.
@@ -43,8 +46,11 @@ class VideoSampler:
         self.make_pipeline, self.config, self.previews = make_pipeline, config, Previews()
 
     def __call__(self, trainer: GeneratorTrainer) -> None:
-        """Sample every `sample_every` steps and at the last one; the other processes wait in the next step."""
-        if not trainer.is_due(self.config.sample_every):
+        """Sample every `sample_every` steps and at the last one, if any logger takes videos.
+
+        The other processes wait in the next step.
+        """
+        if not trainer.is_due(self.config.sample_every) or set(self.config.logger) == {"csv"}:
             return
         with trainer.peak_memory.apart():
             model = trainer.averaged_model(trainer.averages[0])
@@ -68,7 +74,7 @@ class VideoSampler:
         for label, video in zip(classes, videos, strict=True):
             frames = unit_to_uint8(video)
             tag = f"sample: {names[str(label)]}"
-            add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
+            trainer.records.moving_picture(tag, frames, trainer.step, config.sample_fps or 25.0)
 
 
 def check_previews(config: TrainConfig) -> None:
@@ -121,7 +127,7 @@ def sharding_policy(mixed_precision: str) -> MixedPrecisionPolicy:
 
 
 def build_transformer(
-    config: TrainConfig, settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache
+    config: TrainConfig, settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, folder: RunFolder
 ) -> VidTwinDiT:
     """The transformer for the latents of `vae` in `cache`, with the weights that the run starts from.
 
@@ -130,9 +136,14 @@ def build_transformer(
         settings: the fields of `TransformerSettings`, by name.
         vae: the autoencoder.
         cache: the training set.
+        folder: the run's folder; if it holds a checkpoint, which has all weights, those of `init_from` are not read.
+
+    Raises:
+        MissingFileError: if `init_from` names no transformer.
+        UserError: if the one there does not fit.
     """
     torch.manual_seed(config.seed)
-    return VidTwinDiT(
+    model = VidTwinDiT(
         **settings,
         structure_shape=vae.structure_shape,
         dynamics_shape=vae.dynamics_shape,
@@ -143,6 +154,10 @@ def build_transformer(
         id2label={str(label): name for label, name in enumerate(cache.class_names)},
         **cache.statistics,
     )
+    if config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]:
+        place = model_folder(config.init_from, "transformer")
+        start_from(model, place, cache.identity["autoencoder"], config.init_missing)
+    return model
 
 
 def _check_classes(cache: LatentCache, held_out: LatentCache) -> None:
@@ -205,12 +220,12 @@ def _train(
         held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
         _check_classes(cache, held_out)
 
-    model = build_transformer(config, model_settings, vae, cache)
+    model = build_transformer(config, model_settings, vae, cache, folder)
     trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
 
     if show:
         print(summary(describe_run(trainer, vae, autoencoder_hash)), flush=True)
-        log_run(trainer.writer, folder, accelerator.device, trainer.step)
+        log_run(trainer.records, folder, accelerator.device, trainer.step)
 
     def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
         return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))

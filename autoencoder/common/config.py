@@ -1,7 +1,8 @@
 """Settings that the runs of both stages have: length, batches, records, and the optimiser."""
 
+import importlib.metadata
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autoencoder.common.errors import UserError
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
+LOGGERS = ("tensorboard", "wandb", "csv")
 
 
 @dataclass
@@ -22,7 +24,7 @@ class RunConfig:
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"output_dir", "resume", "dry_run", "micro_batch_size", "attention_backend"}
-        | {"log_every", "checkpoint_every", "keep_checkpoints"}
+        | {"logger", "log_every", "checkpoint_every", "keep_checkpoints"}
     )
 
     output_dir: str | None = None
@@ -31,6 +33,12 @@ class RunConfig:
     """Go on from the newest checkpoint of the folder; its config is the default."""
     dry_run: bool = False
     """Print what the run would be and what a step costs, read one batch, take one step, and write nothing."""
+    init_from: str | None = None
+    """Folder of a run, of a pipeline or of a saved model, or the name of a shipped pipeline, whose weights this run
+    starts from; settings of the model are those of that one where no flag and no --config gives others. Null starts
+    from random weights."""
+    init_missing: bool = False
+    """With `init_from`: let begin anew what does not fit, instead of refusing it. It is listed either way."""
     seed: int = 0
     """All randomness of the run is a function of it."""
     max_steps: int = 1000
@@ -50,6 +58,9 @@ class RunConfig:
     attention_backend: str | None = None
     """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
     null lets torch choose."""
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where scalars and previews are recorded: "tensorboard"; "wandb", Weights & Biases, for which pip install
+    "vidtwin[wandb]"; "csv", a file of the scalars alone; or several of these."""
     log_every: int = 10
     """Steps between two records of the scalars."""
     checkpoint_every: int = 500
@@ -63,6 +74,9 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
+        _check_loggers(self.logger)
+        if self.init_missing and self.init_from is None:
+            raise UserError("init_missing says what becomes of a model to start from: give --init-from, too")
 
     def micro_batches(self, num_processes: int) -> list[int]:
         """Sizes of the micro-batches of one process, the largest first; they add up to its share of the batch.
@@ -84,6 +98,18 @@ class RunConfig:
             )
         count = math.ceil(share / (self.micro_batch_size or share))
         return [share // count + (part < share % count) for part in range(count)]
+
+
+def _check_loggers(names: list[str]) -> None:
+    if not names or len(set(names)) < len(names) or not set(names) <= set(LOGGERS):
+        raise UserError(f"logger must be one or several of {', '.join(LOGGERS)}, got {', '.join(names) or 'none'}")
+    if "wandb" in names:
+        try:
+            importlib.metadata.distribution("wandb")  # `import wandb` would take a folder of that name for it
+        except importlib.metadata.PackageNotFoundError as error:
+            raise UserError(
+                'logger=wandb needs a package that is not installed: pip install "vidtwin[wandb]"'
+            ) from error
 
 
 @dataclass

@@ -122,6 +122,11 @@ def test_every_command_of_a_block_is_taken(page, trained, monkeypatch):
             check(words)
 
 
+def test_no_command_is_in_a_block_that_is_not_looked_at():
+    languages = {name for page in PAGES + RECORDS for name in re.findall(r"^```(\w+)$", read(page), re.MULTILINE)}
+    assert languages <= {"bash", "python", "csv"}
+
+
 @pytest.mark.parametrize("page", PAGES + RECORDS)
 def test_every_command_between_backticks_is_taken(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

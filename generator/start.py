@@ -35,13 +35,8 @@ def start_from(model: VidTwinDiT, folder: str | Path, autoencoder: str, init_mis
         UserError: if the trained model predicts something else; or if anything else does not fit, and `init_missing`
             is not set. The model is as it was then.
     """
+    check_target(folder, model.config.prediction_type)
     given = VidTwinDiT.from_pretrained(folder)
-    kind, wanted = given.config.prediction_type, model.config.prediction_type
-    if kind != wanted:
-        raise UserError(
-            f"init_from={folder}: the model there predicts {kind!r}, and its weights say nothing of {wanted!r}, which "
-            f"this run is to learn: give --objective.kind {kind}"
-        )
     remarks = _unlike_latents(Path(folder), autoencoder)
     is_same_scale = not remarks
     own, weights = model.state_dict(), given.state_dict()
@@ -55,6 +50,24 @@ def start_from(model: VidTwinDiT, folder: str | Path, autoencoder: str, init_mis
     model.load_state_dict(fit.weights)
     if is_same_scale:
         model.set_statistics(**{name: given.config[name] for name in STATISTICS})
+
+
+def check_target(folder: str | Path, wanted: str) -> None:
+    """Refuse a trained transformer that predicts something else than the one that is to start from it.
+
+    Args:
+        folder: of the trained one.
+        wanted: what the other one is to predict, as `prediction_type`.
+
+    Raises:
+        UserError: naming both.
+    """
+    kind = VidTwinDiT.load_config(folder)["prediction_type"]
+    if kind != wanted:
+        raise UserError(
+            f"init_from={folder}: the model there predicts {kind!r}, and its weights say nothing of {wanted!r}, which "
+            f"this run is to learn: give --objective.kind {kind}"
+        )
 
 
 def _unlike_latents(folder: Path, autoencoder: str) -> list[str]:

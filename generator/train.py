@@ -54,8 +54,11 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
 
     from generator.checkpoint import is_same_autoencoder
     from generator.fit import check_previews
+    from generator.start import check_target
 
     check_previews(config)
+    if config.init_from and not config.resume:  # before hours of encoding
+        check_target(transformer(config.init_from), config.objective.kind)
     if config.resume:
         same = {"autoencoder": partial(is_same_autoencoder, folder)}
         announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE, same)
@@ -69,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     join_launched()
     config, model_settings, folder, text = parse(argv)
 
+    from autoencoder.common.records import describe_loggers
     from generator.fit import make_accelerator, train
 
     accelerator = make_accelerator(config)
@@ -81,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(config, model_settings, folder, accelerator=accelerator)
     if accelerator.is_main_process:
         write_pointer(POINTER, folder.pipeline)
-        print(
-            f"the pipeline is in {folder.pipeline}, the curves are shown by: tensorboard --logdir {folder.tensorboard}"
-        )
+        print(f"the pipeline is in {folder.pipeline}, the curves are {describe_loggers(config.logger, folder)}")
     accelerator.end_training()
 
 

@@ -1,7 +1,7 @@
 """Sampling to files by a config, for `python -m pipelines.sample`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,12 +10,13 @@ import torch
 
 from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import SHEET_COLUMNS, evenly_spaced, save_png, sheet, unit_to_uint8
-from autoencoder.data.video_io import open_mp4
+from autoencoder.data.video_io import open_mp4, write_video
 from autoencoder.latents import VidTwinLatents
 from pipelines.checkpoint import load_pipeline
 from pipelines.conditioning import read_latents
 from pipelines.file_names import class_file_names
-from pipelines.output import PipelineCost, sum_costs
+from pipelines.grid import video_grid
+from pipelines.output import PipelineCost, VidTwinPipelineOutput, sum_costs
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.sample import SampleConfig
 
@@ -61,49 +62,93 @@ def wanted_videos(ids: Sequence[int], config: SampleConfig) -> list[tuple[int, i
     return wanted
 
 
-def sample_to_files(
-    pipe: VidTwinDiffusionPipeline,
-    config: SampleConfig,
-    batch: Sequence[tuple[int, int]],
-    paths: Sequence[Path],
-    given: dict[str, VidTwinLatents],
-) -> tuple[list[np.ndarray], PipelineCost]:
-    """Sample a batch of videos, and write each as its clips come, so that a long one takes no more memory.
+def sample_videos(
+    pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]]
+) -> Iterator[np.ndarray]:
+    """Sample in batches, and print the cost of each.
 
     Args:
         pipe: the pipeline.
         config: the command's config.
-        batch: class id and seed of every video.
-        paths: their files.
-        given: of `given_latents`.
+        wanted: class id and seed of every video.
 
-    Returns:
-        Of each video the frames that a sheet shows, uint8 (T, H, W, 3), and what the batch cost.
+    Yields:
+        The frames of each, uint8 (T, H, W, 3).
     """
-    clips = pipe.stream(
-        [class_id for class_id, _ in batch],
-        num_frames=config.num_frames,
-        num_inference_steps=config.num_inference_steps,
-        guidance_scale=config.guidance_scale,
-        guidance_interval=config.guidance_interval,
-        generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
-        overlap=config.overlap,
-        structure_strength=config.structure_strength,
-        **given,
-    )
-    shown = evenly_spaced(config.num_frames or pipe.vae.config.num_frames, SHEET_COLUMNS)
-    kept: list[list[np.ndarray]] = [[] for _ in batch]
-    costs, count = [], 0
-    with ExitStack() as stack:
-        writers = [stack.enter_context(open_mp4(path, config.fps)) for path in paths]
-        for out in clips:
-            costs.append(out.cost)
-            for video, write, frames_of in zip(out.frames, writers, kept, strict=True):
-                frames = unit_to_uint8(video).numpy()
-                write(frames)
-                frames_of += [frames[place - count].copy() for place in shown if 0 <= place - count < len(frames)]
-            count += len(frames)
-    return [np.stack(frames) for frames in kept], sum_costs(costs)
+    given = given_latents(pipe, config)
+    for start in range(0, len(wanted), config.batch_size):
+        batch = wanted[start : start + config.batch_size]
+        out = pipe(
+            [class_id for class_id, _ in batch],
+            config.num_inference_steps,
+            config.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+            guidance_interval=config.guidance_interval,
+            num_frames=config.num_frames,
+            **given,
+        )
+        print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {out.cost}")
+        yield from (unit_to_uint8(video).numpy() for video in out.frames)
+
+
+def sample_whole(
+    pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]], paths: Sequence[Path]
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Sample videos of a clip or less, and write them; as `sample_to_files`, but yields all frames."""
+    for path, frames in zip(paths, sample_videos(pipe, config, wanted), strict=True):
+        yield frames, write_video(path, frames, config.fps, config.upscale)
+
+
+def sample_to_files(
+    pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]], paths: Sequence[Path]
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Sample videos longer than a clip, and write each as its clips come, so that its length takes no memory.
+
+    Args:
+        pipe: the pipeline.
+        config: the command's config.
+        wanted: class id and seed of every video.
+        paths: its file.
+
+    Yields:
+        Of each video the frames that a sheet shows, uint8 (T, H, W, 3), and its size in words.
+    """
+    given = given_latents(pipe, config)
+    for start in range(0, len(wanted), config.batch_size):
+        batch = wanted[start : start + config.batch_size]
+        clips = pipe.stream(
+            [class_id for class_id, _ in batch],
+            config.num_frames,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+            guidance_interval=config.guidance_interval,
+            overlap=config.overlap,
+            structure_strength=config.structure_strength,
+            **given,
+        )
+        with ExitStack() as stack:
+            here = paths[start : start + config.batch_size]
+            writers = [stack.enter_context(open_mp4(path, config.fps, config.upscale)) for path in here]
+            shown, size, cost = _write_clips(clips, writers, evenly_spaced(config.num_frames, SHEET_COLUMNS))
+        print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {cost}")
+        yield from ((frames, size) for frames in shown)
+
+
+def _write_clips(
+    clips: Iterator[VidTwinPipelineOutput], writers: Sequence[Callable[[np.ndarray], str]], places: Sequence[int]
+) -> tuple[list[np.ndarray], str, PipelineCost]:
+    """Append the clips to the files of their videos; returns each video's frames at these places, size and cost."""
+    kept: list[list[np.ndarray]] = [[] for _ in writers]
+    costs, count, size = [], 0, ""
+    for out in clips:
+        costs.append(out.cost)
+        for video, write, frames_of in zip(out.frames, writers, kept, strict=True):
+            frames = unit_to_uint8(video).numpy()
+            size = write(frames)
+            frames_of += [frames[place - count].copy() for place in places if 0 <= place - count < len(frames)]
+        count += len(frames)
+    return [np.stack(frames) for frames in kept], size, sum_costs(costs)
 
 
 def execute(config: SampleConfig) -> None:
@@ -113,16 +158,22 @@ def execute(config: SampleConfig) -> None:
     id2label, num_classes = pipe.transformer.config.id2label or {}, pipe.transformer.config.num_classes
     names = [id2label.get(str(class_id), str(class_id)) for class_id in range(num_classes)]
     file_names = class_file_names(names)
-    paths = [config.out / f"{file_names[class_id]}_{seed}.mp4" for class_id, seed in wanted]
+    paths = [config.out / f"{file_names[class_id]}_{seed}.{config.format}" for class_id, seed in wanted]
     if there := [path.name for path in paths if path.exists()]:
         print(f"{len(there)} of these videos are in {config.out} already and are replaced, the first one {there[0]}")
-    rows, given = [], given_latents(pipe, config)
-    for start in range(0, len(wanted), config.batch_size):
-        here = slice(start, start + config.batch_size)
-        shown, cost = sample_to_files(pipe, config, wanted[here], paths[here], given)
-        print(f"videos {start + 1} to {start + len(shown)} of {len(wanted)}: {cost}")
-        rows += [
-            (f"{names[label]}, seed {seed}", frames) for (label, seed), frames in zip(wanted[here], shown, strict=True)
-        ]
-    save_png(sheet(rows), config.out / "sheet.png")
-    print(f"wrote {len(rows)} videos and sheet.png to {config.out}")
+    labels = [names[class_id] for class_id, _ in wanted]
+    is_long = config.num_frames is not None and config.num_frames > pipe.vae.config.num_frames
+    if is_long and config.format != "mp4":
+        raise UserError(
+            f"format={config.format!r}: a video longer than a clip is written as its clips come: --format mp4 allows it"
+        )
+    written = sample_to_files if is_long else sample_whole
+    clips, sizes = zip(*written(pipe, config, wanted, paths), strict=True)
+    captions = [f"{name}, seed {seed}" for name, (_, seed) in zip(labels, wanted, strict=True)]
+    save_png(sheet(list(zip(captions, clips, strict=True))), config.out / "sheet.png")
+    others = ["sheet.png"]
+    if config.grid and len(clips) > 1 and not is_long:
+        others.append(f"grid.{config.format}")
+        seeds = [f"seed {seed}" for _, seed in wanted]
+        write_video(config.out / others[-1], video_grid(clips, labels, seeds, config.upscale), config.fps)
+    print(f"wrote {len(clips)} videos ({sizes[-1]}), {' and '.join(others)} to {config.out}")

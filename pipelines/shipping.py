@@ -105,7 +105,12 @@ def records_of(run: RunFolder) -> tuple[float, list[str]]:
     A run that was stopped and resumed has a file of records for each part; the time between them does not count.
     """
     seconds, machines = 0.0, []
-    for path in sorted(run.tensorboard.rglob("events.out.tfevents.*")):
+    paths = sorted(run.tensorboard.rglob("events.out.tfevents.*"))
+    if not paths:
+        print(
+            f"warning: {run.path} holds no TensorBoard records (--logger): the card tells no time and no machine of it"
+        )
+    for path in paths:
         events = list(EventFileLoader(str(path)).Load())
         seconds += events[-1].wall_time - events[0].wall_time if events else 0.0
         values = (value for event in events for value in event.summary.value if value.tag == "machine/text_summary")

@@ -1,7 +1,6 @@
 """The sample command, from a pipeline folder to files."""
 
 import unicodedata
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -44,22 +43,39 @@ def test_writes_a_file_per_video_and_a_sheet(folder, tmp_path, capsys):
         "Band_Marching_5.mp4",
         "YoYo_4.mp4",
         "YoYo_5.mp4",
+        "grid.mp4",
         "sheet.png",
     ]
     printed = capsys.readouterr().out
     assert "videos 1 to 3 of 4: sampling" in printed and "FLOP" in printed and "peak memory" in printed
+    assert "wrote 4 videos (16 x 16, shown at 256 x 256 (nearest)), sheet.png and grid.mp4 to" in printed
     with Image.open(tmp_path / "a" / "sheet.png") as image:
         assert image.width >= 4 * 96 and image.height > 4 * 96
 
 
+@pytest.mark.parametrize(
+    "flags, size, files",
+    [
+        (["--format=gif"], "16 x 16, shown at 256 x 256 (nearest)", ["Band_Marching_0.gif", "YoYo_0.gif", "grid.gif"]),
+        (["--format=webp", "--upscale=bicubic"], "16 x 16, shown at 256 x 256 (bicubic)", None),
+        (["--upscale=none", "--grid=false"], "16 x 16", ["Band_Marching_0.mp4", "YoYo_0.mp4"]),
+    ],
+)
+def test_files_are_of_the_wanted_format_and_size(folder, tmp_path, capsys, flags, size, files):
+    main(["--pipeline", str(folder), "--class=all", "--num-inference-steps=2", "--out", str(tmp_path), *flags])
+    files = files or ["Band_Marching_0.webp", "YoYo_0.webp", "grid.webp"]
+    assert f"wrote 2 videos ({size}), " in capsys.readouterr().out and names(tmp_path) == [*files, "sheet.png"]
+
+
+def test_a_rate_that_a_gif_cannot_have_is_refused_before_any_work(folder, tmp_path):
+    with pytest.raises(ValueError, match="fps=60.0: a GIF shows at most 50 frames per second, --format webp"):
+        main(["--pipeline", str(folder), "--class=all", "--out", str(tmp_path), "--format=gif", "--fps=60"])
+    assert not names(tmp_path)
+
+
 def test_a_video_depends_on_its_class_and_seed_alone(folder, tmp_path, monkeypatch):
     written = {}
-
-    @contextmanager
-    def keep(path, fps):
-        yield lambda frames: written.update({path: frames.astype(int)})
-
-    monkeypatch.setattr(sampling, "open_mp4", keep)
+    monkeypatch.setattr(sampling, "write_video", lambda path, frames, *_: written.update({path: frames.astype(int)}))
     common = ["--pipeline", str(folder), "--num-inference-steps", "2", "--device", "cpu"]
     main([*common, "--class", "all", "--out", str(tmp_path / "all"), "--num-videos", "2"])
     main([*common, "--class", "1", "--out", str(tmp_path / "one"), "--seed", "1"])
@@ -98,7 +114,7 @@ def test_a_file_for_every_video_that_is_asked_for(tmp_path, capsys):
     asked = ["--class=run, fast", "--class=2", "--class=1", "--num-videos=2", "--seed=3"]
     main([*common, *asked, "--out", str(tmp_path / "out")])
     expected = [f"run_fast-1_{seed}.mp4" for seed in (3, 4, 5, 6)] + [f"Run_Fast-2_{seed}.mp4" for seed in (3, 4)]
-    assert names(tmp_path / "out") == sorted([*expected, "sheet.png"])
+    assert names(tmp_path / "out") == sorted([*expected, "grid.mp4", "sheet.png"])
     printed = capsys.readouterr().out
     assert "wrote 6 videos" in printed and "replaced" not in printed
 
@@ -106,7 +122,7 @@ def test_a_file_for_every_video_that_is_asked_for(tmp_path, capsys):
     other.write_bytes(b"something else")
     main([*common, "--class=all", "--seed=6", "--out", str(tmp_path / "out")])
     assert "1 of these videos are in" in (printed := capsys.readouterr().out) and "run_fast-1_6.mp4" in printed
-    assert "wrote 3 videos" in printed and len(names(tmp_path / "out")) == 6 + 2 + 2
+    assert "wrote 3 videos" in printed and len(names(tmp_path / "out")) == 6 + 2 + 3
     assert other.read_bytes() == b"something else"
 
 
@@ -210,7 +226,7 @@ def test_a_long_video_is_written_as_its_clips_come(tmp_path):
     for name, frames in zip(
         ("Circle_Left_4", "Circle_Left_5", "Square_Left_4", "Square_Left_5"), out.frames, strict=True
     ):
-        write_video(tmp_path / "call" / f"{name}.mp4", unit_to_uint8(frames), 8)
+        write_video(tmp_path / "call" / f"{name}.mp4", unit_to_uint8(frames), 8, "nearest")
         written = (tmp_path / "videos" / f"{name}.mp4").read_bytes()
         assert written == (tmp_path / "call" / f"{name}.mp4").read_bytes()
     rows = [("", unit_to_uint8(frames)) for frames in out.frames]
@@ -218,6 +234,8 @@ def test_a_long_video_is_written_as_its_clips_come(tmp_path):
         assert image.width == sheet(rows).width, "as many frames as of the whole video"
     with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
         main([*common, "--num-frames", "0", "--out", str(tmp_path / "none")])
+    with pytest.raises(ValueError, match="format='gif': a video longer than a clip .* --format mp4"):
+        main([*common, "--format", "gif", "--out", str(tmp_path / "none")])
     with pytest.raises(ValueError, match="overlap=8: clips of 8 frames"):
         main([*common, "--overlap", "8", "--out", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
@@ -225,11 +243,11 @@ def test_a_long_video_is_written_as_its_clips_come(tmp_path):
 
 def test_guidance_reaches_the_pipeline(folder, tmp_path, monkeypatch):
     calls = []
-    original = VidTwinDiffusionPipeline.stream
-    monkeypatch.setattr(VidTwinDiffusionPipeline, "stream", lambda *a, **k: calls.append(k) or original(*a, **k))
+    original = VidTwinDiffusionPipeline.__call__
+    monkeypatch.setattr(VidTwinDiffusionPipeline, "__call__", lambda *a, **k: calls.append((a, k)) or original(*a, **k))
     common = ["--pipeline", str(folder), "--class=0", "--num-inference-steps=2", "--out", str(tmp_path)]
     main([*common, "--guidance-scale", "[3, 1.5]", "--guidance-interval", "[0.2, 0.8]"])
     main([*common, "--guidance-scale", "2"])
-    first, second = calls
-    assert tuple(first["guidance_scale"]) == (3, 1.5) and tuple(first["guidance_interval"]) == (0.2, 0.8)
-    assert second["guidance_scale"] == 2 and tuple(second["guidance_interval"]) == (0, 1)
+    (pair, first), (single, second) = calls
+    assert tuple(pair[3]) == (3, 1.5) and tuple(first["guidance_interval"]) == (0.2, 0.8)
+    assert single[3] == 2 and tuple(second["guidance_interval"]) == (0, 1)

@@ -47,11 +47,13 @@ def test_a_trained_model_begins_with_the_scale_of_its_errors(tmp_path, squared_e
     flags |= {"num-held-out": 2, "accelerator": "cpu", "devices": 1, "optimizer.learning-rate": 1e-12}
     main([f"--{name}={value}" for name, value in flags.items()])
     state = torch.load(run.checkpoint_path(1), weights_only=True)["state_dict"]
-    logged = {tag: points[0].value for tag, points in read_scalars(run.path, "train/logvar", "train/l1").items()}
+    tags = "train/logvar", "train/l1", "train/nll"
+    logged = {tag: points[0].value for tag, points in read_scalars(run.path, *tags).items()}
     scale = state["loss.logvar"].item()
     assert scale < -0.1 and logged["train/logvar"] == pytest.approx(scale, abs=1e-6), "settled once in the step"
-    if not squared_error_steps and micro_batch_size == 2:
-        assert scale == pytest.approx(math.log(logged["train/l1"]), abs=1e-5)
+    if micro_batch_size == 2:  # the error over its scale is 1
+        assert logged["train/nll"] == pytest.approx(3 * 32 * 32 * (1 + scale), rel=1e-5)
+        assert (scale == pytest.approx(math.log(logged["train/l1"]), abs=1e-5)) != bool(squared_error_steps)
 
 
 def test_what_does_not_fit_is_listed(tmp_path):

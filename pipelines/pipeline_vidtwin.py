@@ -196,8 +196,9 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         """Generate videos clip by clip, in the memory of one clip whatever their length.
 
         Args:
-            class_id, num_frames: as in `__call__`.
-            arguments: the other ones of `__call__`, by name.
+            class_id: as in `__call__`.
+            num_frames: as in `__call__`.
+            **arguments: the other ones of `__call__`, by name.
 
         Yields:
             The new frames of each clip, those that no clip before it holds, with their cost; put together along time
@@ -205,7 +206,8 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
             first `overlap` of which the clip before it holds, too.
 
         Raises:
-            As `__call__`, at the call itself but for NumericalError.
+            UserError: as `__call__`, at the call itself; so do TypeError, MissingFileError and UnreadableVideo.
+            NumericalError: when the clip comes, if its latents are NaN or infinity.
         """
         call = inspect.signature(self.__call__).bind(class_id, num_frames=num_frames, **arguments)
         call.apply_defaults()

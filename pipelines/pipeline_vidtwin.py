@@ -191,7 +191,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         return VidTwinPipelineOutput(frames=frames, cost=cost) if return_dict else (frames, cost)
 
     def stream(
-        self, class_id: ClassId | Sequence[ClassId], num_frames: int | None = None, **arguments
+        self, class_id: ClassId | Sequence[ClassId], num_frames: int | None = None, **arguments: Any
     ) -> Iterator[VidTwinPipelineOutput]:
         """Generate videos clip by clip, in the memory of one clip whatever their length.
 

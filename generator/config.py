@@ -58,6 +58,8 @@ class CacheConfig(DataConfig):
             settings["data_root"] = str(self.root.resolve())
             settings["crop"] = self.crop if self.split == "train" else "center"
             settings |= self._choice
+        if self.dataset == "shapes":
+            settings["classes"] = self._choice["classes"]
         if self.dataset == "ucf101":
             names.append("ucf101_fold")
         if self.dataset == "folder":
@@ -87,8 +89,7 @@ class CacheConfig(DataConfig):
         source = {}
         if self.dataset == "folder":  # of which there may be many
             source = {name: self.settings[name] for name in ("data_root", "held_out_root", "held_out_share")}
-        if self.reads_videos:
-            source |= {name: value for name, value in self._choice.items() if value is not None}
+        source |= {name: value for name, value in self._choice.items() if value is not None}
         if source:
             name += "-" + hashlib.sha256(json.dumps(source).encode()).hexdigest()[:8]
         return CACHES / f"{name}-{fingerprint[:12]}"

@@ -1,0 +1,99 @@
+"""LoRA by peft (arXiv 2106.09685): low-rank adapters beside the frozen weights of a transformer, and rows of new classes.
+
+What is trained is an adapter of linears in the blocks and, in the class embedding, the rows of classes that the base
+does not have. All weights of the base keep their bits.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from copy import deepcopy
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from autoencoder.common.errors import UserError
+from generator.dit import VidTwinDiT
+
+ADAPTER = "default"  # peft's name of the adapter that a run trains
+EMBEDDING = "class_embedding"
+
+
+def check_peft() -> None:
+    """Refuse LoRA where peft is not installed.
+
+    Raises:
+        UserError: saying how to install it.
+    """
+    if find_spec("peft") is None:
+        raise UserError('LoRA is done by the library peft, which is not installed: pip install "vidtwin[lora]"')
+
+
+def target_modules(model: VidTwinDiT, targets: Sequence[str]) -> list[str]:
+    """The names of all linears in the given parts of the blocks.
+
+    Args:
+        model: without adapters.
+        targets: parts of a block, as in `TrainConfig.lora_targets`.
+
+    Raises:
+        UserError: if the blocks of the model have no such part.
+    """
+    parts = {name: name.split(".") for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    of_blocks = {name: path[2] for name, path in parts.items() if path[0] == "blocks"}
+    if absent := [target for target in targets if target not in of_blocks.values()]:
+        there = ", ".join(dict.fromkeys(of_blocks.values()))
+        raise UserError(f"lora_targets: the blocks of this model have no {absent[0]!r}; they have {there}")
+    return [name for name, part in of_blocks.items() if part in targets]
+
+
+def add_lora(
+    model: VidTwinDiT, rank: int, alpha: float | None, targets: Sequence[str], new_classes: Sequence[str]
+) -> None:
+    """Freeze a model, and give it what LoRA trains: adapters, which change nothing at first, and rows of new classes.
+
+    A new class begins as the mean of the others.
+
+    Args:
+        model: gets them.
+        rank: of the adapters, at least 1.
+        alpha: the adapters are scaled by it over the rank; None scales by 1.
+        targets: as in `target_modules`.
+        new_classes: names of classes that the model does not have.
+
+    Raises:
+        UserError: as `target_modules` and `VidTwinDiT.add_classes`.
+    """
+    from peft import LoraConfig
+
+    modules, known = target_modules(model, targets), model.config.num_classes
+    mean = model.class_embedding.weight[:known].detach().mean(dim=0)  # (class_dim,)
+    model.add_classes(new_classes, mean.expand(len(new_classes), -1))
+    rows = list(range(known, model.config.num_classes))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,
+        target_modules=modules,
+        trainable_token_indices={EMBEDDING: rows} if rows else None,
+    )
+    model.requires_grad_(False)
+    model.add_adapter(config, ADAPTER)
+
+
+def same_form(model: VidTwinDiT) -> VidTwinDiT:
+    """A model of the same config and with the same adapters, whose weights are yet to be loaded."""
+    with torch.random.fork_rng(devices=[]):
+        copy = VidTwinDiT.from_config(model.config)
+        for name, config in model.peft_config.items():
+            copy.add_adapter(deepcopy(config), name)
+    return copy
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """SHA-256, in hexadecimal, over the names and bytes of all weights that are not trained."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Train the autoencoder: python -m autoencoder.train --help."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from autoencoder.common.resuming import RETIRED, announce_resumed
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, prepare, write_pointer
 from autoencoder.settings import AutoencoderSettings
 from autoencoder.training.config import TrainConfig
+from pipelines.folders import model_folder
 
 if TYPE_CHECKING:
     from autoencoder.vidtwin import AutoencoderVidTwin
@@ -35,7 +37,8 @@ def parse(
         groups={"model": AutoencoderSettings},
         passed_over=RETIRED,
     )
-    folder, settings = prepare(parser, argv, RUNS, preset=lambda asked: PRESETS.get(asked.dataset, "tiny"))
+    vae = partial(model_folder, part="vae")
+    folder, settings = prepare(parser, argv, RUNS, preset=lambda asked: PRESETS.get(asked.dataset, "tiny"), started=vae)
 
     import torch
 
@@ -57,7 +60,7 @@ def parse(
     torch.manual_seed(config.seed)  # the weights that the model starts from
     model = AutoencoderVidTwin(**vars(settings.model))
     if config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]:
-        start_from(model, config.init_from)
+        start_from(model, model_folder(config.init_from, "vae"), config.init_missing)
     if not config.dry_run:
         folder.claim()
     return config, model, folder, text

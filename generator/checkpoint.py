@@ -23,7 +23,7 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from autoencoder.common.run_folder import RunFolder
 from generator.averages import whole_average
-from generator.dit import VidTwinDiT
+from generator.dit import STATISTICS, VidTwinDiT
 
 # Whole tensors on the CPU of the main process, by the names of the parameters: so a checkpoint fits any number of
 # processes, sharded or not.
@@ -64,6 +64,7 @@ class TrainingState:
             "model": get_model_state_dict(self.model, options=FULL_STATE),
             "optimizer": get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=FULL_STATE),
             "schedule": self.schedule.state_dict(),
+            "statistics": {name: self.model.config[name] for name in STATISTICS},
         }
         if self.accelerator.is_main_process:
             with atomic_path(path) as temporary:
@@ -87,6 +88,8 @@ class TrainingState:
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, state["optimizer"], options=FULL_STATE)
         set_model_state_dict(self.model, state["model"], options=FULL_STATE)
         self.schedule.load_state_dict(state["schedule"])
+        if "statistics" in state:  # earlier versions always took those of the cache
+            self.model.set_statistics(**state["statistics"])
 
     def _on_cpu(self, average: EMAModel) -> dict[str, torch.Tensor]:
         whole = whole_average(self.model, average, keep=self.accelerator.is_main_process)

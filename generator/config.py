@@ -21,7 +21,8 @@ class CacheConfig(DataConfig):
     """Settings of a latent cache."""
 
     autoencoder: str | None = None
-    """Folder of the autoencoder; by default the one that `python -m autoencoder.train` left last."""
+    """Folder of the autoencoder; by default the one that `python -m autoencoder.train` left last, or for a run that
+    starts from a pipeline (--init-from) the pipeline's own."""
     split: Literal["train", "val"] = "train"
     """Part of the data set."""
     max_videos: int | None = None

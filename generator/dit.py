@@ -73,6 +73,9 @@ CHOICES = {
 }
 
 
+STATISTICS = ("structure_mean", "structure_std", "dynamics_mean", "dynamics_std")  # of the latents, in the config
+
+
 @dataclass
 class VidTwinDiTOutput(BaseOutput):
     """`sample`: (B, N, D), the prediction, zero on padding."""
@@ -155,8 +158,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         self.layout = TokenLayout(
             structure_shape, dynamics_shape, dynamics_axes, structure_patch_size, dynamics_patch_size
         )
-        channels = structure_shape[0], dynamics_shape[0]
-        self.scale = LatentScale(channels, structure_mean, structure_std, dynamics_mean, dynamics_std)
+        self.set_statistics(structure_mean, structure_std, dynamics_mean, dynamics_std)
         self.register_buffer("mask", self.layout.mask, persistent=False)
         self.register_buffer("type_ids", self.layout.type_ids, persistent=False)
         embedding = sincos_positions(self.layout.positions, hidden_size) if positions == "sincos" else None
@@ -302,6 +304,23 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
                 f"timestep must be a scalar, ({batch_size},) or ({batch_size}, 2), got {tuple(timestep.shape)}"
             )
         return timestep.reshape(batch_size, -1)  # (B, 1 or 2)
+
+    def set_statistics(
+        self,
+        structure_mean: Sequence[float] | None,
+        structure_std: Sequence[float] | None,
+        dynamics_mean: Sequence[float] | None,
+        dynamics_std: Sequence[float] | None,
+    ) -> None:
+        """Work in the scale of these statistics per channel from now on; the config has them, too.
+
+        Raises:
+            ValueError, UserError: as `LatentScale`.
+        """
+        statistics = dict(zip(STATISTICS, (structure_mean, structure_std, dynamics_mean, dynamics_std), strict=True))
+        channels = self.config.structure_shape[0], self.config.dynamics_shape[0]
+        self.scale = LatentScale(channels, **statistics)
+        self.register_to_config(**statistics)
 
     def add_classes(self, names: Sequence[str], rows: torch.Tensor) -> None:
         """Give the model further classes, whose ids follow those that it has; the null class stays the last one.

@@ -36,7 +36,7 @@ def dry_run(config: TrainConfig, model_settings: dict[str, Any], folder: RunFold
     few = replace(config, max_videos=min(size, config.max_videos or size), clips_per_video=1, validate_every=None)
     with TemporaryDirectory(prefix="vidtwin-dry-run-") as temporary:
         cache = build_cache(vae, few, temporary, progress=False)
-        model = build_transformer(config, model_settings, vae, cache)
+        model = build_transformer(config, model_settings, vae, cache, folder)
         trainer = GeneratorTrainer(model, cache, few, folder, accelerator)
         place = config.latent_cache or config.cache_folder(autoencoder_hash)
         entries = describe_run(trainer, vae, autoencoder_hash)

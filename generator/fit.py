@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.files import atomic_folder
@@ -22,9 +23,11 @@ from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
 from generator.objective import make_scheduler
 from generator.report import describe_run
+from generator.start import start_from
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.conditioning import Guidance
+from pipelines.folders import model_folder
 from pipelines.schedulers import Solver
 
 SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
@@ -121,7 +124,7 @@ def sharding_policy(mixed_precision: str) -> MixedPrecisionPolicy:
 
 
 def build_transformer(
-    config: TrainConfig, settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache
+    config: TrainConfig, settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, folder: RunFolder
 ) -> VidTwinDiT:
     """The transformer for the latents of `vae` in `cache`, with the weights that the run starts from.
 
@@ -130,9 +133,14 @@ def build_transformer(
         settings: the fields of `TransformerSettings`, by name.
         vae: the autoencoder.
         cache: the training set.
+        folder: the run's folder; if it holds a checkpoint, which has all weights, those of `init_from` are not read.
+
+    Raises:
+        MissingFileError: if `init_from` names no transformer.
+        UserError: if the one there does not fit.
     """
     torch.manual_seed(config.seed)
-    return VidTwinDiT(
+    model = VidTwinDiT(
         **settings,
         structure_shape=vae.structure_shape,
         dynamics_shape=vae.dynamics_shape,
@@ -143,6 +151,10 @@ def build_transformer(
         id2label={str(label): name for label, name in enumerate(cache.class_names)},
         **cache.statistics,
     )
+    if config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]:
+        place = model_folder(config.init_from, "transformer")
+        start_from(model, place, cache.identity["autoencoder"], config.init_missing)
+    return model
 
 
 def _check_classes(cache: LatentCache, held_out: LatentCache) -> None:
@@ -205,7 +217,7 @@ def _train(
         held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
         _check_classes(cache, held_out)
 
-    model = build_transformer(config, model_settings, vae, cache)
+    model = build_transformer(config, model_settings, vae, cache, folder)
     trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
 
     if show:

@@ -15,9 +15,16 @@ from autoencoder.common.resuming import RETIRED, announce_resumed
 from autoencoder.common.run import RunFolder, prepare, write_pointer
 from generator.config import TrainConfig
 from generator.settings import TransformerSettings
+from pipelines.folders import model_folder
 
 RUNS = Path("outputs/generator")
 POINTER = Path("outputs/last_pipeline")
+
+
+def vae_beside(init_from: str | None) -> Path | None:
+    """The autoencoder in the pipeline of the transformer that a run starts from; None where there is none."""
+    vae = init_from and model_folder(init_from, "transformer").parent / "vae"
+    return vae if vae and (vae / "config.json").is_file() else None
 
 
 def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunFolder, str]:
@@ -30,14 +37,15 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
         groups={"model": TransformerSettings},
         passed_over=RETIRED,
     )
-    folder, settings = prepare(parser, argv, RUNS, preset=lambda asked: asked.dataset)
+    transformer = partial(model_folder, part="transformer")
+    folder, settings = prepare(parser, argv, RUNS, preset=lambda asked: asked.dataset, started=transformer)
 
     from autoencoder.common.device import resolve_device
     from autoencoder.common.precision import settle_precision
     from generator.latent_cache import autoencoder_folder
 
     # Noted in the config, so that a resumed run keeps its autoencoder when another one has been trained since.
-    settings.autoencoder = str(autoencoder_folder(settings.autoencoder))
+    settings.autoencoder = str(autoencoder_folder(settings.autoencoder or vae_beside(settings.init_from)))
     settings.precision = settle_precision(settings.precision, resolve_device("auto"), folder.config)
     noted = settings.clone()
     noted.rebuild_cache = False  # nor is a cache rebuilt again by a run that is resumed

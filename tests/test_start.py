@@ -58,7 +58,10 @@ def test_what_does_not_fit_is_listed(tmp_path):
     model = tiny_vae(sample_size=16)
     model.decoder.proj_out = torch.nn.Linear(8, 4)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    with pytest.raises(UserError, match=r"do not fit this one: .* for \(.*only num_frames may differ"):
+    with pytest.raises(
+        UserError,
+        match=r"does not fit this run: model.sample_size=32 there; .* for \(.*Give --model.sample-size 32, or let",
+    ):
         start_from(model, tmp_path)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     with pytest.raises(MissingFileError, match="no folder of an autoencoder"):

@@ -31,6 +31,12 @@ class RunConfig:
     """Go on from the newest checkpoint of the folder; its config is the default."""
     dry_run: bool = False
     """Print what the run would be and what a step costs, read one batch, take one step, and write nothing."""
+    init_from: str | None = None
+    """Folder of a run, of a pipeline or of a saved model, or the name of a shipped pipeline, whose weights this run
+    starts from; settings of the model are those of that one where no flag and no --config gives others. Null starts
+    from random weights."""
+    init_missing: bool = False
+    """With `init_from`: let begin anew what does not fit, instead of refusing it. It is listed either way."""
     seed: int = 0
     """All randomness of the run is a function of it."""
     max_steps: int = 1000
@@ -63,6 +69,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
+        if self.init_missing and self.init_from is None:
+            raise UserError("init_missing says what becomes of a model to start from: give --init-from, too")
 
     def micro_batches(self, num_processes: int) -> list[int]:
         """Sizes of the micro-batches of one process, the largest first; they add up to its share of the batch.

@@ -137,14 +137,27 @@ def read_layer(path: Path, names: Names) -> dict[str, Setting]:
     Raises:
         UserError: naming the file, and the line or the key that does not fit.
     """
+    return dict(_leaves(_content(path), names, str(path)))
+
+
+def read_model_layer(config: Path, names: Names) -> dict[str, Setting]:
+    """The settings of a saved model, from its config.json, as far as they are settings `model.NAME` of the command.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    settings = {name: value for name, value in _content(config).items() if f"model.{name}" in names.settings}
+    return dict(_leaves({"model": settings}, names, str(config)))
+
+
+def _content(path: Path) -> Any:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, line {line}: {error.problem or error.context}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML file: {str(error).splitlines()[0]}") from error
-    return dict(_leaves(content, names, str(path)))
 
 
 def _leaves(content: Any, names: Names, source: str, prefix: str = "") -> Iterator[tuple[str, Setting]]:

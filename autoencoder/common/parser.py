@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from autoencoder.common.errors import UserError
-from autoencoder.common.layers import Names, Setting, config_path, flag, read_layer, take_apart
+from autoencoder.common.layers import Names, Setting, config_path, flag, read_layer, read_model_layer, take_apart
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -105,7 +105,10 @@ class CommandParser(ArgumentParser):
     is_asked_for_help: bool = False
 
     def read(
-        self, argv: Sequence[str] | None = None, base: Callable[[Namespace], Path | None] | None = None
+        self,
+        argv: Sequence[str] | None = None,
+        base: Callable[[Namespace], Path | None] | None = None,
+        model: Callable[[Namespace], Path | None] | None = None,
     ) -> Namespace:
         """The settings of a command, all layers merged; with --help, print that and exit.
 
@@ -114,6 +117,7 @@ class CommandParser(ArgumentParser):
         Args:
             argv: the arguments; None takes those of the process.
             base: takes the settings of the other layers and returns the YAML file to put below them, or None.
+            model: likewise returns the config.json of a saved model whose settings lie above that file, or None.
         """
         arguments = list(sys.argv[1:] if argv is None else argv)
         self.is_asked_for_help = any(part in HELP for part in arguments)
@@ -125,8 +129,10 @@ class CommandParser(ArgumentParser):
                 raise UserError(f"{line.positionals[0]!r} is neither a flag nor the value of one")
         except UserError as error:
             self.error(str(error))
-        if base is not None and (path := base(self._parse(layers, line.positionals))):
-            layers.insert(0, read_layer(path, self.names))
+        asked = self._parse(layers, line.positionals) if base or model else None
+        below = [(base, read_layer), (model, read_model_layer)]
+        found = [(path, read) for choose, read in below if choose and (path := choose(asked))]
+        layers[:0] = [read(path, self.names) for path, read in found]
         if self.is_asked_for_help:
             self._show_help(layers[:-1])
         return self._parse(layers, line.positionals)

@@ -13,7 +13,7 @@ from autoencoder.common.run_folder import RunFolder
 
 # Keys in config.yaml of earlier versions that nothing reads any more; they are ignored.
 RETIRED = frozenset({"accumulate"})
-PATHS = ("data_root", "held_out_root", "autoencoder")
+PATHS = ("data_root", "held_out_root", "autoencoder", "init_from")
 
 
 def announce_resumed(

@@ -19,20 +19,26 @@ LAST_AUTOENCODER = Path("outputs/last_autoencoder")  # the pointer that stage on
 
 
 def prepare(
-    parser: CommandParser, argv: Sequence[str] | None, parent: str | Path, preset: Callable[[Namespace], str]
+    parser: CommandParser,
+    argv: Sequence[str] | None,
+    parent: str | Path,
+    preset: Callable[[Namespace], str],
+    started: Callable[[str], Path],
 ) -> tuple[RunFolder, Namespace]:
     """Choose the run folder of a training command, without creating it, and read the command's settings.
 
-    Flags and files override the config of the run that is resumed, or else a default preset.
+    Flags and files override the config of the run that is resumed, or else the settings of the model that a new run
+    starts from, and a default preset.
 
     Args:
         parser: made by `commands.make_parser` for a config derived from `RunConfig`.
         argv: command-line arguments; None takes those of the process.
         parent: folder of runs without `output_dir`.
         preset: returns the name of the default preset, given the settings asked for.
+        started: returns the folder of the model that an `init_from` names.
 
     Raises:
-        UserError: if there is no such run, or the folder cannot be used.
+        UserError: if there is no such run or no such model, or the folder cannot be used.
     """
     chosen = []
 
@@ -46,7 +52,12 @@ def prepare(
         chosen.append(folder)
         return folder.config if asked.resume else preset_path(parser.stage, preset(asked))
 
-    settings = parser.read(argv, base)
+    def model(asked: Namespace) -> Path | None:
+        if asked.init_from is None or asked.resume or parser.is_asked_for_help:
+            return None
+        return started(asked.init_from) / "config.json"
+
+    settings = parser.read(argv, base, model)
     return chosen[0], settings
 
 

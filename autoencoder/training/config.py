@@ -212,9 +212,6 @@ class TrainConfig(RunConfig, DataConfig):
         | {"accelerator", "devices", "num_nodes", "gradient_checkpointing", "compile"}
     )
 
-    init_from: str | None = None
-    """Folder of a run, or of a saved autoencoder, whose weights this run starts from; its clips may have been shorter
-    or longer. Null starts from random weights."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser and schedule."""
     kl_weight: float = 1e-3

@@ -1,20 +1,23 @@
 """Starting a training from the weights of another one."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from autoencoder.checkpoint import load_autoencoder
-from autoencoder.common.errors import UserError
-from autoencoder.common.run_folder import RunFolder
+from autoencoder.common.fitting import fit_weights, tell_misfits, unlike_settings
+from autoencoder.settings import AutoencoderSettings
 from autoencoder.vidtwin import AutoencoderVidTwin
 
 OVER_FRAMES = "structure_decoder.queries_to_frames."  # the weights whose first axis is the clip's frames
-NUM_LISTED = 5
+# Settings that say nothing of what the weights mean: the length of a clip, and what only training needs.
+FREE = {"num_frames", "qformer_dropout", "qformer_initializer_range"}
+SETTINGS = [field.name for field in fields(AutoencoderSettings) if field.name not in FREE]
 
 
-def start_from(model: AutoencoderVidTwin, folder: str | Path) -> None:
+def start_from(model: AutoencoderVidTwin, folder: str | Path, init_missing: bool = False) -> None:
     """Give a model the weights of a trained one, which may be of clips of another length.
 
     Weights that differ from frame to frame are interpolated linearly over the clip; position embeddings are those of
@@ -22,27 +25,21 @@ def start_from(model: AutoencoderVidTwin, folder: str | Path) -> None:
 
     Args:
         model: gets the weights.
-        folder: of a run of `python -m autoencoder.train`, or of a saved autoencoder.
+        folder: of a saved autoencoder.
+        init_missing: whether weights that do not fit may begin anew.
 
     Raises:
         MissingFileError: if the folder holds no autoencoder.
-        UserError: if its weights do not fit.
+        UserError: if its weights or settings do not fit, and `init_missing` is not set. The model is as it was then.
     """
-    run = RunFolder(folder)
-    given = load_autoencoder(run.model if run.model.is_dir() else folder, "cpu").state_dict()
-    own = model.state_dict()
+    trained = load_autoencoder(folder, "cpu")
+    own, given = model.state_dict(), trained.state_dict()
     for name in own.keys() & given.keys():
-        if name.startswith(OVER_FRAMES):
+        if name.startswith(OVER_FRAMES) and own[name].shape[1:] == given[name].shape[1:]:
             given[name] = _over_frames(given[name], len(own[name]))
-    unlike = {name for name in own.keys() & given.keys() if own[name].shape != given[name].shape}
-    if unlike := sorted(unlike | (own.keys() ^ given.keys())):
-        listed = ", ".join(f"{name} {_shape(given, name)} for {_shape(own, name)}" for name in unlike[:NUM_LISTED])
-        more = f", and {len(unlike) - NUM_LISTED} more" if len(unlike) > NUM_LISTED else ""
-        raise UserError(
-            f"init_from={folder}: the weights of that model do not fit this one: {listed}{more}. Give both the same "
-            "settings of the model; only num_frames may differ"
-        )
-    model.load_state_dict(given)
+    fit = fit_weights(own, given)
+    tell_misfits(folder, fit.misfits, unlike_settings(model.config, trained.config, SETTINGS), init_missing)
+    model.load_state_dict(fit.weights)
 
 
 def _over_frames(weights: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -50,7 +47,3 @@ def _over_frames(weights: torch.Tensor, num_frames: int) -> torch.Tensor:
     rows = weights.flatten(1).T if weights.dim() > 1 else weights[None]  # (..., F)
     rows = F.interpolate(rows[None], num_frames, mode="linear", align_corners=True)[0]
     return rows.T.reshape(num_frames, *weights.shape[1:])
-
-
-def _shape(weights: dict[str, torch.Tensor], name: str) -> str:
-    return str(tuple(weights[name].shape)) if name in weights else "none"

@@ -1,0 +1,81 @@
+"""Which weights and settings of a trained model fit another model, and what is said of the others."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from autoencoder.common.errors import UserError, first_few
+from autoencoder.common.launchers import is_first_process
+from autoencoder.common.layers import flag
+from autoencoder.common.parser import as_yaml
+
+NUM_LISTED = 5
+
+Weights = dict[str, torch.Tensor]
+
+
+class Fit(NamedTuple):
+    """The weights of a model after others have been taken into it, and those of either that have no counterpart.
+
+    Attributes:
+        weights: all weights of the model: the given ones where name and shape are the same, else its own.
+        misfits: each weight that has no counterpart of its shape in the other model, with both shapes.
+    """
+
+    weights: Weights
+    misfits: list[str]
+
+
+def fit_weights(own: Weights, given: Weights) -> Fit:
+    """Take the given weights whose name and shape are those of a model.
+
+    Args:
+        own: state dict of the model.
+        given: state dict of the trained one.
+    """
+    taken = {name: given[name] for name in own.keys() & given.keys() if own[name].shape == given[name].shape}
+    unlike = sorted((own.keys() | given.keys()) - taken.keys())
+    return Fit(own | taken, [f"{name} {_shape(given, name)} for {_shape(own, name)}" for name in unlike])
+
+
+def _shape(weights: Weights, name: str) -> str:
+    return str(tuple(weights[name].shape)) if name in weights else "none"
+
+
+def unlike_settings(own: Mapping[str, Any], given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The settings of a trained model that are others than those of a model, by name.
+
+    Args:
+        own: config of the model.
+        given: config of the trained one.
+        names: the settings that are compared.
+    """
+    return {name: given[name] for name in names if as_yaml(own[name]) != as_yaml(given[name])}
+
+
+def tell_misfits(source: object, misfits: Sequence[str], settings: Mapping[str, Any], init_missing: bool) -> None:
+    """Refuse what does not fit, or say that it begins anew; the first process prints that.
+
+    Args:
+        source: the trained model, for the message.
+        misfits: what does not fit, each in a few words.
+        settings: the settings of the model that are others there, as `unlike_settings` returns them.
+        init_missing: whether what does not fit may begin anew.
+
+    Raises:
+        UserError: if something does not fit, and may not begin anew; the message says which settings would be right.
+    """
+    misfits = [f"model.{name}={as_yaml(value)} there" for name, value in settings.items()] + list(misfits)
+    listed = first_few(misfits, NUM_LISTED, separator="; ")
+    if misfits and not init_missing:
+        right = " ".join(
+            f"{flag(f'model.{name}')} {as_yaml(value)}".replace(", ", ",") for name, value in settings.items()
+        )
+        remedy = f"Give {right}, or let" if right else "Let"
+        raise UserError(
+            f"init_from={source}: the model there does not fit this run: {listed}. {remedy} what does not fit begin "
+            "anew by --init-missing"
+        )
+    if is_first_process():
+        print(f"starts from {source}: " + (f"begins anew where that does not fit: {listed}" if misfits else "all fits"))

@@ -197,6 +197,17 @@ class TrainConfig(RunConfig, CacheConfig):
     """What the model learns."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser and schedule."""
+    lora_rank: int = 0
+    """Train no weights of the model of `init_from`, but LoRA (arXiv 2106.09685): adapters of this rank beside them, and
+    the rows of classes that it does not know. 0 trains the weights themselves."""
+    lora_alpha: float | None = None
+    """The adapters are scaled by it over the rank; null scales them by 1."""
+    lora_targets: list[str] = field(default_factory=lambda: ["attention", "feed_forward"])
+    """Parts of a block whose linears get adapters: attention, feed_forward, modulation, class_attention."""
+    lora_replay: int = 0
+    """Samples of the classes that the model knows, made by itself before the first step, for LoRA to train on beside the
+    clips, each as often as a clip. Whatever is not of a new class is then to be predicted as without LoRA, so that the
+    model keeps what it knew (arXiv 1705.08690, 1606.09282). The samples lie in replay/ of the run."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, which the pipeline gets; it starts lower and grows."""
     second_ema_decay: float | None = None
@@ -229,9 +240,28 @@ class TrainConfig(RunConfig, CacheConfig):
             decay = getattr(self, name)
             if decay is not None and not 0 <= decay < 1:
                 raise UserError(f"{name} must lie in [0, 1), got {decay}")
+        self._check_lora()
         low, high = self.sample_guidance_interval
         if not 0 <= low <= high <= 1:
             raise UserError(f"sample_guidance_interval must satisfy 0 <= low <= high <= 1, got {(low, high)}")
+
+    def _check_lora(self) -> None:
+        for name in ("lora_rank", "lora_replay"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.lora_replay and not self.lora_rank:
+            raise UserError(f"lora_replay={self.lora_replay} is for LoRA: give a --lora-rank, too")
+        if self.lora_alpha is not None and not self.lora_alpha > 0:
+            raise UserError(f"lora_alpha must be positive or null, got {self.lora_alpha}")
+        if not self.lora_targets or len(set(self.lora_targets)) < len(self.lora_targets):
+            raise UserError(f"lora_targets must be different parts of a block, at least one, got {self.lora_targets}")
+        if self.lora_rank and self.init_from is None:
+            raise UserError(f"lora_rank={self.lora_rank} adapts a trained model: give one by --init-from")
+        if self.lora_rank and self.init_missing:
+            raise UserError(
+                f"init_missing would change the model that lora_rank={self.lora_rank} adapts: leave it out; new "
+                "classes need no leave"
+            )
 
     @property
     def held_out(self) -> CacheConfig:

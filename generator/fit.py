@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +17,18 @@ from autoencoder.common.pictures import Previews, add_moving_picture, unit_to_ui
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.summary import log_run, summary
+from autoencoder.latents import VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
+from generator.lora import add_lora
+from generator.lora_weights import LoraWeights, base_identity
 from generator.objective import make_scheduler
+from generator.replay import JoinedCaches, replay_cache
 from generator.report import describe_run
-from generator.start import start_from
+from generator.start import known_classes, start_from
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.conditioning import Guidance
@@ -31,6 +36,7 @@ from pipelines.folders import model_folder
 from pipelines.schedulers import Solver
 
 SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
+REPLAY = "replay"  # samples of the base of LoRA
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
@@ -133,27 +139,32 @@ def build_transformer(
         settings: the fields of `TransformerSettings`, by name.
         vae: the autoencoder.
         cache: the training set.
-        folder: the run's folder; if it holds a checkpoint, which has all weights, those of `init_from` are not read.
+        folder: the run's folder; if it holds a checkpoint, which has all weights, those of `init_from` are not read,
+            unless it is the base that LoRA adapts.
 
     Raises:
         MissingFileError: if `init_from` names no transformer.
         UserError: if the one there does not fit.
     """
+    place = model_folder(config.init_from, "transformer") if config.init_from else None
+    names = known_classes(place) if config.lora_rank else cache.class_names
     torch.manual_seed(config.seed)
     model = VidTwinDiT(
         **settings,
         structure_shape=vae.structure_shape,
         dynamics_shape=vae.dynamics_shape,
         dynamics_axes=vae.dynamics_axes,
-        num_classes=len(cache.class_names),
+        num_classes=len(names),
         prediction_type=config.objective.kind,
         independent_times=config.objective.independent_times,
-        id2label={str(label): name for label, name in enumerate(cache.class_names)},
+        id2label={str(label): name for label, name in enumerate(names)},
         **cache.statistics,
     )
-    if config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]:
-        place = model_folder(config.init_from, "transformer")
+    if place and (config.lora_rank or not newest_whole_checkpoint(folder.checkpoints)[0]):
         start_from(model, place, cache.identity["autoencoder"], config.init_missing)
+    if config.lora_rank:
+        new_classes = [name for name in cache.class_names if name not in names]
+        add_lora(model, config.lora_rank, config.lora_alpha, config.lora_targets, new_classes)
     return model
 
 
@@ -177,7 +188,8 @@ def train(
 ) -> GeneratorTrainer:
     """Cache the latents if need be, train to `config.max_steps` and leave the pipeline in `folder.pipeline`.
 
-    If there is a second moving average, its pipeline is saved beside that.
+    If there is a second moving average, its pipeline is saved beside that. LoRA is saved, too, in lora/, and the
+    pipeline is the base fused with it.
 
     Args:
         config: the run's config.
@@ -217,21 +229,29 @@ def _train(
         held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
         _check_classes(cache, held_out)
 
+    def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
+        return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
+
     model = build_transformer(config, model_settings, vae, cache, folder)
+    base = base_of_lora(config, accelerator.device) if config.lora_rank else None
+    identity = None if base is None else base_identity(base)
+    if config.lora_replay:
+        cache = with_replay(cache, make_pipeline(base), config, folder.path / REPLAY, identity)
     trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
 
     if show:
         print(summary(describe_run(trainer, vae, autoencoder_hash)), flush=True)
         log_run(trainer.writer, folder, accelerator.device, trainer.step)
 
-    def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
-        return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
-
     trainer.run([VideoSampler(make_pipeline, config), *callbacks], progress)
     paths = (folder.pipeline, folder.path / SECOND_PIPELINE)[: len(trainer.averages)]
     for number, (average, path) in enumerate(zip(trainer.averages, paths, strict=True)):
         transformer = trainer.averaged_model(average)
         if transformer is not None:
+            if base is not None:
+                lora = path.with_name(path.name.replace("pipeline", "lora"))
+                LoraWeights.trained(transformer, identity).save(lora)
+                transformer = fused(make_pipeline(base_of_lora(config, accelerator.device)), lora)
             pipeline = make_pipeline(transformer)
             loss = trainer.scalars.get("val/loss") if number == 0 else None  # measured of the first average alone
             pipeline.register_to_config(training=facts_of_training(config, trainer, cache, autoencoder_hash, loss))
@@ -240,13 +260,59 @@ def _train(
     return trainer
 
 
+def base_of_lora(config: TrainConfig, device: torch.device) -> VidTwinDiT:
+    """The transformer that LoRA adapts, as it lies in its folder."""
+    return VidTwinDiT.from_pretrained(model_folder(config.init_from, "transformer")).to(device)
+
+
+def with_replay(
+    cache: LatentCache,
+    pipeline: VidTwinDiffusionPipeline,
+    config: TrainConfig,
+    folder: Path,
+    identity: dict[str, str],
+) -> JoinedCaches:
+    """A cache joined with samples that the base of LoRA makes of its own classes, with the settings of previews.
+
+    Args:
+        cache: the training set.
+        pipeline: that of the base.
+        config: the run's config.
+        folder: of the samples; those that are there already are taken.
+        identity: `base_identity` of the base.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    settings = {name: getattr(config, f"sample_{name}") for name in ("steps", "guidance", "guidance_interval")}
+
+    def sample(labels: Sequence[int], seeds: Sequence[int]) -> VidTwinLatents:
+        options = {"guidance_interval": settings["guidance_interval"], "output_type": "latent"}
+        return pipeline(labels, settings["steps"], settings["guidance"], generator=list(seeds), **options).frames
+
+    names = known_classes(model_folder(config.init_from, "transformer"))
+    known = {"base": identity} | {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
+    return JoinedCaches(cache, replay_cache(folder, sample, names, config.lora_replay, config.seed, known))
+
+
+def fused(pipeline: VidTwinDiffusionPipeline, lora: Path) -> VidTwinDiT:
+    """The transformer of a pipeline fused with the LoRA in a folder: one as any other.
+
+    Raises:
+        UserError: if the transformer is not the one that LoRA was trained for.
+    """
+    pipeline.load_lora_weights(lora)
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    return pipeline.transformer
+
+
 def facts_of_training(
     config: TrainConfig, trainer: GeneratorTrainer, cache: LatentCache, autoencoder_hash: str, loss: float | None
 ) -> dict[str, Any]:
     """Facts about the training for the model card of the pipeline (`pipelines.model_card.TRAINING`)."""
     root = "" if config.dataset == "shapes" else f" {config.root.name}"
+    lora = f", by LoRA of rank {config.lora_rank} on {Path(config.init_from).name}" if config.lora_rank else ""
     return {
-        "data": f"{config.dataset}{root}",
+        "data": f"{config.dataset}{root}{lora}",
         "videos": len(cache),
         "fps": config.sample_fps,
         "steps": trainer.step,

@@ -5,8 +5,10 @@ does not have. All weights of the base keep their bits.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 from autoencoder.common.errors import UserError
 from generator.dit import VidTwinDiT
+from generator.objective import NoisyBatch
 
 ADAPTER = "default"  # peft's name of the adapter that a run trains
 EMBEDDING = "class_embedding"
@@ -80,6 +83,22 @@ def add_lora(
     model.add_adapter(config, ADAPTER)
 
 
+@torch.no_grad()
+def as_the_base(model: VidTwinDiT, batch: NoisyBatch) -> NoisyBatch:
+    """A batch whose targets are what the base predicts, but for the samples of new classes.
+
+    Args:
+        model: prepared by `add_lora`.
+        batch: any, on the model's device.
+    """
+    rows = (model.peft_config[ADAPTER].trainable_token_indices or {}).get(EMBEDDING, [])
+    model.disable_adapters()
+    prediction = model(batch.tokens, batch.timestep, batch.labels).sample  # (B, N, D)
+    model.enable_adapters()
+    is_new = torch.isin(batch.labels, torch.tensor(rows, device=batch.labels.device))[:, None, None]  # (B, 1, 1)
+    return replace(batch, target=torch.where(is_new, batch.target, prediction.to(batch.target.dtype)))
+
+
 def same_form(model: VidTwinDiT) -> VidTwinDiT:
     """A model of the same config and with the same adapters, whose weights are yet to be loaded."""
     with torch.random.fork_rng(devices=[]):
@@ -89,7 +108,20 @@ def same_form(model: VidTwinDiT) -> VidTwinDiT:
     return copy
 
 
-def frozen_digest(model: nn.Module) -> str:
+@contextmanager
+def keeping_base(model: VidTwinDiT, source: object) -> Iterator[None]:
+    """Refuse weights, loaded in the block, whose frozen ones are others than those that the model has.
+
+    Raises:
+        UserError: naming the source of the weights.
+    """
+    before = _frozen_digest(model)
+    yield
+    if _frozen_digest(model) != before:
+        raise UserError(f"{source} adapts another model than the one that --init-from names now: give that one")
+
+
+def _frozen_digest(model: nn.Module) -> str:
     """SHA-256, in hexadecimal, over the names and bytes of all weights that are not trained."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():

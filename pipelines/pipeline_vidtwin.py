@@ -19,6 +19,7 @@ from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
 from pipelines.arguments import ClassId, Seed, check_count, class_labels, describe, make_generators
 from pipelines.conditioning import Denoiser, GivenLatent, Guidance, GuidanceScale, LatentReader, LatentSource
+from pipelines.lora import LoraLoaderMixin
 from pipelines.model_card import write_model_card
 from pipelines.output import PipelineCost, VidTwinPipelineOutput
 from pipelines.schedulers import Solver, check_scheduler, step_arguments
@@ -33,7 +34,7 @@ StepCallback = (
 )
 
 
-class VidTwinDiffusionPipeline(DiffusionPipeline):
+class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
     """Generates videos of a class with the diffusion transformer and the decoder (arXiv 2412.17726).
 
     A callback may set `pipe._interrupt = True`, which ends the sampling after that step with its current result, and
@@ -212,7 +213,12 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         return labels[0]
 
     def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
-        """As `DiffusionPipeline.save_pretrained`, with a model card beside the models (`pipelines.model_card`)."""
+        """As `DiffusionPipeline.save_pretrained`, with a model card beside the models (`pipelines.model_card`).
+
+        Raises:
+            UserError: if LoRA weights are loaded, which a saved transformer does not hold.
+        """
+        self.check_without_lora(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
         write_model_card(self, save_directory)
 

@@ -205,9 +205,9 @@ class TrainConfig(RunConfig, CacheConfig):
     lora_targets: list[str] = field(default_factory=lambda: ["attention", "feed_forward"])
     """Parts of a block whose linears get adapters: attention, feed_forward, modulation, class_attention."""
     lora_replay: int = 0
-    """Samples of the classes that the model knows, made by itself before the first step, for LoRA to train on beside the
-    clips, each as often as a clip. Whatever is not of a new class is then to be predicted as without LoRA, so that the
-    model keeps what it knew (arXiv 1705.08690, 1606.09282). The samples lie in replay/ of the run."""
+    """Samples of the classes that the model knows, made by itself before the first step, for LoRA to train on beside
+    the clips, each as often as a clip. Whatever is not of a new class is then to be predicted as without LoRA, so that
+    the model keeps what it knew (arXiv 1705.08690, 1606.09282). The samples lie in replay/ of the run."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, which the pipeline gets; it starts lower and grows."""
     second_ema_decay: float | None = None

@@ -17,16 +17,14 @@ from autoencoder.common.pictures import Previews, add_moving_picture, unit_to_ui
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.summary import log_run, summary
-from autoencoder.latents import VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
 from generator.lora import add_lora
-from generator.lora_weights import LoraWeights, base_identity
+from generator.lora_run import LoraRun
 from generator.objective import make_scheduler
-from generator.replay import JoinedCaches, replay_cache
 from generator.report import describe_run
 from generator.start import known_classes, start_from
 from generator.trainer import GeneratorTrainer
@@ -35,8 +33,7 @@ from pipelines.conditioning import Guidance
 from pipelines.folders import model_folder
 from pipelines.schedulers import Solver
 
-SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
-REPLAY = "replay"  # samples of the base of LoRA
+ENDINGS = ("", "-ema2")  # of the names of what the two moving averages leave
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
@@ -233,80 +230,32 @@ def _train(
         return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
 
     model = build_transformer(config, model_settings, vae, cache, folder)
-    base = base_of_lora(config, accelerator.device) if config.lora_rank else None
-    identity = None if base is None else base_identity(base)
-    if config.lora_replay:
-        cache = with_replay(cache, make_pipeline(base), config, folder.path / REPLAY, identity)
-    trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
+    lora = LoraRun(config, folder, make_pipeline, accelerator.device) if config.lora_rank else None
+    clips = cache if lora is None else lora.with_replay(cache)
+    trainer = GeneratorTrainer(model, clips, config, folder, accelerator, held_out)
 
     if show:
         print(summary(describe_run(trainer, vae, autoencoder_hash)), flush=True)
         log_run(trainer.writer, folder, accelerator.device, trainer.step)
 
     trainer.run([VideoSampler(make_pipeline, config), *callbacks], progress)
-    paths = (folder.pipeline, folder.path / SECOND_PIPELINE)[: len(trainer.averages)]
-    for number, (average, path) in enumerate(zip(trainer.averages, paths, strict=True)):
+    facts = facts_of_training(config, trainer, cache, autoencoder_hash)
+    for number, (average, end) in enumerate(zip(trainer.averages, ENDINGS, strict=False)):
         transformer = trainer.averaged_model(average)
         if transformer is not None:
-            if base is not None:
-                lora = path.with_name(path.name.replace("pipeline", "lora"))
-                LoraWeights.trained(transformer, identity).save(lora)
-                transformer = fused(make_pipeline(base_of_lora(config, accelerator.device)), lora)
+            if lora is not None:
+                transformer = lora.fused(transformer, folder.path / f"lora{end}")
             pipeline = make_pipeline(transformer)
             loss = trainer.scalars.get("val/loss") if number == 0 else None  # measured of the first average alone
-            pipeline.register_to_config(training=facts_of_training(config, trainer, cache, autoencoder_hash, loss))
-            with atomic_folder(path) as temporary:
+            metrics = {} if loss is None else {"held-out loss": loss}
+            pipeline.register_to_config(training=facts | {"metrics": metrics})
+            with atomic_folder(folder.path / f"{folder.pipeline.name}{end}") as temporary:
                 pipeline.save_pretrained(temporary)
     return trainer
 
 
-def base_of_lora(config: TrainConfig, device: torch.device) -> VidTwinDiT:
-    """The transformer that LoRA adapts, as it lies in its folder."""
-    return VidTwinDiT.from_pretrained(model_folder(config.init_from, "transformer")).to(device)
-
-
-def with_replay(
-    cache: LatentCache,
-    pipeline: VidTwinDiffusionPipeline,
-    config: TrainConfig,
-    folder: Path,
-    identity: dict[str, str],
-) -> JoinedCaches:
-    """A cache joined with samples that the base of LoRA makes of its own classes, with the settings of previews.
-
-    Args:
-        cache: the training set.
-        pipeline: that of the base.
-        config: the run's config.
-        folder: of the samples; those that are there already are taken.
-        identity: `base_identity` of the base.
-    """
-    pipeline.set_progress_bar_config(disable=True)
-    settings = {name: getattr(config, f"sample_{name}") for name in ("steps", "guidance", "guidance_interval")}
-
-    def sample(labels: Sequence[int], seeds: Sequence[int]) -> VidTwinLatents:
-        options = {"guidance_interval": settings["guidance_interval"], "output_type": "latent"}
-        return pipeline(labels, settings["steps"], settings["guidance"], generator=list(seeds), **options).frames
-
-    names = known_classes(model_folder(config.init_from, "transformer"))
-    known = {"base": identity} | {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
-    return JoinedCaches(cache, replay_cache(folder, sample, names, config.lora_replay, config.seed, known))
-
-
-def fused(pipeline: VidTwinDiffusionPipeline, lora: Path) -> VidTwinDiT:
-    """The transformer of a pipeline fused with the LoRA in a folder: one as any other.
-
-    Raises:
-        UserError: if the transformer is not the one that LoRA was trained for.
-    """
-    pipeline.load_lora_weights(lora)
-    pipeline.fuse_lora()
-    pipeline.unload_lora_weights()
-    return pipeline.transformer
-
-
 def facts_of_training(
-    config: TrainConfig, trainer: GeneratorTrainer, cache: LatentCache, autoencoder_hash: str, loss: float | None
+    config: TrainConfig, trainer: GeneratorTrainer, cache: LatentCache, autoencoder_hash: str
 ) -> dict[str, Any]:
     """Facts about the training for the model card of the pipeline (`pipelines.model_card.TRAINING`)."""
     root = "" if config.dataset == "shapes" else f" {config.root.name}"
@@ -319,5 +268,4 @@ def facts_of_training(
         "batch_size": config.batch_size,
         "date": date.today().isoformat(),
         "autoencoder_sha256": autoencoder_hash,
-        "metrics": {} if loss is None else {"held-out loss": loss},
     }

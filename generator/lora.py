@@ -1,4 +1,4 @@
-"""LoRA by peft (arXiv 2106.09685): low-rank adapters beside the frozen weights of a transformer, and rows of new classes.
+"""LoRA by peft (arXiv 2106.09685): low-rank adapters beside a transformer's frozen weights, and rows of new classes.
 
 What is trained is an adapter of linears in the blocks and, in the class embedding, the rows of classes that the base
 does not have. All weights of the base keep their bits.

@@ -88,8 +88,10 @@ class LoraWeights:
         if not path.is_file():
             path = path / (weight_name or LORA_WEIGHT_NAME_SAFE)
         if not path.is_file():
-            raise MissingFileError(f"there is no LoRA in {source}: {path} does not exist; --lora-rank of "
-                                   "`python -m generator.train` leaves one in the folder lora/ of its run")
+            raise MissingFileError(
+                f"there is no LoRA in {source}: {path} does not exist; --lora-rank of "
+                "`python -m generator.train` leaves one in the folder lora/ of its run"
+            )
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}

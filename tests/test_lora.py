@@ -1,4 +1,4 @@
-"""LoRA of the transformer: nothing changed at first, loaded, fused, unloaded to the bit, and refused where it must be."""
+"""LoRA of the transformer: without effect at first, loaded, fused, unloaded to the bit; and what is refused."""
 
 import json
 import subprocess
@@ -213,7 +213,9 @@ def test_wrong_files_are_refused_and_leave_the_pipeline_as_it_was(tmp_path):
     weights = adapted()[1]
     broken = {name: tensor[:, :-1] if "lora_A" in name else tensor for name, tensor in weights.layers.items()}
     LoraWeights(broken, weights.config, weights.base, weights.class_names, weights.class_rows).save(tmp_path / "cut")
-    with pytest.raises(UserError, match=r"does not fit this transformer: blocks.0.attention.proj.lora_A.weight, .*\(8 in all\)"):
+    with pytest.raises(
+        UserError, match=r"does not fit this transformer: blocks.0.attention.proj.lora_A.weight, .*\(8 in all\)"
+    ):
         pipe.load_lora_weights(tmp_path / "cut")
     assert fingerprint(pipe.transformer) == before and fingerprint(other.transformer) == before_other
 
@@ -267,8 +269,9 @@ def test_a_checkpoint_of_another_base_is_refused():
     with keeping_base(model, "step-1"):
         model.load_state_dict(other)
     other["structure_in.weight"] += 1
-    with pytest.raises(UserError, match="step-1 adapts another model than the one that --init-from names now"), (
-        keeping_base(model, "step-1")
+    with (
+        pytest.raises(UserError, match="step-1 adapts another model than the one that --init-from names now"),
+        keeping_base(model, "step-1"),
     ):
         model.load_state_dict(other)
 

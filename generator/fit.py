@@ -143,7 +143,8 @@ def build_transformer(
         MissingFileError: if `init_from` names no transformer.
         UserError: if the one there does not fit.
     """
-    place = model_folder(config.init_from, "transformer") if config.init_from else None
+    starts = config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]
+    place = model_folder(config.init_from, "transformer") if starts or config.lora_rank else None
     names = known_classes(place) if config.lora_rank else cache.class_names
     torch.manual_seed(config.seed)
     model = VidTwinDiT(
@@ -157,7 +158,7 @@ def build_transformer(
         id2label={str(label): name for label, name in enumerate(names)},
         **cache.statistics,
     )
-    if place and (config.lora_rank or not newest_whole_checkpoint(folder.checkpoints)[0]):
+    if place:
         start_from(model, place, cache.identity["autoencoder"], config.init_missing)
     if config.lora_rank:
         new_classes = [name for name in cache.class_names if name not in names]

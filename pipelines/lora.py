@@ -9,6 +9,7 @@ from diffusers.utils import get_adapter_name
 from diffusers.utils.peft_utils import unscale_lora_layers
 
 from autoencoder.checkpoint import fingerprint
+from autoencoder.common.cost import forget_flops
 from autoencoder.common.errors import UserError, first_few
 from generator.lora import check_peft
 from generator.lora_weights import LoraWeights, name_of
@@ -53,6 +54,7 @@ class LoraLoaderMixin(LoraBaseMixin):
             weights.layers, prefix=None, adapter_name=name, metadata=weights.config, _pipeline=self
         )
         self.transformer.add_classes(weights.class_names, weights.class_rows)
+        forget_flops(self.transformer)
         self._lora_base, self._lora_weights = base, self._lora_weights | {name: weights}
 
     def save_lora_weights(
@@ -99,6 +101,7 @@ class LoraLoaderMixin(LoraBaseMixin):
             raise UserError(f"fuse_lora: {state}")
         before = {name: weight.detach().clone() for name, weight in self._adapted_weights().items()}
         super().fuse_lora(list(components), lora_scale, safe_fusing, adapter_names)
+        forget_flops(self.transformer)
         self._unfused = lora_scale, before
 
     def unfuse_lora(self, components: Sequence[str] = COMPONENTS) -> None:
@@ -115,6 +118,7 @@ class LoraLoaderMixin(LoraBaseMixin):
             for name, weight in self._adapted_weights().items():
                 weight.copy_(before[name])  # peft subtracts what it has added, which rounds
         unscale_lora_layers(self.transformer, scale)
+        forget_flops(self.transformer)
         self._unfused = None
 
     def unload_lora_weights(self) -> None:
@@ -128,6 +132,7 @@ class LoraLoaderMixin(LoraBaseMixin):
         super().unload_lora_weights()
         if self._unfused is None:
             self.transformer.remove_classes([name for lora in self._lora_weights.values() for name in lora.class_names])
+        forget_flops(self.transformer)
         self._lora_weights, self._lora_base, self._unfused = {}, None, None
 
     def delete_adapters(self, adapter_names: Sequence[str] | str) -> None:
@@ -144,6 +149,7 @@ class LoraLoaderMixin(LoraBaseMixin):
         if set(names) == set(self._lora_weights):
             return self.unload_lora_weights()
         super().delete_adapters(names)
+        forget_flops(self.transformer)
         self.transformer.remove_classes([name for gone in names for name in self._lora_weights[gone].class_names])
         self._lora_weights = {name: lora for name, lora in self._lora_weights.items() if name not in names}
 

@@ -148,6 +148,19 @@ def test_fused_and_unloaded_it_is_a_pipeline_as_any_other(tmp_path):
     assert not hasattr(whole.transformer, "peft_config") and whole.transformer.config.num_classes == 5
 
 
+def test_adapters_cost_until_they_are_fused(tmp_path):
+    pipe = tiny_pipeline()
+
+    def flops() -> int:
+        return pipe(NAMES[0], 2, generator=0).cost.sampling.flops
+
+    base = flops()
+    pipe.load_lora_weights(saved(tmp_path))
+    assert flops() > base
+    pipe.fuse_lora()
+    assert flops() == base
+
+
 def test_two_adapters_bring_their_classes_and_take_them_away(tmp_path):
     first, second = saved(tmp_path / "a"), saved(tmp_path / "b", ("Star",), seed=1)
     alone = tiny_pipeline()

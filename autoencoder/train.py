@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, model, folder, text = parse(argv, needs_inputs=True)
     check_number(config.num_devices, config.num_nodes)
 
+    from autoencoder.common.records import describe_loggers
     from autoencoder.training.fit import dry_run, load_lpips, train
 
     lpips = load_lpips(config)
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer = train(config, model, folder, lpips=lpips)
     if trainer.is_global_zero:
         write_pointer(LAST_AUTOENCODER, folder.model)
-        print(f"the model is in {folder.model}, the curves are shown by: tensorboard --logdir {folder.tensorboard}")
+        print(f"the model is in {folder.model}, the curves are {describe_loggers(config.logger, folder)}")
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ class TrainConfig(RunConfig, CacheConfig):
     second_ema_decay: float | None = None
     """Keep a second moving average with this decay, and save a pipeline of it, too, in pipeline-ema2/."""
     sample_every: int = 1000
-    """Steps between two previews, videos sampled for TensorBoard; the last step always has one."""
+    """Steps between two previews, videos sampled for the loggers; the last step always has one."""
     sample_classes: int = 4
     """Classes of a preview, spread over all, one video each with a fixed seed."""
     sample_steps: int = 50

@@ -13,7 +13,7 @@ from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.files import atomic_folder
-from autoencoder.common.pictures import Previews, add_moving_picture, unit_to_uint8
+from autoencoder.common.pictures import Previews, unit_to_uint8
 from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.summary import log_run, summary
@@ -38,7 +38,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
 class VideoSampler:
-    """Logs videos sampled with the moving average of the weights to TensorBoard, always of the same classes and seeds.
+    """Records videos sampled with the moving average of the weights, always of the same classes and seeds.
 
     Args:
         make_pipeline: builds the pipeline of a transformer.
@@ -49,8 +49,11 @@ class VideoSampler:
         self.make_pipeline, self.config, self.previews = make_pipeline, config, Previews()
 
     def __call__(self, trainer: GeneratorTrainer) -> None:
-        """Sample every `sample_every` steps and at the last one; the other processes wait in the next step."""
-        if not trainer.is_due(self.config.sample_every):
+        """Sample every `sample_every` steps and at the last one, if any logger takes videos.
+
+        The other processes wait in the next step.
+        """
+        if not trainer.is_due(self.config.sample_every) or set(self.config.logger) == {"csv"}:
             return
         with trainer.peak_memory.apart():
             model = trainer.averaged_model(trainer.averages[0])
@@ -74,7 +77,7 @@ class VideoSampler:
         for label, video in zip(classes, videos, strict=True):
             frames = unit_to_uint8(video)
             tag = f"sample: {names[str(label)]}"
-            add_moving_picture(trainer.writer, tag, frames, trainer.step, config.sample_fps or 25.0)
+            trainer.records.moving_picture(tag, frames, trainer.step, config.sample_fps or 25.0)
 
 
 def check_previews(config: TrainConfig) -> None:
@@ -237,7 +240,7 @@ def _train(
 
     if show:
         print(summary(describe_run(trainer, vae, autoencoder_hash)), flush=True)
-        log_run(trainer.writer, folder, accelerator.device, trainer.step)
+        log_run(trainer.records, folder, accelerator.device, trainer.step)
 
     trainer.run([VideoSampler(make_pipeline, config), *callbacks], progress)
     facts = facts_of_training(config, trainer, cache, autoencoder_hash)

@@ -2,6 +2,7 @@
 
 from autoencoder.common.cost import format_flops
 from autoencoder.common.precision import describe_precision
+from autoencoder.common.records import describe_loggers
 from autoencoder.common.summary import describe_batches
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.trainer import GeneratorTrainer
@@ -39,6 +40,7 @@ def describe_run(trainer: GeneratorTrainer, vae: AutoencoderVidTwin, autoencoder
         "device": f"{processes} x {device}, {describe_precision(config.precision, device)}",
         "steps": f"{describe_batches(config, processes)}; checkpoint every {config.checkpoint_every}, samples every "
         f"{config.sample_every}, moving average {averages}",
+        "records": describe_loggers(config.logger, trainer.folder),
         "cost": f"{format_flops(trainer.flops_per_step)} a step, "
         f"{format_flops(trainer.flops_per_step * (config.max_steps - step))} to go",
     }

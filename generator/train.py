@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     join_launched()
     config, model_settings, folder, text = parse(argv)
 
+    from autoencoder.common.records import describe_loggers
     from generator.fit import make_accelerator, train
 
     accelerator = make_accelerator(config)
@@ -84,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(config, model_settings, folder, accelerator=accelerator)
     if accelerator.is_main_process:
         write_pointer(POINTER, folder.pipeline)
-        print(
-            f"the pipeline is in {folder.pipeline}, the curves are shown by: tensorboard --logdir {folder.tensorboard}"
-        )
+        print(f"the pipeline is in {folder.pipeline}, the curves are {describe_loggers(config.logger, folder)}")
     accelerator.end_training()
 
 

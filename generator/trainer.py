@@ -1,4 +1,4 @@
-"""The training loop of stage two, on accelerate: optimisation, moving averages, checkpoints, TensorBoard records."""
+"""The training loop of stage two, on accelerate: optimisation, moving averages, checkpoints, records."""
 
 import math
 import time
@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor
-from torch.utils.tensorboard import SummaryWriter
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.compiling import should_compile
@@ -21,6 +20,7 @@ from autoencoder.common.guard import FiniteGuard
 from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import CommonStop
 from autoencoder.common.progress import progress_bar
+from autoencoder.common.records import Records, open_loggers
 from autoencoder.common.run import RunFolder
 from autoencoder.common.signals import StopSignals, catch_signals
 from autoencoder.common.summary import ExpectedEnd
@@ -57,8 +57,8 @@ class GeneratorTrainer:
         state: everything that the next step depends on.
         step: optimiser steps done.
         peak_memory: the training's peak memory, without previews.
-        scalars: the last record of training and of held-out videos, by TensorBoard tag.
-        writer: the TensorBoard writer; None in all processes but the main one, and in a dry run.
+        scalars: the last record of training and of held-out videos, by tag.
+        records: what the loggers take; nothing in all processes but the main one, and in a dry run.
 
     Raises:
         UserError: if the processes do not divide the batch, the optimiser cannot work on shares of the weights, or the
@@ -107,7 +107,7 @@ class GeneratorTrainer:
         self._guard = FiniteGuard("gradient_norm")
         self.peak_memory = PeakMemory(accelerator.device)
         self.scalars: dict[str, float] = {}
-        self.writer = self._open_writer() if accelerator.is_main_process and not config.dry_run else None
+        self.records = self._open_records() if accelerator.is_main_process and not config.dry_run else Records()
 
     def run(self, callbacks: Sequence[Callable[["GeneratorTrainer"], None]] = (), progress: bool = True) -> None:
         """Train to `config.max_steps`.
@@ -145,8 +145,7 @@ class GeneratorTrainer:
                         bar.write(line)
                     self._end_step(signals, common, callbacks)
         finally:
-            if self.writer:
-                self.writer.close()
+            self.records.close()
 
     def try_step(self) -> dict[str, float]:
         """Take one step without recording it; returns this process's losses and gradient norm by name."""
@@ -249,12 +248,12 @@ class GeneratorTrainer:
         means = self.accelerator.reduce(sums / len(share), "mean").tolist()
         return {f"val/{name}": value for name, value in zip(terms, means, strict=True)}
 
-    def _open_writer(self) -> SummaryWriter:
-        writer = SummaryWriter(str(self.folder.tensorboard), purge_step=self.step + 1 if self.step else 0)
+    def _open_records(self) -> Records:
+        records = Records(open_loggers(self.config.logger, self.folder, self.step))
         device = self.accelerator.device.type
         if device != "cuda" and not self.step:
-            writer.add_text("memory/peak", f"not measured on {device}", 0)
-        return writer
+            records.text("memory/peak", f"not measured on {device}", 0)
+        return records
 
     def _log(self, terms: dict[str, torch.Tensor], learning_rate: float) -> None:
         self._guard.check()
@@ -273,14 +272,11 @@ class GeneratorTrainer:
 
     def _record(self, scalars: dict[str, float]) -> None:
         self.scalars |= scalars
-        if self.writer:
-            for name, value in scalars.items():
-                self.writer.add_scalar(name, value, self.step)
+        self.records.scalars(scalars, self.step)
 
     def _save_checkpoint(self) -> None:
         self._guard.check()
-        if self.writer:
-            self.writer.flush()
+        self.records.flush()
         self.state.save(self.folder.checkpoint_path(self.step), self.step)
         if self.accelerator.is_main_process:
             self.folder.remove_old_checkpoints(self.config.keep_checkpoints)

@@ -27,7 +27,7 @@ from generator.trainer import flops_of_sample
 from pipelines.checkpoint import load_pipeline
 from pipelines.demo import DemoConfig
 from pipelines.evaluation.shares import spread
-from pipelines.folders import pipeline_folder
+from pipelines.folders import model_folder, pipeline_folder
 from pipelines.goal_table import NOT_MEASURED, NOTES, goal_table
 from pipelines.goals import Findings, GoalSettings, JudgedClips, measure_goals
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
@@ -85,7 +85,7 @@ def expected_cost() -> str:
 def lengthen(run: Path, folder: Path) -> Path:
     """Save the autoencoder of a run on short clips as one of long clips; returns its folder."""
     vae = AutoencoderVidTwin(**read_presets("autoencoder", LONG_CLIPS)[1])
-    start_from(vae, run)
+    start_from(vae, model_folder(run, "vae"))
     vae.save_pretrained(folder)
     return folder
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from autoencoder.common.cost import Cost
 from autoencoder.common.errors import UserError
-from autoencoder.data.video_io import write_video
+from autoencoder.data.video_io import as_frames, write_video
 from autoencoder.latents import VidTwinLatents
+from pipelines.grid import video_grid
 
 FPS = 8.0  # of the clips that the presets train on
 
@@ -47,38 +48,55 @@ class VidTwinPipelineOutput(BaseOutput):
     frames: np.ndarray | torch.Tensor | list[list[Image.Image]] | VidTwinLatents
     cost: PipelineCost
 
-    def save(self, path: str | Path, fps: float = FPS) -> list[Path]:
-        """Write the videos to files.
+    def save(self, path: str | Path, fps: float = FPS, upscale: str = "nearest", grid: bool = False) -> list[Path]:
+        """Write the videos to files, large enough to look at.
 
         Args:
-            path: ends in .mp4 or .gif. Of several videos, number i is written to "name-i.mp4".
-            fps: frames per second.
+            path: ends in .mp4, .gif or .webp. Of several videos, number i is written to "name-i.mp4".
+            fps: frames per second; a GIF has at most 50.
+            upscale: makes small videos at least 256 pixels wide: "nearest" repeats pixels, "bicubic" smooths them,
+                "none" writes them as they are.
+            grid: write all videos as one, in which they move side by side, numbered from 0.
 
         Returns:
-            The files, one for every video.
+            The files: one for every video, or that of the grid.
 
         Raises:
-            UserError: if the ending or the rate does not fit, or the frames are latents.
+            UserError: if the ending, the rate or `upscale` does not fit, or the frames are latents.
         """
         if isinstance(self.frames, VidTwinLatents):
             raise UserError("frames are latents, of output_type='latent': decode them with pipe.vae.decode first")
         path, count = Path(path), len(self.frames)
+        if grid:
+            write_video(path, video_grid([as_frames(video) for video in self.frames], upscale=upscale), fps)
+            return [path]
         numbers = [""] if count == 1 else [f"-{index:0{len(str(count - 1))}d}" for index in range(count)]
         paths = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
         for video, name in zip(self.frames, paths, strict=True):
-            save_video(video, name, fps)
+            save_video(video, name, fps, upscale)
         return paths
 
 
-def save_video(frames: np.ndarray | torch.Tensor | list[Image.Image], path: str | Path, fps: float = FPS) -> None:
-    """Write one video, such as `out.frames[0]`, as mp4 or GIF by the ending of the path.
+def save_video(
+    frames: np.ndarray | torch.Tensor | list[Image.Image],
+    path: str | Path,
+    fps: float = FPS,
+    upscale: str = "nearest",
+) -> str:
+    """Write one video, such as `out.frames[0]`, as mp4, GIF or WebP by the ending of the path, to look at.
+
+    Whatever reads the file as data takes repeated pixels back, as `ClipReader` does.
 
     Args:
         frames: (T, H, W, 3) or a tensor (T, 3, H, W), float in [0, 1] or uint8; or a list of images.
-        path: ends in .mp4 or .gif; missing folders are made.
-        fps: frames per second.
+        path: ends in .mp4, .gif or .webp; missing folders are made.
+        fps: frames per second; a GIF has at most 50.
+        upscale: "nearest" or "bicubic" make a small video at least 256 pixels wide; "none" writes it as it is.
+
+    Returns:
+        Its size in words, such as "32 x 32, shown at 256 x 256 (nearest)".
 
     Raises:
-        UserError: if the ending, shape, dtype, values or rate do not fit.
+        UserError: if the ending, shape, dtype, values, rate or `upscale` does not fit.
     """
-    write_video(path, frames, fps)
+    return write_video(path, frames, fps, upscale)

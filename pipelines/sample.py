@@ -6,6 +6,7 @@ With `--structure FILE` or `--dynamics FILE` one of the two latents is that of a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from autoencoder.common.commands import build, make_parser, run_command
 from autoencoder.common.errors import UserError
@@ -22,7 +23,7 @@ class SampleConfig:
     """Classes by name or 0-based id, or "all"; usually given as `--class NAME`, as often as there are classes. A class
     that is given twice gets twice as many videos."""
     out: Path
-    """Folder for the videos and sheet.png; files of the same names are replaced, with a message."""
+    """Folder for the videos, sheet.png and the grid; files of the same names are replaced, with a message."""
     num_videos: int = 1
     """Videos per class, with the seeds `seed`, `seed` + 1 and so on."""
     num_inference_steps: int = 50
@@ -48,7 +49,15 @@ class SampleConfig:
     lora_scale: float = 1.0
     """How far they change the pipeline: 0 leaves it as it is, but for the new classes."""
     fps: float = 8.0
-    """Frames per second of the files."""
+    """Frames per second of the files; a GIF shows at most 50."""
+    format: Literal["mp4", "gif", "webp"] = "mp4"
+    """Ending of the files. A GIF has 256 colours and keeps to hundredths of a second; any browser plays all three."""
+    upscale: Literal["nearest", "bicubic", "none"] = "nearest"
+    """Makes small videos at least 256 pixels wide, by the smallest whole factor: "nearest" repeats pixels, which are
+    taken back where such a file is read as data; "bicubic" smooths them; "none" writes videos as they are."""
+    grid: bool = True
+    """Write several videos as one, too, in which they move side by side: grid.mp4, with a row for every class where
+    one has several, of the first 64."""
     batch_size: int = 8
     """Videos sampled at a time."""
     device: str = "auto"
@@ -62,6 +71,8 @@ class SampleConfig:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.fps > 0 or (self.clip_fps is not None and not self.clip_fps > 0):
             raise UserError(f"fps and clip_fps must be positive, got {self.fps} and {self.clip_fps}")
+        if self.format == "gif" and self.fps > 50:
+            raise UserError(f"fps={self.fps}: a GIF shows at most 50 frames per second, --format webp takes more")
         if self.clip_start < 0:
             raise UserError(f"clip_start must be a second from 0 on, got {self.clip_start}")
         if self.lora_scale != 1.0 and self.lora is None:

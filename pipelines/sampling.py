@@ -13,6 +13,7 @@ from autoencoder.latents import VidTwinLatents
 from pipelines.checkpoint import load_pipeline
 from pipelines.conditioning import read_latents
 from pipelines.file_names import class_file_names
+from pipelines.grid import video_grid
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.sample import SampleConfig
 
@@ -96,12 +97,19 @@ def execute(config: SampleConfig) -> None:
     id2label, num_classes = pipe.transformer.config.id2label or {}, pipe.transformer.config.num_classes
     names = [id2label.get(str(class_id), str(class_id)) for class_id in range(num_classes)]
     file_names = class_file_names(names)
-    paths = [config.out / f"{file_names[class_id]}_{seed}.mp4" for class_id, seed in wanted]
+    paths = [config.out / f"{file_names[class_id]}_{seed}.{config.format}" for class_id, seed in wanted]
     if there := [path.name for path in paths if path.exists()]:
         print(f"{len(there)} of these videos are in {config.out} already and are replaced, the first one {there[0]}")
-    rows = []
-    for (class_id, seed), path, frames in zip(wanted, paths, sample_videos(pipe, config, wanted), strict=True):
-        write_video(path, frames, config.fps)
-        rows.append((f"{names[class_id]}, seed {seed}", frames))
-    save_png(sheet(rows), config.out / "sheet.png")
-    print(f"wrote {len(rows)} videos and sheet.png to {config.out}")
+    labels = [names[class_id] for class_id, _ in wanted]
+    clips = []
+    for path, frames in zip(paths, sample_videos(pipe, config, wanted), strict=True):
+        size = write_video(path, frames, config.fps, config.upscale)
+        clips.append(frames)
+    captions = [f"{name}, seed {seed}" for name, (_, seed) in zip(labels, wanted, strict=True)]
+    save_png(sheet(list(zip(captions, clips, strict=True))), config.out / "sheet.png")
+    others = ["sheet.png"]
+    if config.grid and len(clips) > 1:
+        others.append(f"grid.{config.format}")
+        seeds = [f"seed {seed}" for _, seed in wanted]
+        write_video(config.out / others[-1], video_grid(clips, labels, seeds, config.upscale), config.fps)
+    print(f"wrote {len(clips)} videos ({size}), {' and '.join(others)} to {config.out}")

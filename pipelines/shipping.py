@@ -24,7 +24,7 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.ship import ShipConfig
 
 MAX_BYTES = 8_000_000
-START = "autoencoder_start"  # the run whose weights the autoencoder's run started from
+START = "_start"  # ending of a stage's name for the run whose weights the stage's run started from
 # Settings that say where a run was made, not what it learnt.
 PLACES = {"output_dir", "resume", "dry_run", "autoencoder", "latent_cache", "rebuild_cache"}
 PLACES |= {"data_root", "held_out_root", "lpips_weights", "init_from"}
@@ -58,7 +58,7 @@ def settings_of(run: RunFolder) -> dict[str, Any]:
 def preset_of(stage: str, settings: Mapping[str, Any]) -> str | None:
     """The preset whose every value is among the settings, of several the one with most values; None without one."""
     given, fitting = flat(settings), {}
-    stage = "autoencoder" if stage == START else stage
+    stage = stage.removesuffix(START)
     for name in preset_names(stage):
         wanted = flat(yaml.safe_load(preset_path(stage, name).read_text()))
         if all(given.get(key) == value for key, value in wanted.items() if key not in RESOLVED):
@@ -72,10 +72,15 @@ def runs_of(config: ShipConfig) -> dict[str, RunFolder]:
     Raises:
         MissingFileError: if one is not there, or has not ended.
     """
-    autoencoder, generator = run_of(config.autoencoder, "model"), run_of(config.generator, "pipeline")
-    start = yaml.safe_load(autoencoder.config.read_text()).get("init_from")
-    earlier = {START: run_of(Path(start), "model")} if start else {}
-    return {"autoencoder": autoencoder} | earlier | {"generator": generator}
+    runs = {}
+    for stage, path, result in (
+        ("autoencoder", config.autoencoder, "model"),
+        ("generator", config.generator, "pipeline"),
+    ):
+        runs[stage] = run_of(path, result)
+        if start := yaml.safe_load(runs[stage].config.read_text()).get("init_from"):
+            runs[stage + START] = run_of(Path(start), result)
+    return runs
 
 
 def facts_of_run(run: RunFolder, stage: str) -> dict[str, Any]:
@@ -100,7 +105,12 @@ def records_of(run: RunFolder) -> tuple[float, list[str]]:
     A run that was stopped and resumed has a file of records for each part; the time between them does not count.
     """
     seconds, machines = 0.0, []
-    for path in sorted(run.tensorboard.rglob("events.out.tfevents.*")):
+    paths = sorted(run.tensorboard.rglob("events.out.tfevents.*"))
+    if not paths:
+        print(
+            f"warning: {run.path} holds no TensorBoard records (--logger): the card tells no time and no machine of it"
+        )
+    for path in paths:
         events = list(EventFileLoader(str(path)).Load())
         seconds += events[-1].wall_time - events[0].wall_time if events else 0.0
         values = (value for event in events for value in event.summary.value if value.tag == "machine/text_summary")

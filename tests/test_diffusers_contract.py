@@ -314,11 +314,24 @@ def test_an_output_is_saved_in_one_line(tmp_path, output_type):
     paths = out.save(tmp_path / "new" / "x.mp4", fps=4)
     assert [path.name for path in paths] == ["x-0.mp4", "x-1.mp4"]
     for path, video in zip(paths, expected, strict=True):
-        frames = ClipReader(4, sample_fps=None).read(path).numpy() / 255
-        assert np.abs(frames.mean(axis=-1) - video.mean(axis=-1)).mean() < 0.08  # mp4 halves the colours' resolution
-    save_video(out.frames[0], tmp_path / "x.gif")
+        assert ClipReader(4, sample_fps=None).read(path).shape == (4, 256, 256, 3)
+        frames = ClipReader(4, 16, sample_fps=None).read(path).numpy() / 255
+        assert np.abs(frames - video).mean() < 0.02  # the pixels as they were before they were repeated
+    assert save_video(out.frames[0], tmp_path / "x.gif") == "16 x 16, shown at 256 x 256 (nearest)"
     with Image.open(tmp_path / "x.gif") as gif:
-        assert gif.n_frames == 4
+        assert gif.n_frames == 4 and gif.size == (256, 256)
+
+
+def test_an_output_is_saved_as_it_is_or_as_one_picture(tmp_path):
+    out = tiny_pipeline()([0, 1], 2, generator=0)
+    for path in out.save(tmp_path / "x.mp4", upscale="none"):
+        assert ClipReader(4, sample_fps=None).read(path).shape == (4, 16, 16, 3)
+    assert out.save(tmp_path / "grid.webp", grid=True) == [tmp_path / "grid.webp"]
+    with Image.open(tmp_path / "grid.webp") as grid:
+        assert grid.n_frames == 4 and grid.width > 2 * 256 and grid.height > 256
+    with pytest.raises(UserError, match="upscale='lanczos' is none of nearest, bicubic, none"):
+        out.save(tmp_path / "y.mp4", upscale="lanczos")
+    assert not list(tmp_path.glob("y*"))
 
 
 def test_one_video_takes_the_name_as_it_is_and_latents_are_refused(tmp_path):

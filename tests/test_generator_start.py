@@ -13,6 +13,7 @@ from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.run_folder import RunFolder
 from autoencoder.data.shapes import CLASS_NAMES
 from generator import VidTwinDiT, train
+from generator.config import TrainConfig
 from generator.dit import STATISTICS
 from generator.start import CLASSES, start_from
 from pipelines import VidTwinDiffusionPipeline, pretrained
@@ -199,4 +200,4 @@ def test_a_run_that_started_from_another_resumes_with_the_same_bits(films, tmp_p
 
 def test_what_may_begin_anew_needs_a_model_to_start_from():
     with pytest.raises(UserError, match="give --init-from, too"):
-        train.parse(["--init-missing"])
+        TrainConfig(init_missing=True)

@@ -12,6 +12,9 @@ import pytest
 import yaml
 from tiny_models import tiny_pipeline
 
+import autoencoder.metrics
+import generator
+import pipelines
 import vidtwin
 from autoencoder.common.presets import PRESETS
 from vidtwin.command import COMMANDS, main
@@ -85,6 +88,8 @@ def test_public_names_and_version():
     assert vidtwin.__version__ == version("vidtwin")
     for name in vidtwin.__all__:
         assert getattr(vidtwin, name).__class__ is not None and name in dir(vidtwin)
+    for package in (autoencoder, autoencoder.metrics, generator, pipelines):
+        assert set(package.__all__) <= set(vidtwin.__all__), package.__name__
     from autoencoder import AutoencoderVidTwin
     from pipelines import VidTwinDiffusionPipeline
 
@@ -98,6 +103,46 @@ def test_every_command_of_the_packages_has_a_name():
     files = [path for package in INSTALLED[:3] for path in (ROOT / package).rglob("*.py")]
     modules = {str(path.relative_to(ROOT))[:-3].replace("/", ".") for path in files if "__main__" in path.read_text()}
     assert {module for module, _ in COMMANDS.values()} == {name.removesuffix(".__main__") for name in modules}
+
+
+@pytest.fixture(scope="module")
+def bash_completion(tmp_path_factory):
+    """The script for bash, made in a process that may not import torch."""
+    code = (
+        "import sys; from vidtwin.command import main; main(['--print-completion', 'bash']); "
+        "sys.exit(sorted({'torch', 'diffusers', 'lightning', 'av'} & {*sys.modules}) or 0)"
+    )
+    path = tmp_path_factory.mktemp("completion") / "vidtwin.bash"
+    path.write_bytes(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
+    return path
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("vidtwin tra", ["train-autoencoder", "train-generator"]),
+        ("vidtwin --v", ["--version"]),
+        ("vidtwin sample --num", ["--num-videos", "--num-inference-steps"]),
+        ("vidtwin sample --cl", ["--class", "--clip-fps", "--clip-start"]),
+        ("vidtwin sample --upscale ", ["nearest", "bicubic", "none"]),
+        ("vidtwin sample --upscale none --grid ", ["true", "false"]),
+        ("vidtwin train-autoencoder --optimizer.l", ["--optimizer.learning-rate"]),
+        ("vidtwin train-generator --config shapes_l", ["shapes_long"]),
+        ("vidtwin decode pyp", ["pyproject.toml"]),
+        ("vidtwin sample --structure pyp", ["pyproject.toml"]),
+    ],
+)
+def test_bash_completes_commands_flags_and_values(bash_completion, line, expected):
+    script = (
+        'source "$1"; COMP_LINE=$2; COMP_POINT=${#2}; read -ra COMP_WORDS <<< "$2"; '
+        '[[ $2 == *" " ]] && COMP_WORDS+=(""); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); '
+        '_shtab_vidtwin vidtwin "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"; printf "%s\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script, "-", bash_completion, line], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == expected
 
 
 def test_the_command_lists_runs_and_corrects(capsys, monkeypatch):
@@ -115,3 +160,10 @@ def test_the_command_lists_runs_and_corrects(capsys, monkeypatch):
         main(["sample", "--pipelin", "x"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: there is no --pipelin: did you mean --pipeline?\n"
+
+
+def test_completion_is_of_shells_that_are_known(capsys):
+    main(["--print-completion", "zsh"])
+    assert capsys.readouterr().out.startswith("#compdef vidtwin")
+    with pytest.raises(SystemExit, match="error: --print-completion takes bash, zsh, .*, got 'csh'"):
+        main(["--print-completion", "csh"])

@@ -65,6 +65,17 @@ def test_gif_holds_every_frame():
             assert np.abs(np.asarray(gif.convert("RGB")).astype(int) - level).max() <= 2
 
 
+@pytest.mark.parametrize("fps, stays", [(8, [120, 130, 130, 120]), (30, [30, 40, 30, 30]), (1000, [20] * 4)])
+def test_gif_keeps_the_rate_on_average(fps, stays):
+    with Image.open(io.BytesIO(gif_bytes(grey_clip(0, 90, 180, 250), fps, "a comment"))) as gif:
+        assert gif.info["comment"] == b"a comment"
+        found = []
+        for index in range(4):
+            gif.seek(index)
+            found.append(gif.info["duration"])
+    assert found == stays
+
+
 def test_gif_needs_frames_and_a_rate():
     with pytest.raises(ValueError, match="fps must be positive, got 0"):
         gif_bytes(grey_clip(1, 2), fps=0)

@@ -11,12 +11,12 @@ from test_latent_cache import make_autoencoder
 from torch.utils.tensorboard import SummaryWriter
 
 from autoencoder import train as first_stage
+from autoencoder.common import records
 from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import Previews, add_moving_picture, printable
 from autoencoder.common.run import LAST_AUTOENCODER, RunFolder, write_pointer
 from autoencoder.common.signals import Stopped
 from autoencoder.training import fit as first_fit
-from autoencoder.training import module
 from generator import train as second_stage
 from pipelines import VidTwinDiffusionPipeline
 
@@ -70,7 +70,7 @@ def test_a_failing_picture_of_stage_one_is_a_warning(tmp_path, monkeypatch, caps
     def fail(*_):
         raise ValueError("no picture")
 
-    monkeypatch.setattr(module, "add_moving_picture", fail)
+    monkeypatch.setattr(records, "add_moving_picture", fail)
     config, model, folder, _ = first_stage.parse(
         test_autoencoder_train.arguments(tmp_path / "run", max_steps=2, validate_every=1)
     )

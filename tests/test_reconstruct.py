@@ -279,7 +279,7 @@ def test_memory_does_not_grow_with_the_length(checkpoint, model):
     """Frames that are alive at a time, of 100 and of 1000, those kept to be put beside the result included."""
 
     class Video:
-        format = VideoFormat(20, 12, Fraction(25), Fraction(1, 25))
+        format, repeats = VideoFormat(20, 12, Fraction(25), Fraction(1, 25)), 1
 
         def __init__(self, count: int):
             self.count, self.alive, self.most = count, weakref.WeakSet(), 0

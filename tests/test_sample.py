@@ -41,17 +41,39 @@ def test_writes_a_file_per_video_and_a_sheet(folder, tmp_path, capsys):
         "Band_Marching_5.mp4",
         "YoYo_4.mp4",
         "YoYo_5.mp4",
+        "grid.mp4",
         "sheet.png",
     ]
     printed = capsys.readouterr().out
     assert "videos 1 to 3 of 4: sampling" in printed and "FLOP" in printed and "peak memory" in printed
+    assert "wrote 4 videos (16 x 16, shown at 256 x 256 (nearest)), sheet.png and grid.mp4 to" in printed
     with Image.open(tmp_path / "a" / "sheet.png") as image:
         assert image.width >= 4 * 96 and image.height > 4 * 96
 
 
+@pytest.mark.parametrize(
+    "flags, size, files",
+    [
+        (["--format=gif"], "16 x 16, shown at 256 x 256 (nearest)", ["Band_Marching_0.gif", "YoYo_0.gif", "grid.gif"]),
+        (["--format=webp", "--upscale=bicubic"], "16 x 16, shown at 256 x 256 (bicubic)", None),
+        (["--upscale=none", "--grid=false"], "16 x 16", ["Band_Marching_0.mp4", "YoYo_0.mp4"]),
+    ],
+)
+def test_files_are_of_the_wanted_format_and_size(folder, tmp_path, capsys, flags, size, files):
+    main(["--pipeline", str(folder), "--class=all", "--num-inference-steps=2", "--out", str(tmp_path), *flags])
+    files = files or ["Band_Marching_0.webp", "YoYo_0.webp", "grid.webp"]
+    assert f"wrote 2 videos ({size}), " in capsys.readouterr().out and names(tmp_path) == [*files, "sheet.png"]
+
+
+def test_a_rate_that_a_gif_cannot_have_is_refused_before_any_work(folder, tmp_path):
+    with pytest.raises(ValueError, match="fps=60.0: a GIF shows at most 50 frames per second, --format webp"):
+        main(["--pipeline", str(folder), "--class=all", "--out", str(tmp_path), "--format=gif", "--fps=60"])
+    assert not names(tmp_path)
+
+
 def test_a_video_depends_on_its_class_and_seed_alone(folder, tmp_path, monkeypatch):
     written = {}
-    monkeypatch.setattr(sampling, "write_video", lambda path, frames, fps: written.update({path: frames.astype(int)}))
+    monkeypatch.setattr(sampling, "write_video", lambda path, frames, *_: written.update({path: frames.astype(int)}))
     common = ["--pipeline", str(folder), "--num-inference-steps", "2", "--device", "cpu"]
     main([*common, "--class", "all", "--out", str(tmp_path / "all"), "--num-videos", "2"])
     main([*common, "--class", "1", "--out", str(tmp_path / "one"), "--seed", "1"])
@@ -90,7 +112,7 @@ def test_a_file_for_every_video_that_is_asked_for(tmp_path, capsys):
     asked = ["--class=run, fast", "--class=2", "--class=1", "--num-videos=2", "--seed=3"]
     main([*common, *asked, "--out", str(tmp_path / "out")])
     expected = [f"run_fast-1_{seed}.mp4" for seed in (3, 4, 5, 6)] + [f"Run_Fast-2_{seed}.mp4" for seed in (3, 4)]
-    assert names(tmp_path / "out") == sorted([*expected, "sheet.png"])
+    assert names(tmp_path / "out") == sorted([*expected, "grid.mp4", "sheet.png"])
     printed = capsys.readouterr().out
     assert "wrote 6 videos" in printed and "replaced" not in printed
 
@@ -98,7 +120,7 @@ def test_a_file_for_every_video_that_is_asked_for(tmp_path, capsys):
     other.write_bytes(b"something else")
     main([*common, "--class=all", "--seed=6", "--out", str(tmp_path / "out")])
     assert "1 of these videos are in" in (printed := capsys.readouterr().out) and "run_fast-1_6.mp4" in printed
-    assert "wrote 3 videos" in printed and len(names(tmp_path / "out")) == 6 + 2 + 2
+    assert "wrote 3 videos" in printed and len(names(tmp_path / "out")) == 6 + 2 + 3
     assert other.read_bytes() == b"something else"
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import tiny_vae
+from tiny_models import tiny_pipeline, tiny_vae
 
 from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common.errors import MissingFileError, UserError
@@ -12,8 +12,9 @@ from autoencoder.common.plots import read_scalars
 from autoencoder.common.run_folder import RunFolder
 from autoencoder.data import Shapes, to_video
 from autoencoder.train import main
-from autoencoder.training.start import OVER_FRAMES, start_from
+from autoencoder.training.start import OVER_FRAMES, SETTINGS, start_from
 from autoencoder.vidtwin import AutoencoderVidTwin
+from pipelines.folders import model_folder
 from pipelines.stages import read_presets
 
 
@@ -46,11 +47,13 @@ def test_a_trained_model_begins_with_the_scale_of_its_errors(tmp_path, squared_e
     flags |= {"num-held-out": 2, "accelerator": "cpu", "devices": 1, "optimizer.learning-rate": 1e-12}
     main([f"--{name}={value}" for name, value in flags.items()])
     state = torch.load(run.checkpoint_path(1), weights_only=True)["state_dict"]
-    logged = {tag: points[0].value for tag, points in read_scalars(run.path, "train/logvar", "train/l1").items()}
+    tags = "train/logvar", "train/l1", "train/nll"
+    logged = {tag: points[0].value for tag, points in read_scalars(run.path, *tags).items()}
     scale = state["loss.logvar"].item()
     assert scale < -0.1 and logged["train/logvar"] == pytest.approx(scale, abs=1e-6), "settled once in the step"
-    if not squared_error_steps and micro_batch_size == 2:
-        assert scale == pytest.approx(math.log(logged["train/l1"]), abs=1e-5)
+    if micro_batch_size == 2:  # the error over its scale is 1
+        assert logged["train/nll"] == pytest.approx(3 * 32 * 32 * (1 + scale), rel=1e-5)
+        assert (scale == pytest.approx(math.log(logged["train/l1"]), abs=1e-5)) != bool(squared_error_steps)
 
 
 def test_what_does_not_fit_is_listed(tmp_path):
@@ -66,6 +69,32 @@ def test_what_does_not_fit_is_listed(tmp_path):
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     with pytest.raises(MissingFileError, match="no folder of an autoencoder"):
         start_from(model, tmp_path / "nothing")
+
+
+def test_what_does_not_fit_begins_anew_where_that_is_asked_for(tmp_path, capsys):
+    small, large = tiny_vae(sample_size=16), tiny_vae(sample_size=32)
+    small.save_pretrained(tmp_path)
+    before, known = ({name: weight.clone() for name, weight in each.state_dict().items()} for each in (large, small))
+    start_from(large, tmp_path, init_missing=True)
+    assert "begins anew where that does not fit: model.sample_size=16 there; " in capsys.readouterr().out
+    anew = {name for name in known if known[name].shape != before[name].shape}
+    assert anew and len(anew) < len(known) / 2
+    for name, weight in large.state_dict().items():
+        assert torch.equal(weight, (before if name in anew else known)[name]), name
+
+
+@pytest.mark.parametrize("source", ["shapes", "pipeline"])
+def test_a_run_starts_from_the_autoencoder_of_a_pipeline(tmp_path, monkeypatch, source):
+    """By its name or its folder, and with its settings, which no flag repeats."""
+    monkeypatch.chdir(tmp_path)
+    tiny_pipeline(sample_size=32).save_pretrained("pipeline")
+    flags = {"init-from": source, "output-dir": "run", "max-steps": 1, "batch-size": 2, "num-held-out": 2}
+    flags |= {"accelerator": "cpu", "devices": 1, "optimizer.learning-rate": 1e-12, "lpips-weight": 0}
+    main([f"--{name}={value}" for name, value in flags.items()])
+    given, made = (load_autoencoder(folder, "cpu") for folder in (model_folder(source, "vae"), "run/model"))
+    assert {name: made.config[name] for name in SETTINGS} == {name: given.config[name] for name in SETTINGS}
+    for name, weight in given.state_dict().items():
+        torch.testing.assert_close(made.state_dict()[name], weight, rtol=0, atol=1e-6)
 
 
 def test_a_run_starts_from_another_and_resumes_without_it(tmp_path, monkeypatch):

@@ -326,6 +326,7 @@ def test_write_video(tmp_path):
         ("a.mp4", (0, 16, 16, 3), 8, r"\(0, 16, 16, 3\)"),
         ("a.mp4", (2, 3, 16, 16), 8, r"\(2, 3, 16, 16\)"),
         ("a.mp4", (2, 16, 16, 3), 0, "fps=0"),
+        ("a.gif", (2, 16, 16, 3), 60, "a GIF shows at most 50 frames per second"),
     ],
 )
 def test_write_video_refuses(tmp_path, name, shape, fps, message):

@@ -29,7 +29,10 @@ def describe() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {text} (python -m {module})" for name, (module, text) in COMMANDS.items()]
     head = "usage: vidtwin COMMAND ...\n\nVidTwin Diffusion. `vidtwin COMMAND --help` documents every setting of one:"
-    options = ["options:", "  -h, --help  show this help", "  --version   show the version"]
+    options = [
+        *("options:", "  -h, --help                show this help", "  --version                 show the version"),
+        '  --print-completion SHELL  print what completes it in a shell: eval "$(vidtwin --print-completion bash)"',
+    ]
     return "\n".join([head, "", *lines, "", *options])
 
 
@@ -46,9 +49,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         from vidtwin import __version__
 
         print(__version__)
+    elif name == "--print-completion":
+        _print_completion(arguments)
     elif name in COMMANDS:
         sys.argv = [name, *arguments]
         runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     else:
         print(f"error: there is no command {name!r}{nearest(name, [*COMMANDS])}", file=sys.stderr)
         sys.exit(2)
+
+
+def _print_completion(shells: Sequence[str]) -> None:
+    from autoencoder.common.commands import run_command
+    from vidtwin.completion import completion_script
+
+    run_command(lambda: print(completion_script(COMMANDS, " ".join(shells))))

@@ -1,7 +1,8 @@
 """Settings that the runs of both stages have: length, batches, records, and the optimiser."""
 
+import importlib.metadata
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autoencoder.common.errors import UserError
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
+LOGGERS = ("tensorboard", "wandb", "csv")
 
 
 @dataclass
@@ -22,7 +24,7 @@ class RunConfig:
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {"output_dir", "resume", "dry_run", "micro_batch_size", "attention_backend"}
-        | {"log_every", "checkpoint_every", "keep_checkpoints"}
+        | {"logger", "log_every", "checkpoint_every", "keep_checkpoints"}
     )
 
     output_dir: str | None = None
@@ -56,6 +58,9 @@ class RunConfig:
     attention_backend: str | None = None
     """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
     null lets torch choose."""
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Where scalars and previews are recorded: "tensorboard"; "wandb", Weights & Biases, for which pip install
+    "vidtwin[wandb]"; "csv", a file of the scalars alone; or several of these."""
     log_every: int = 10
     """Steps between two records of the scalars."""
     checkpoint_every: int = 500
@@ -69,6 +74,7 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
+        _check_loggers(self.logger)
         if self.init_missing and self.init_from is None:
             raise UserError("init_missing says what becomes of a model to start from: give --init-from, too")
 
@@ -92,6 +98,18 @@ class RunConfig:
             )
         count = math.ceil(share / (self.micro_batch_size or share))
         return [share // count + (part < share % count) for part in range(count)]
+
+
+def _check_loggers(names: list[str]) -> None:
+    if not names or len(set(names)) < len(names) or not set(names) <= set(LOGGERS):
+        raise UserError(f"logger must be one or several of {', '.join(LOGGERS)}, got {', '.join(names) or 'none'}")
+    if "wandb" in names:
+        try:
+            importlib.metadata.distribution("wandb")  # `import wandb` would take a folder of that name for it
+        except importlib.metadata.PackageNotFoundError as error:
+            raise UserError(
+                'logger=wandb needs a package that is not installed: pip install "vidtwin[wandb]"'
+            ) from error
 
 
 @dataclass

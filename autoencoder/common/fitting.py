@@ -1,6 +1,7 @@
 """Which weights and settings of a trained model fit another model, and what is said of the others."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from autoencoder.common.launchers import is_first_process
 from autoencoder.common.layers import flag
 from autoencoder.common.parser import as_yaml
 
-NUM_LISTED = 5
+NUM_LISTED = 5  # in an error; what begins anew is listed in full
 
 Weights = dict[str, torch.Tensor]
 
@@ -20,7 +21,7 @@ class Fit(NamedTuple):
 
     Attributes:
         weights: all weights of the model: the given ones where name and shape are the same, else its own.
-        misfits: each weight that has no counterpart of its shape in the other model, with both shapes.
+        misfits: those that have no counterpart of their shape in the other model, with both shapes, by their module.
     """
 
     weights: Weights
@@ -36,7 +37,13 @@ def fit_weights(own: Weights, given: Weights) -> Fit:
     """
     taken = {name: given[name] for name in own.keys() & given.keys() if own[name].shape == given[name].shape}
     unlike = sorted((own.keys() | given.keys()) - taken.keys())
-    return Fit(own | taken, [f"{name} {_shape(given, name)} for {_shape(own, name)}" for name in unlike])
+    modules = groupby(unlike, key=lambda name: ".".join(name.split(".")[:2]))
+    return Fit(own | taken, [_told(module, list(names), given, own) for module, names in modules])
+
+
+def _told(module: str, names: list[str], given: Weights, own: Weights) -> str:
+    first = f"{names[0]} {_shape(given, names[0])} for {_shape(own, names[0])}"
+    return first if len(names) == 1 else f"{len(names)} weights of {module}, such as {first}"
 
 
 def _shape(weights: Weights, name: str) -> str:
@@ -67,8 +74,8 @@ def tell_misfits(source: object, misfits: Sequence[str], settings: Mapping[str, 
         UserError: if something does not fit, and may not begin anew; the message says which settings would be right.
     """
     misfits = [f"model.{name}={as_yaml(value)} there" for name, value in settings.items()] + list(misfits)
-    listed = first_few(misfits, NUM_LISTED, separator="; ")
     if misfits and not init_missing:
+        listed = first_few(misfits, NUM_LISTED, separator="; ")
         right = " ".join(
             f"{flag(f'model.{name}')} {as_yaml(value)}".replace(", ", ",") for name, value in settings.items()
         )
@@ -78,4 +85,5 @@ def tell_misfits(source: object, misfits: Sequence[str], settings: Mapping[str, 
             "anew by --init-missing"
         )
     if is_first_process():
-        print(f"starts from {source}: " + (f"begins anew where that does not fit: {listed}" if misfits else "all fits"))
+        anew = f"begins anew where that does not fit: {'; '.join(misfits)}" if misfits else "all fits"
+        print(f"starts from {source}: {anew}")

@@ -26,15 +26,15 @@ PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "[true|fa
 WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false", NoneType: "null"}
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def members(kind: Any) -> tuple[Any, ...]:
     """The types of a union, or the type itself."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def in_words(kind: Any) -> str:
     """What a value of a type looks like, such as "a whole number or null"."""
-    if len(members := _members(kind)) > 1:
-        return " or ".join(map(in_words, members))
+    if len(kinds := members(kind)) > 1:
+        return " or ".join(map(in_words, kinds))
     arguments = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, arguments))}"
@@ -51,7 +51,7 @@ def in_words(kind: Any) -> str:
 
 def placeholder(kind: Any) -> str:
     """What stands for a value of a type in the help, such as N or {fp32,bf16}."""
-    kind = next(member for member in _members(kind) if member is not NoneType)
+    kind = next(member for member in members(kind) if member is not NoneType)
     if get_origin(kind) is Literal:
         return f"{{{','.join(map(str, get_args(kind)))}}}"
     if kind == list[str]:
@@ -96,6 +96,17 @@ class HelpFormatter(DefaultHelpFormatter):
         return "\n\n".join(map(fill, text.strip("\n").split("\n\n")))
 
 
+ONLY_BUILD: Sequence[str] = ("build the parser of a command, and stop",)  # told by its identity
+
+
+class ParserBuilt(Exception):
+    """Raised by `CommandParser.read(ONLY_BUILD)`, so that the `main` of a command hands out its parser."""
+
+    def __init__(self, parser: "CommandParser"):
+        super().__init__(parser.prog)
+        self.parser = parser
+
+
 class CommandParser(ArgumentParser):
     """Parser of a command's settings; `commands.make_parser` builds one."""
 
@@ -115,10 +126,12 @@ class CommandParser(ArgumentParser):
         A wrong flag, key or value prints one line and exits with status 2.
 
         Args:
-            argv: the arguments; None takes those of the process.
+            argv: the arguments; None takes those of the process; `ONLY_BUILD` raises `ParserBuilt`.
             base: takes the settings of the other layers and returns the YAML file to put below them, or None.
             model: likewise returns the config.json of a saved model whose settings lie above that file, or None.
         """
+        if argv is ONLY_BUILD:
+            raise ParserBuilt(self)
         arguments = list(sys.argv[1:] if argv is None else argv)
         self.is_asked_for_help = any(part in HELP for part in arguments)
         try:
@@ -163,7 +176,7 @@ class CommandParser(ArgumentParser):
         """The text of a setting as YAML has it: names with commas between them are a list where one is wanted."""
         text = setting.text.strip()
         kind = next((getattr(action, "_typehint", None) for action in self._actions if action.dest == key), None)
-        if list[str] not in _members(kind) or text == "null" or text.startswith("["):
+        if list[str] not in members(kind) or text == "null" or text.startswith("["):
             return setting.text
         return json.dumps([name.strip() for name in text.split(",")])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
@@ -55,12 +55,16 @@ def unit_to_uint8(values: torch.Tensor | np.ndarray) -> torch.Tensor:
     return (255 * torch.as_tensor(values)).round().to(torch.uint8)
 
 
-def gif_bytes(frames: Frames, fps: float) -> bytes:
-    """Encode frames as a looping GIF, whose durations are whole hundredths of a second.
+def gif_bytes(frames: Frames, fps: float, comment: str = "") -> bytes:
+    """Encode frames as a looping GIF.
+
+    Frames stay whole hundredths of a second, at 8 per second 12 or 13, so that the sum is right; but at least two, as
+    most viewers slow down what is shorter.
 
     Args:
         frames: uint8 (T, H, W, 3).
         fps: frames per second.
+        comment: text that the file carries.
 
     Raises:
         UserError: if `fps` is not positive.
@@ -69,8 +73,15 @@ def gif_bytes(frames: Frames, fps: float) -> bytes:
         raise UserError(f"fps must be positive, got {fps}")
     first, *rest = _images(frames)
     buffer = io.BytesIO()
-    first.save(buffer, format="GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    options = {"append_images": rest, "duration": _stays(len(frames), fps, 10, 20), "loop": 0, "comment": comment}
+    first.save(buffer, format="GIF", save_all=True, **options)
     return buffer.getvalue()
+
+
+def _stays(count: int, fps: float, unit: int, least: int) -> list[int]:
+    """Milliseconds that each frame stays: multiples of `unit` whose sum is right up to one, each at least `least`."""
+    starts = [round(1000 * index / (fps * unit)) for index in range(count + 1)]
+    return [max(least, unit * (after - start)) for start, after in zip(starts, starts[1:], strict=False)]
 
 
 def printable(text: str) -> str:
@@ -152,7 +163,7 @@ class PanelRow:
     """Clips side by side, under one caption and each under its label.
 
     Attributes:
-        caption: what they have in common.
+        caption: what they have in common; "" leaves the line out.
         clips: uint8 (T, H, W, 3) each, all of one shape.
         labels: one per clip.
     """
@@ -182,18 +193,19 @@ def panel_sheet(sections: Sequence[tuple[str, Sequence[PanelRow]]], columns: int
     return _stack(parts)
 
 
-def moving_panels(rows: Sequence[PanelRow]) -> np.ndarray:
-    """Lay panels out as a moving picture, in which all clips move together, each at least `MIN_PANEL_SIDE` pixels.
+def moving_panels(rows: Sequence[PanelRow], side: int = MIN_PANEL_SIDE) -> np.ndarray:
+    """Lay panels out as a moving picture, in which all clips move together.
 
     Args:
         rows: clips with T frames each.
+        side: clips are blown up to at least this many pixels.
 
     Returns:
         uint8 (T, H, W, 3).
     """
 
     def drawn(frame: int) -> Image.Image:
-        return _panels(rows, lambda images: _enlarged(images[frame], MIN_PANEL_SIDE))
+        return _panels(rows, lambda images: _enlarged(images[frame], side))
 
     return np.stack([np.asarray(drawn(frame)) for frame in range(len(rows[0].clips[0]))])
 
@@ -204,17 +216,22 @@ def save_png(image: Image.Image, path: str | Path) -> None:
         image.save(temporary, format="PNG")
 
 
-def save_webp(frames: Frames, path: str | Path, fps: float) -> None:
+def save_webp(frames: Frames, path: str | Path, fps: float, comment: str = "") -> None:
     """Write a looping WebP file atomically, near lossless; a GIF has too few colours for several clips at once.
 
     Args:
         frames: uint8 (T, H, W, 3).
         path: the file; missing folders are made.
         fps: frames per second.
+        comment: text that the file carries, as the description of its Exif data.
     """
     first, *rest = _images(frames)
+    exif = Image.Exif()
+    if comment:
+        exif[ExifTags.Base.ImageDescription] = comment
+    stays = _stays(len(frames), fps, 1, 1)
     with atomic_path(path) as temporary:
-        options = {"append_images": rest, "duration": round(1000 / fps), "loop": 0, "quality": 90, "method": 2}
+        options = {"append_images": rest, "duration": stays, "loop": 0, "quality": 90, "method": 2, "exif": exif}
         first.save(temporary, format="WEBP", save_all=True, **options)
 
 
@@ -257,7 +274,7 @@ def _panels(rows: Sequence[PanelRow], draw: Callable[[list[Image.Image]], Image.
             _stack([_caption(text, label), draw(_images(clip))], margin=0)
             for text, clip in zip(row.labels, row.clips, strict=True)
         ]
-        parts += [_caption(row.caption, caption), _beside(panels, PANEL_GAP)]
+        parts += [*([_caption(row.caption, caption)] if row.caption else []), _beside(panels, PANEL_GAP)]
     return _stack(parts)
 
 

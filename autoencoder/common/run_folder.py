@@ -68,6 +68,16 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def csv(self) -> Path:
+        """File of the scalars, where a run records them so."""
+        return self.path / "csv" / "metrics.csv"
+
+    @property
+    def wandb_id(self) -> Path:
+        """File of the run's id at Weights & Biases, where it records there."""
+        return self.path / "wandb" / "id"
+
+    @property
     def config(self) -> Path:
         """All settings of the run."""
         return self.path / "config.yaml"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from autoencoder.common.config import RunConfig
 from autoencoder.common.cost import format_bytes
@@ -15,6 +14,7 @@ from autoencoder.common.machine import describe_machine
 from autoencoder.common.run import RunFolder
 
 if TYPE_CHECKING:
+    from autoencoder.common.records import Records
     from autoencoder.data.clips import ClipDataset
 
 MEASURED_SECONDS = 10.0
@@ -83,11 +83,11 @@ class ExpectedEnd:
         return f"about {format_duration(left)} to go, until {end:{day}} ({rate}; validation and previews not counted)"
 
 
-def log_run(writer: SummaryWriter, folder: RunFolder, device: torch.device, step: int) -> None:
-    """Write the config.yaml of a run, and its machine, to its TensorBoard records as text."""
-    writer.add_text("machine", describe_machine(device), step)
+def log_run(records: "Records", folder: RunFolder, device: torch.device, step: int) -> None:
+    """Write the config.yaml of a run, and its machine, to its records."""
+    records.text("machine", describe_machine(device), step)
     if folder.config.is_file():
-        writer.add_text("config", f"```yaml\n{folder.config.read_text()}```", step)
+        records.settings(folder.config.read_text(), step)
 
 
 def step_memory(modules: Iterable[nn.Module], optimizers: Iterable[torch.optim.Optimizer], averages: int) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from av.stream import Disposition
 
 from autoencoder.common.errors import UserError
+from autoencoder.common.upscaling import repeats
 from autoencoder.data.decord_limits import IndexedPacket, format_obstacles, is_utf8, order_obstacles
 from autoencoder.data.orientation import AS_STORED, OddAngle, Orientation, orientation_of_frame
 
@@ -44,6 +45,7 @@ class FrameIndex:
         by_dts: whether a decoded frame is identified by its decoding time stamp, see `stamp_of`.
         orientation: how the stored picture is displayed.
         decord_obstacle: why decord would not decode these frames as PyAV does; None where it would.
+        repeats: how often each pixel is repeated in either direction, by the comment of a file that we enlarged.
     """
 
     stamps: np.ndarray
@@ -55,6 +57,7 @@ class FrameIndex:
     by_dts: bool
     orientation: Orientation
     decord_obstacle: str | None
+    repeats: int = 1
 
     @property
     def times(self) -> np.ndarray:
@@ -134,6 +137,7 @@ def _read_index(path: str) -> FrameIndex:
             first = _first_frame(container, stream)
             shown_as = AS_STORED if first is None else orientation_of_frame(first)
             in_format = format_obstacles(container, stream, first, shown_as)
+            repeated = repeats_of(container, stream)
     except (av.FFmpegError, OSError) as error:
         raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
     except OddAngle as error:
@@ -154,7 +158,13 @@ def _read_index(path: str) -> FrameIndex:
         **in_format,
     }
     reason = next((reason for reason, holds in obstacles.items() if holds), None)
-    return _index(path, shown, time_base, fps, by_dts=by_dts, orientation=shown_as, decord_obstacle=reason)
+    known = {"by_dts": by_dts, "orientation": shown_as, "decord_obstacle": reason, "repeats": repeated}
+    return _index(path, shown, time_base, fps, **known)
+
+
+def repeats_of(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """How often each pixel is repeated in either direction: more than once in videos that we enlarged."""
+    return repeats(container.metadata.get("comment"), stream.codec_context.width, stream.codec_context.height)
 
 
 def _first_frame(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame | None:
@@ -243,7 +253,8 @@ class _PackedIndex:
     @classmethod
     def of(cls, index: FrameIndex) -> "_PackedIndex":
         arrays = np.diff(index.stamps), index.stamps - index.decode_stamps, np.packbits(index.is_key)
-        rest = (index.time_base, index.end, index.fps, index.by_dts, index.orientation, index.decord_obstacle)
+        shown = (index.by_dts, index.orientation, index.decord_obstacle, index.repeats)
+        rest = (index.time_base, index.end, index.fps, *shown)
         return cls(int(index.stamps[0]), *(zlib.compress(array.tobytes(), 1) for array in arrays), rest)
 
     def unpack(self) -> FrameIndex:

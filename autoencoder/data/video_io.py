@@ -18,7 +18,8 @@ from torchvision.transforms.v2 import functional as F
 
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
-from autoencoder.common.pictures import gif_bytes
+from autoencoder.common.pictures import gif_bytes, save_webp
+from autoencoder.common.upscaling import unrepeated, upscaled
 from autoencoder.data.decoders import DECODERS, decode, has_decord
 from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, index_frames, video_length
 from autoencoder.data.frame_store import FrameStore
@@ -27,6 +28,7 @@ Frames = np.ndarray | torch.Tensor | Sequence[Image.Image] | Sequence[np.ndarray
 SAMPLINGS = ("time", "stride")
 CROPS = ("center", "random")
 UNSEEDED = ("middle", "first")
+MOST_OF_GIF = 50  # frames per second
 # Containers round time stamps (Matroska to 1 ms), so a sample this close before a frame is meant to show that frame.
 STAMP_ROUNDING_S = 1.1e-3
 
@@ -115,7 +117,8 @@ class ClipReader:
         """Frames of these positions, uint8 (T, H, W, 3), whose short side is `size`."""
 
         def read(positions: np.ndarray) -> torch.Tensor:
-            return resized(torch.from_numpy(decode(self.decoder_name, path, index, positions)), self.size)
+            decoded = torch.from_numpy(decode(self.decoder_name, path, index, positions))
+            return resized(unrepeated(decoded, index.repeats), self.size)
 
         everything = np.arange(len(index.stamps))
         video = self._store.frames(path, 3 * self.size**2 * len(everything), lambda: read(everything))
@@ -279,32 +282,51 @@ def as_frames(frames: Frames) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def write_video(path: str | Path, frames: Frames, fps: float) -> None:
-    """Write a video atomically, in the format of its ending: .mp4 (H.264, 4:2:0, near lossless) or .gif.
+def write_video(path: str | Path, frames: Frames, fps: float, upscale: str = "none") -> str:
+    """Write a video atomically, in the format of its ending.
 
     Args:
-        path: ends in .mp4 or .gif; missing folders are made.
+        path: ends in .mp4 (H.264, 4:2:0, near lossless), .gif or .webp; missing folders are made.
         frames: as `as_frames` takes them; for mp4 H and W are even.
-        fps: frames per second.
+        fps: frames per second; a GIF has at most 50, and keeps to hundredths of a second.
+        upscale: "nearest" or "bicubic" make a small video at least 256 pixels wide, see `upscaled`.
+
+    Returns:
+        Its size, and how it was enlarged, in words; the file carries them as its comment. `ClipReader` takes
+        repeated pixels back when it resizes.
 
     Raises:
-        UserError: if the ending, shape, dtype, values or rate does not fit.
+        UserError: if the ending, shape, dtype, values, rate or `upscale` does not fit.
     """
-    path, frames = Path(path), as_frames(frames)
-    if path.suffix.lower() not in (".mp4", ".gif"):
-        raise UserError(f"{path}: the name of the file must end in .mp4 or .gif")
+    path = Path(path)
+    ending = path.suffix.lower()
+    frames, note = upscaled(as_frames(frames), upscale)
+    if ending not in WRITERS:
+        raise UserError(f"{path}: the name of the file must end in {' or '.join(WRITERS)}")
     if not 0 < fps < float("inf"):
         raise UserError(f"fps={fps}: must be positive")
-    if path.suffix.lower() == ".gif":
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(gif_bytes(frames, fps))
-        return
+    WRITERS[ending](frames, path, fps, note)
+    return note
+
+
+def _write_mp4(frames: np.ndarray, path: Path, fps: float, comment: str) -> None:
     height, width = frames.shape[1:3]
     if height % 2 or width % 2 or not height or not width:
         raise UserError(f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0")
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def _write_gif(frames: np.ndarray, path: Path, fps: float, comment: str) -> None:
+    if fps > MOST_OF_GIF:
+        raise UserError(f"fps={fps}: a GIF shows at most {MOST_OF_GIF} frames per second, .mp4 and .webp take more")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gif_bytes(frames, fps, comment))
+
+
+WRITERS = {".mp4": _write_mp4, ".gif": _write_gif, ".webp": save_webp}

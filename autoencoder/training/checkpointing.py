@@ -8,6 +8,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from autoencoder.common.files import atomic_path
 from autoencoder.common.processes import CommonStop
+from autoencoder.common.records import Records
 from autoencoder.common.run import RunFolder
 from autoencoder.common.signals import StopSignals, take_signals_back
 from autoencoder.training.config import TrainConfig
@@ -47,8 +48,8 @@ class StepCheckpoint(Callback):
         step = trainer.global_step
         if step == self._saved:
             return
-        if trainer.logger:
-            trainer.logger.experiment.flush()
+        if trainer.is_global_zero:
+            Records(trainer.loggers).flush()
         trainer.save_checkpoint(self.folder.checkpoint_path(step), weights_only=False)
         self._saved = step
         if trainer.is_global_zero:

@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 from torch import nn
 
@@ -15,6 +14,7 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder
 from autoencoder.common.launchers import is_first_process
 from autoencoder.common.precision import resolve_precision, set_tf32
+from autoencoder.common.records import Records, open_loggers
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
 from autoencoder.common.summary import log_run, step_memory, summary
@@ -123,13 +123,17 @@ def _train(
         config,
         folder,
         max_steps=config.max_steps,
-        logger=TensorBoardLogger(folder.path, name="tensorboard", version="", purge_step=step + 1 if step else 0),
+        logger=open_loggers(config.logger, folder, step),
         callbacks=[checkpoints, StepProgress(config.max_steps), *callbacks, OrderlyStop(checkpoints, signals)],
     )
     if is_first_process():
         print(summary(describe_run(config, module, data, folder, step)), flush=True)
-        log_run(trainer.logger.experiment, folder, config.device, step)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        log_run(Records(trainer.loggers), folder, config.device, step)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        if is_first_process():
+            Records(trainer.loggers).close()
     if trainer.is_global_zero:
         with atomic_folder(folder.model) as temporary, module.ema_weights():
             model.save_pretrained(temporary)

@@ -1,4 +1,4 @@
-"""Stage one as a LightningModule: optimisation, validation and TensorBoard records."""
+"""Stage one as a LightningModule: optimisation, validation and records."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,9 @@ from torch import nn
 from autoencoder.common.cost import training_flops
 from autoencoder.common.errors import UserError
 from autoencoder.common.guard import FiniteGuard, skip_if
-from autoencoder.common.pictures import Previews, add_moving_picture, to_uint8
+from autoencoder.common.pictures import Previews, to_uint8
 from autoencoder.common.processes import mean_over_processes
+from autoencoder.common.records import Records
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import to_video
 from autoencoder.data.stream import FileReport
@@ -99,6 +100,11 @@ class VidTwinModule(LightningModule):
         self.flops_per_step = flops_of_clip(model, config) * config.batch_size
         self.scalars: dict[str, float] = {}
 
+    @property
+    def records(self) -> Records:
+        """The records of the trainer's loggers."""
+        return Records(self.loggers)
+
     def configure_optimizers(self):
         """Optimisers and schedules of the config: the autoencoder's, then the discriminator's; they step together."""
         autoencoder = nn.ModuleList([self.model, self.loss])
@@ -157,8 +163,8 @@ class VidTwinModule(LightningModule):
         if self.ema:
             self.ema.to(self.device)
         self._window_start, self._window_step = time.perf_counter(), self.global_step
-        if self.logger and self.device.type != "cuda":
-            self.logger.experiment.add_text("memory/peak", f"not measured on {self.device.type}", self.global_step)
+        if self.trainer.is_global_zero and self.device.type != "cuda":
+            self.records.text("memory/peak", f"not measured on {self.device.type}", self.global_step)
 
     def training_step(self, batch: dict, batch_index: int) -> None:
         """One optimiser step.
@@ -348,8 +354,7 @@ class VidTwinModule(LightningModule):
 
     def _record(self, scalars: dict[str, float]) -> None:
         self.scalars |= scalars
-        if self.logger:
-            self.logger.log_metrics(scalars, step=self.global_step)
+        self.records.scalars(scalars, self.global_step)
 
     def on_validation_epoch_start(self) -> None:
         """Validate the moving average."""
@@ -372,7 +377,7 @@ class VidTwinModule(LightningModule):
         self.ssim.update(*images)
         if self.config.exchange.is_on and sum(map(len, self._exchanged)) < NUM_EXCHANGED:
             self._exchanged.append(batch["sample"]["video"])
-        if batch_index == 0 and self.logger and self.trainer.is_global_zero:
+        if batch_index == 0 and self.records.shows_pictures and self.trainer.is_global_zero:
             with self._previews.attempted("moving picture of held-out clips", self.global_step):
                 self._show(video, decoded)
 
@@ -383,7 +388,7 @@ class VidTwinModule(LightningModule):
             picture = to_uint8(torch.cat(views, dim=-1))
             tag = f"clip {clip}: original, {', '.join(decoded)}"
             fps = self.config.sample_fps or 25.0
-            add_moving_picture(self.logger.experiment, tag, picture.cpu(), self.global_step, fps)
+            self.records.moving_picture(tag, picture.cpu(), self.global_step, fps)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics over all processes."""

@@ -5,6 +5,7 @@ from lightning.pytorch import Callback
 from autoencoder.common.cost import format_flops
 from autoencoder.common.precision import describe_precision
 from autoencoder.common.progress import progress_bar
+from autoencoder.common.records import describe_loggers
 from autoencoder.common.run import RunFolder
 from autoencoder.common.summary import ExpectedEnd, describe_batches, describe_clips
 from autoencoder.training.config import ExchangeConfig, InterpolatingNoiseConfig, KLConfig, TrainConfig
@@ -39,6 +40,7 @@ def describe_run(
         "device": f"{config.num_processes} x {config.device}, {describe_precision(config.precision, config.device)}",
         "steps": describe_batches(config, config.num_processes)
         + f"; validation every {config.validate_every}, checkpoint every {config.checkpoint_every}",
+        "records": describe_loggers(config.logger, folder),
         "cost": f"{format_flops(flops)} a step, {format_flops(flops * (config.max_steps - first_step))} to go, without "
         "the networks of the loss",
     }

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from autoencoder.checkpoint import fingerprint
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import save_safetensors
+from autoencoder.common.upscaling import unrepeated
 from autoencoder.latents import VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from autoencoder.whole_videos.clips import Fit, decode_frames, encode_frames
@@ -110,7 +111,7 @@ def encode_video(
         for pixels, stamp, duration in video.frames():
             times.append((stamp, duration))
             on_frame()
-            yield fit.into(pixels)
+            yield fit.into(unrepeated(pixels, video.repeats))
 
     latents = VidTwinLatents.cat(list(encode_frames(model, squares(), overlap))).to("cpu")
     return EncodedVideo(latents, torch.tensor(times), video.format, fit, overlap, fingerprint(model))

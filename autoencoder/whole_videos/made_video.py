@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 from autoencoder.data.shapes import Shapes, render
 from autoencoder.whole_videos.video_file import TimedFrame, VideoFormat
@@ -21,6 +22,7 @@ class MadeVideo:
 
     shapes: Shapes
     index: int
+    repeats: ClassVar[int] = 1
 
     @property
     def format(self) -> VideoFormat:

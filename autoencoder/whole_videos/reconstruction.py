@@ -10,6 +10,7 @@ import torch
 
 from autoencoder.checkpoint import load_autoencoder
 from autoencoder.common.progress import progress_bar
+from autoencoder.common.upscaling import unrepeated
 from autoencoder.reconstruct import ReconstructConfig
 from autoencoder.vidtwin import AutoencoderVidTwin
 from autoencoder.whole_videos.clips import Fit, chosen_overlap, decode_frames, encode_frames, swap_dynamics
@@ -65,7 +66,7 @@ def reconstructed(
 def _squares(video: VideoFile, fit: Fit, waiting: deque[Waiting], keep: bool = False) -> Iterator[torch.Tensor]:
     """The frames for the model, uint8 (S, S, 3); each is noted in `waiting`, with its pixels if `keep`."""
     for pixels, stamp, duration in video.frames():
-        square = fit.into(pixels)
+        square = fit.into(unrepeated(pixels, video.repeats))
         original = square if fit.mode == "crop" else pixels
         waiting.append(Waiting(original if keep else None, stamp, duration))
         yield square

@@ -23,6 +23,7 @@ from autoencoder.common.device import to_device
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.pictures import unit_to_uint8
 from autoencoder.common.processes import from_all
+from autoencoder.common.upscaling import unrepeated
 from autoencoder.data.frame_index import UnreadableVideo
 from autoencoder.data.listing import VIDEO_ENDINGS, read_manifest
 from autoencoder.data.scan import scan_folder
@@ -195,7 +196,7 @@ def _frames_within(video: ListedVideo, file: VideoFile | MadeVideo) -> Iterator[
             return
         count += 1
         if seconds >= video.start:
-            yield pixels
+            yield unrepeated(pixels, file.repeats)
     if count < file.num_frames:
         raise UnreadableVideo(f"{video.path}: only {count} of its {file.num_frames} frames decode")
 

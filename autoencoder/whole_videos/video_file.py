@@ -18,7 +18,14 @@ from av.codec.context import Flags
 
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
-from autoencoder.data.frame_index import UnreadableVideo, counts_by_decoding, index_frames, open_video, stamp_of
+from autoencoder.data.frame_index import (
+    UnreadableVideo,
+    counts_by_decoding,
+    index_frames,
+    open_video,
+    repeats_of,
+    stamp_of,
+)
 from autoencoder.data.orientation import AS_STORED, OddAngle, Orientation, orientation_of_frame
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
@@ -81,6 +88,7 @@ class VideoFile:
             too coarse to say so; None where stamps are taken as they are.
         stored_time_base: seconds per unit of the file's own stamps.
         orientation: how the stored picture is displayed.
+        repeats: how often each pixel is repeated in either direction; models see such frames `unrepeated`.
     """
 
     path: Path
@@ -89,6 +97,7 @@ class VideoFile:
     origin: int | None
     stored_time_base: Fraction
     orientation: Orientation = AS_STORED
+    repeats: int = 1
 
     def frames(self) -> Iterator[TimedFrame]:
         """Decode all frames in the order of display.
@@ -143,6 +152,7 @@ def open_file(path: str | Path) -> VideoFile:
             rate, time_base = stream.average_rate or stream.guessed_rate, stream.time_base
             if not rate:
                 rate = _rate_of_packets(path)
+            repeated = repeats_of(container, stream)
             num_frames, origin, on_grid = _scan(container, stream, rate * time_base)
         with open_video(path) as container:
             stream = container.streams.best("video")
@@ -165,7 +175,7 @@ def open_file(path: str | Path) -> VideoFile:
         pixel_aspect=1 / aspect if shown_as.transposed else aspect,
         colorspace=colorspace,
     )
-    return VideoFile(Path(path), form, num_frames, origin if snap else None, time_base, shown_as)
+    return VideoFile(Path(path), form, num_frames, origin if snap else None, time_base, shown_as, repeated)
 
 
 def _rate_of_packets(path: str | Path) -> Fraction:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("autoencoder", "generator", "pipelines", "benchmarks")
-HEAVY = ("torch", "diffusers", "lightning", "accelerate", "decord", "matplotlib", "torchvision", "av", "timm")
+HEAVY = ("torch", "diffusers", "lightning", "accelerate", "decord", "matplotlib", "torchvision", "av", "timm", "gradio")
 
 
 def commands() -> list[str]:

@@ -19,6 +19,7 @@ COMMANDS = {
     "sample": ("pipelines.sample", "sample videos"),
     "evaluate": ("pipelines.evaluate", "FVD and KVD of samples"),
     "recombine": ("pipelines.recombine", "one latent given and the other sampled, on moving shapes"),
+    "app": ("pipelines.app", "a page in the browser for all of this"),
     "ship": ("pipelines.ship", "make a trained pipeline one that is installed with the package"),
     "demo": ("pipelines.demo", "a trained pipeline shown at once, then the whole way, small"),
 }

@@ -1,10 +1,11 @@
-"""Latents halfway between those of two clips, whose videos tell what a latent is worth to a generator.
+"""Latents between those of two clips, whose videos tell what a latent is worth to a generator.
 
 A generator's latents lie between those it has learnt from. So the Frechet distance of videos decoded from interpolated
 latents says more of samples than that of reconstructions does (arXiv 2608.13556, and arXiv 2603.05630 for pictures).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -52,3 +53,15 @@ def pairs_of_clips(latents: VidTwinLatents, videos: Sequence[int], part: str = "
 def halfway(latents: VidTwinLatents, pairs: torch.Tensor) -> VidTwinLatents:
     """The mean of the latents of each pair, given as places (P, 2)."""
     return latents.map(lambda tensor: tensor[pairs].mean(dim=1))
+
+
+def between(first: VidTwinLatents, second: VidTwinLatents, share: float, part: str = "both") -> VidTwinLatents:
+    """Latents on the straight way from those of some clips to those of others, in one latent or both.
+
+    Args:
+        first, second: latents of B clips each.
+        share: of the way, 0 at the first and 1 at the second.
+        part: "both", or the latent that goes along; the other one stays that of the first.
+    """
+    ends = {name: (getattr(first, name), getattr(second, name)) for name in LATENTS_OF_PART[part]}
+    return replace(first, **{name: torch.lerp(*pair, share) for name, pair in ends.items()})

@@ -1,0 +1,61 @@
+"""The page as a whole: its tabs, its looks, and what is done when a visitor leaves."""
+
+import gradio as gr
+
+from pipelines.page.controls import Desk
+from pipelines.page.recombine import recombine_tab
+from pipelines.page.reconstruct import reconstruct_tab
+from pipelines.page.sample import sample_tab
+from pipelines.page.studio import Studio
+from pipelines.page.visits import Visits
+from pipelines.page.walk import walk_tab
+
+TABS = {"Sample": sample_tab, "Recombine": recombine_tab, "Reconstruct": reconstruct_tab, "Latents": walk_tab}
+# Only fonts that the visitor's machine has: others are fetched from elsewhere.
+FONTS = ("ui-sans-serif", "system-ui", "sans-serif")
+MONO_FONTS = ("ui-monospace", "monospace")
+# The label lies above the video, not on it. To leave the queue is no error, as gradio has it; true errors pop up.
+CSS = """
+.film video { image-rendering: pixelated; padding-top: 32px; box-sizing: border-box; }
+[id$="-status"] :is(.error, .clear-status) { display: none; }
+[id$="-status"] :is(td, th) { word-break: normal; }
+"""
+# Videos of one row that last equally long are shown at the same moment.
+JS = """() => setInterval(() => {
+  for (const row of document.querySelectorAll(".together")) {
+    const [first, ...others] = row.querySelectorAll("video");
+    for (const other of others)
+      if (Math.abs(other.duration - first.duration) < 0.01 && Math.abs(other.currentTime - first.currentTime) > 0.1)
+        other.currentTime = first.currentTime;
+  }
+}, 1000)"""
+
+
+def theme() -> gr.themes.Base:
+    """The page's looks."""
+    return gr.themes.Default(font=FONTS, font_mono=MONO_FONTS)
+
+
+def lay_out(studio: Studio, visits: Visits, delete_cache: tuple[int, int]) -> gr.Blocks:
+    """The page.
+
+    Args:
+        studio: the pipeline.
+        visits: the visitors.
+        delete_cache: seconds between two sweeps of gradio's files, and the age at which these are removed.
+    """
+    desk, limits = Desk(studio, visits), studio.limits
+    with gr.Blocks(
+        title="VidTwin Diffusion", analytics_enabled=False, delete_cache=delete_cache, fill_width=True
+    ) as page:
+        gr.Markdown(
+            "# VidTwin Diffusion\n"
+            "A video is a *structure* latent S (what is seen) and a *dynamics* latent D (how it moves). Videos of up "
+            f"to {limits.seconds:g} s and {limits.megabytes:g} MB may be uploaded. A file is removed once it has been "
+            "used, and what is shown to you when you close the page."
+        )
+        for name, tab in TABS.items():
+            with gr.Tab(name, elem_id=f"tab-{name.lower()}"):
+                tab(desk)
+        page.unload(desk.leave)
+    return page

@@ -30,8 +30,10 @@ class SixthShapeConfig:
     """Trainings of each kind, on the same clips."""
     max_steps: int | None = None
     """Steps of a training; those of the preset by default."""
-    samples_per_class: int = 20
+    samples_per_class: int = 50
     """Samples of every class, of each pipeline."""
+    held_out_clips: int = 600
+    """Held-out clips of all twelve classes, which are judged as they are and reconstructed."""
     num_inference_steps: int = 50
     """Steps of the scheduler."""
     guidance_scale: float = 2.0
@@ -44,8 +46,10 @@ class SixthShapeConfig:
     """Where to sample, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
 
     def __post_init__(self):
-        names = ("num_clips", "seeds", "samples_per_class", "num_inference_steps")
+        names = ("num_clips", "seeds", "samples_per_class", "held_out_clips", "num_inference_steps")
         check_counts(**{name: getattr(self, name) for name in names})
+        if self.held_out_clips not in range(12, 1001):
+            raise UserError(f"held_out_clips must be 12 to 1000, got {self.held_out_clips}")
         if self.num_clips < 2:
             raise UserError(f"num_clips must be at least 2, for there are two new classes, got {self.num_clips}")
 

@@ -46,6 +46,7 @@ def ran(tmp_path, monkeypatch) -> list[list[str]]:
 
 def test_all_are_trained_and_judged_and_nothing_twice(ran, capsys):
     flags = ["--pipeline=base", "--samples-per-class=1", "--num-inference-steps=1", "--output-dir=out"]
+    flags += ["--held-out-clips=12"]
     sixth_shape.main([*flags, "--sheet=sheet.png", "--max-steps=7"])
     assert len(ran) == 2 and ran[0][-2:] == ["--max-steps", "7"] and "--lora-replay" in ran[1]
     assert ran[0][ran[0].index("--classes") + 1] == "diamond_horizontal,diamond_vertical"

@@ -135,7 +135,7 @@ def held_out_rows(base: VidTwinDiffusionPipeline, config: SixthShapeConfig) -> l
     """What can be reached: held-out clips of all classes, and their reconstructions by the frozen autoencoder."""
     size = base.vae.config
     data = Shapes(size.num_frames, size.sample_size, "val", ALL_CLASS_NAMES)
-    indices = range(min(len(data), config.samples_per_class * len(ALL_CLASS_NAMES)))
+    indices = range(config.held_out_clips)
     clips, names = torch.stack([data.clip(i) for i in indices]), [data.class_names[data.label(i)] for i in indices]
     rebuilt = decode_clips(base.vae, encode_clips(base.vae, clips))
     return [_row("held-out clips", clips, names), _row("reconstructions of them", rebuilt, names)]

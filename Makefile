@@ -3,10 +3,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOBS ?= 3
 
-.PHONY: demo test
+.PHONY: demo docs test
 
 demo: $(VENV)/installed
 	$(BIN)/python -m pipelines.demo
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -347,7 +347,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
         return output if return_dict else tuple(output)
 
     @classmethod
-    def from_original(cls, path: str | Path, **overrides) -> "AutoencoderVidTwin":
+    def from_original(cls, path: str | Path, **overrides: Any) -> "AutoencoderVidTwin":
         """Read a checkpoint of the published reference implementation, strictly.
 
         Args:

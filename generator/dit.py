@@ -112,8 +112,11 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
             flow), "sample" (x_0), "epsilon" (noise) or "v_prediction" (sqrt(abar) noise - sqrt(1 - abar) x_0).
         independent_times: whether the model was trained with a noise level for each latent, and so can be asked for
             either latent given the other. The network is the same; it always takes a time for each.
-        structure_mean, structure_std, dynamics_mean, dynamics_std: per-channel statistics of the latents the model was
-            trained on, d_S and d_D numbers; None stands for 0 and 1.
+        structure_mean: mean of each channel of the structure latents the model was trained on, d_S numbers; None
+            stands for 0.
+        structure_std: their standard deviation, d_S numbers; None stands for 1.
+        dynamics_mean: likewise of the dynamics latents, d_D numbers.
+        dynamics_std: likewise, d_D numbers.
         id2label: class names by the id in decimal, "0" to str(K - 1); None where the classes have no names.
 
     Raises:

@@ -35,13 +35,8 @@ def start_from(model: VidTwinDiT, folder: str | Path, autoencoder: str, init_mis
         UserError: if the trained model predicts something else; or if anything else does not fit, and `init_missing`
             is not set. The model is as it was then.
     """
+    check_target(folder, model.config.prediction_type)
     given = VidTwinDiT.from_pretrained(folder)
-    kind, wanted = given.config.prediction_type, model.config.prediction_type
-    if kind != wanted:
-        raise UserError(
-            f"init_from={folder}: the model there predicts {kind!r}, and its weights say nothing of {wanted!r}, which "
-            f"this run is to learn: give --objective.kind {kind}"
-        )
     remarks = _unlike_latents(Path(folder), autoencoder)
     is_same_scale = not remarks
     own, weights = model.state_dict(), given.state_dict()
@@ -67,6 +62,24 @@ def known_classes(folder: str | Path) -> list[str]:
     if config["id2label"] is None:
         raise UserError(f"init_from={folder}: the classes of the model there have no names, by which LoRA knows them")
     return [config["id2label"][str(label)] for label in range(config["num_classes"])]
+
+
+def check_target(folder: str | Path, wanted: str) -> None:
+    """Refuse a trained transformer that predicts something else than the one that is to start from it.
+
+    Args:
+        folder: of the trained one.
+        wanted: what the other one is to predict, as `prediction_type`.
+
+    Raises:
+        UserError: naming both.
+    """
+    kind = VidTwinDiT.load_config(folder)["prediction_type"]
+    if kind != wanted:
+        raise UserError(
+            f"init_from={folder}: the model there predicts {kind!r}, and its weights say nothing of {wanted!r}, which "
+            f"this run is to learn: give --objective.kind {kind}"
+        )
 
 
 def _unlike_latents(folder: Path, autoencoder: str) -> list[str]:

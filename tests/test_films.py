@@ -1,11 +1,11 @@
-"""The README's commands for films of people, on real ones: both stages and the benchmark."""
+"""The documented commands for films of people, on real ones: both stages and the benchmark."""
 
 import importlib
 import json
 from pathlib import Path
 
 import pytest
-from readme_blocks import commands_of
+from pages import commands_of
 from test_people_benchmark import Motion, NoLpips
 from test_ucf101_mini import TINY_MODEL
 
@@ -30,12 +30,12 @@ SMALL = [
 ]
 
 
-def test_the_readmes_commands_run(tmp_path, monkeypatch, capfd):
+def test_the_documented_commands_run(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("films").symlink_to(FILMS)
     monkeypatch.setattr(work, "I3D", Motion)
     monkeypatch.setattr(work, "VideoLPIPS", NoLpips)
-    commands = commands_of("On films of people", "clips64")
+    commands = commands_of("docs/control.md", "On films of people", "clips64")
     assert [module for module, _ in commands] == 3 * ["autoencoder.train"] + ["generator.train", "benchmarks.people"]
     for (module, arguments), settings in zip(commands, SMALL, strict=True):
         small = [part for name, value in settings.items() for part in (f"--{name}", str(value))]

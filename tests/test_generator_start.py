@@ -148,9 +148,11 @@ def test_a_model_is_found_in_a_run_a_pipeline_a_folder_and_by_name(given, tmp_pa
 
 
 def test_the_shipped_pipeline_starts_a_run_on_other_classes(films, tmp_path, monkeypatch, capsys):
-    """With its settings and its autoencoder, which no flag repeats; and the run resumes without it, with its scale."""
+    """With its settings, its autoencoder and its scale, which no flag repeats; another target is refused at once."""
     monkeypatch.chdir(tmp_path)
     flags = [*RUN, *FROZEN, f"--data-root={films}", "--init-from=shapes", "--output-dir=run", "--max-steps=1"]
+    with pytest.raises(UserError, match="predicts 'flow'"):
+        train.parse([*flags, "--objective.kind=sample"])
     with pytest.raises(UserError, match="init_from=.*shapes.*: 1 of 3 classes, hop. Let"):
         train.main(flags)
     train.main([*flags, "--init-missing"])

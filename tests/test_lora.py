@@ -116,6 +116,9 @@ def test_a_fused_model_is_an_unfused_one_and_unfusing_gives_the_bits_back(tmp_pa
     assert max_difference(half, unfused) > 1e-3
     pipe.unfuse_lora()
     assert max_difference(sample(pipe, NEW[0]), unfused) == 0, "a scale of the fusing does not stay behind"
+    pipe.fuse_lora(lora_scale=0.0)
+    assert max_difference(sample(pipe, NAMES[2]), sample(tiny_pipeline(), NAMES[2])) == 0, "nothing of it is left"
+    pipe.unfuse_lora()
     pipe.set_adapters("default_0", 0.5)
     assert max_difference(sample(pipe, NEW[0]), half) <= 1e-5
 

@@ -99,6 +99,14 @@ def test_public_names_and_version():
         _ = vidtwin.VidTwin
 
 
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["title"], cited["version"]) == ("VidTwin Diffusion", version("vidtwin"))
+    (paper,) = cited["references"]
+    assert "2412.17726" in paper["url"] and len(paper["authors"]) == 6
+    assert f"## [{cited['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_every_command_of_the_packages_has_a_name():
     files = [path for package in INSTALLED[:3] for path in (ROOT / package).rglob("*.py")]
     modules = {str(path.relative_to(ROOT))[:-3].replace("/", ".") for path in files if "__main__" in path.read_text()}

@@ -1,4 +1,4 @@
-"""The README's commands for a part of UCF-101, on 25 of its clips: the check, both stages, sampling, evaluation."""
+"""The documented commands for a part of UCF-101, on 25 of its clips: the check, both stages, sampling, evaluation."""
 
 import importlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from readme_blocks import commands_of
+from pages import commands_of
 
 from autoencoder.data import UCF101, DataConfig
 from pipelines import VidTwinDiffusionPipeline
@@ -36,9 +36,9 @@ SMALL = {
 }
 
 
-def readme_commands() -> list[tuple[str, list[str]]]:
+def documented_commands() -> list[tuple[str, list[str]]]:
     """Modules and arguments of the block that takes some classes of UCF-101."""
-    return commands_of("On UCF-101", "--classes")
+    return commands_of("docs/training.md", "On UCF-101", "--classes")
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_readmes_commands_run(workplace, capfd):
-    commands = readme_commands()
+def test_the_documented_commands_run(workplace, capfd):
+    commands = documented_commands()
     assert [module for module, _ in commands] == list(SMALL)
     for module, arguments in commands:
         small = [part for name, value in SMALL[module].items() for part in (f"--{name}", str(value))]

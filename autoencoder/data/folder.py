@@ -146,7 +146,11 @@ class VideoFolder(VideoFiles):
         root: the folder or the .csv file.
         num_frames: frames of a clip.
         size: height and width of a clip in pixels.
-        sample_fps, sampling, crop, decoder, keep_mib: as in `ClipReader`.
+        sample_fps: frames taken per second of video; None takes every frame.
+        sampling: "time", by time stamps, or "stride", every so many frames.
+        crop: "center" or "random".
+        decoder: "auto", "pyav" or "decord", as in `ClipReader`.
+        keep_mib: memory for decoded videos in every process that reads, in MiB.
         flip_invariant: whether a clip may be mirrored without changing its label.
         split: "train" or "val".
         val_share: share of the videos, or contents, to hold out, in [0, 1]; strictly between, both splits of the whole

@@ -63,7 +63,9 @@ class FrechetVideoDistance(FeatureDistance):
     it only between equal numbers of videos.
 
     Args:
-        feature_extractor, reset_real_features, kwargs: as `FeatureDistance` takes them.
+        feature_extractor: as `FeatureDistance` takes it, such as `I3D.installed()`.
+        reset_real_features: whether `reset()` forgets the real videos, too.
+        kwargs: of `torchmetrics.Metric`.
         unbiased: covariances by N - 1 instead of N. StyleGAN-V and Latte divide by N.
     """
 

@@ -21,7 +21,9 @@ class KernelVideoDistance(FeatureDistance):
     one.
 
     Args:
-        feature_extractor, reset_real_features, kwargs: as `FeatureDistance` takes them.
+        feature_extractor: as `FeatureDistance` takes it, such as `I3D.installed()`.
+        reset_real_features: whether `reset()` forgets the real videos, too.
+        kwargs: of `torchmetrics.Metric`.
         degree: the polynomial's degree, a whole number from 1 on.
         gamma: factor of the product; None takes 1 / D.
         coef: constant of the polynomial, at least 0.

@@ -36,7 +36,8 @@ class FrameMetric(Metric):
         """Add clips.
 
         Args:
-            prediction, target: float (B, 3, T, H, W) in [0, 1].
+            prediction: float (B, 3, T, H, W) in [0, 1].
+            target: likewise, of the same shape.
 
         Raises:
             UserError: if the shapes differ or are not of that form.

@@ -45,7 +45,11 @@ class UCF101(VideoFiles):
         size: height and width of a clip in pixels.
         split: "train", "test" or "all".
         fold: official split 1, 2 or 3; every video is in one of its two lists.
-        sample_fps, sampling, crop, decoder, keep_mib: as in `ClipReader`.
+        sample_fps: frames taken per second of video; None takes every frame.
+        sampling: "time", by time stamps, or "stride", every so many frames.
+        crop: "center" or "random".
+        decoder: "auto", "pyav" or "decord", as in `ClipReader`.
+        keep_mib: memory for decoded videos in every process that reads, in MiB.
         classes: names of the classes to take, in any order and case of letters; None takes all.
         held_out_contents: contents that make up the "test" split, in place of the official lists, which then only tell
             which videos there are; in any case of letters. A group alone, such as `g01`, is that of every class.

@@ -54,6 +54,7 @@ class NoisySamples(Dataset):
             self.layout.num_structure_tokens,
             self.null_label,
             self._tokens(self._others(places)) if self.objective.contrastive_weight else None,  # (B, N, D)
+            self.layout.time_rows if self.objective.frame_times else None,
         )
 
     def _tokens(self, indices: Sequence[int]) -> torch.Tensor:

@@ -50,18 +50,23 @@ def multiply_add(
 
     Args:
         x: (B, N, C).
-        scale: (B, 1, C) for all tokens, or (B, 2, C) for structure and dynamics.
+        scale: (B, 1, C) for all tokens, (B, 2, C) for structure and dynamics, or (B, N, C).
         shift: like `scale`, or (B, N, C).
         tokens_per_type: structure and dynamics tokens, N in all.
 
     Returns:
         (B, N, C).
     """
-    if scale.shape[1] == 1:
+    if scale.shape[1] in (1, x.shape[1]):
         return torch.addcmul(shift, x, scale)
     shifts = shift.split(tokens_per_type if shift.shape[1] == x.shape[1] else 1, dim=1)
     parts = zip(shifts, x.split(tokens_per_type, dim=1), scale.split(1, dim=1), strict=True)
     return torch.cat([torch.addcmul(*part) for part in parts], dim=1)  # (B, N, C)
+
+
+def _by_token(modulation: torch.Tensor, time_rows: torch.Tensor | None) -> torch.Tensor:
+    """(B, R, C) -> (B, N, C), each token's row; as it is, with one or two rows, where `time_rows` is None."""
+    return modulation if time_rows is None else modulation[:, time_rows]
 
 
 class TokenAttention(Attention):
@@ -136,21 +141,24 @@ class DiTBlock(nn.Module):
         tokens_per_type: tuple[int, int],
         class_vector: torch.Tensor | None = None,
         rotary: Rotary | None = None,
+        time_rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One block.
 
         Args:
             x: (B, N, C).
-            condition: (B, 1, C), or (B, 2, C) with one for each latent type; the activation is already applied.
+            condition: (B, 1, C), (B, 2, C) with one for each latent type, or (B, R, C) with those of `time_rows`; the
+                activation is already applied.
             tokens_per_type: structure and dynamics tokens, N in all.
             class_vector: (B, 1, class_dim), read where the block has a class attention.
             rotary: rotations of queries and keys, if positions are rotary.
+            time_rows: long (N,), which of R conditions is each token's.
 
         Returns:
             (B, N, C).
         """
-        modulation = self.modulation(condition).to(x.dtype).chunk(6, dim=-1)  # 6 x (B, 1 or 2, C)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation
+        modulation = _by_token(self.modulation(condition).to(x.dtype), time_rows).chunk(6, dim=-1)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation  # 6 x (B, 1, 2 or N, C)
         y = multiply_add(self.norm_attention(x), 1 + scale_msa, shift_msa, tokens_per_type)
         x = multiply_add(self.attention(y, rotary).to(x.dtype), gate_msa, x, tokens_per_type)
         if self.class_attention is not None:
@@ -169,9 +177,16 @@ class FinalLayer(nn.Module):
         self.structure = nn.Linear(dim, structure_dim)
         self.dynamics = nn.Linear(dim, dynamics_dim)
 
-    def forward(self, x: torch.Tensor, condition: torch.Tensor, tokens_per_type: tuple[int, int]) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        condition: torch.Tensor,
+        tokens_per_type: tuple[int, int],
+        time_rows: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """(B, N, C) and a condition as in `DiTBlock` -> (B, N, D)."""
-        shift, scale = self.modulation(condition).to(x.dtype).chunk(2, dim=-1)  # 2 x (B, 1 or 2, C)
+        modulation = _by_token(self.modulation(condition).to(x.dtype), time_rows)
+        shift, scale = modulation.chunk(2, dim=-1)  # 2 x (B, 1, 2 or N, C)
         x = multiply_add(self.norm(x), 1 + scale, shift, tokens_per_type)
         structure, dynamics = x.split(tokens_per_type, dim=1)  # (B, N_S, C), (B, N_D, C)
         parts = self.structure(structure), self.dynamics(dynamics)  # (B, N_S, structure_dim), (B, N_D, dynamics_dim)

@@ -138,6 +138,13 @@ class ObjectiveConfig:
     given_share: float = 0.25
     """With `independent_times`: share of samples in which one of the two latents, either with equal chance, is given:
     it enters clean with time 0 and takes no part in the loss. The other samples draw two independent noise levels."""
+    history_share: float = 0.0
+    """With `independent_times`: share of samples whose first frames of dynamics are given, clean with time 0 and no
+    part of the loss, so that the model learns to go on from another clip (arXiv 2502.06764). Their number is drawn
+    evenly from all that leave a frame to predict, in steps of the dynamics patch, whatever the shares above gave."""
+    frame_share: float = 0.0
+    """With `independent_times`: share of samples whose frames of dynamics have a noise level each, in steps of the
+    dynamics patch (Diffusion Forcing, arXiv 2407.01392). Drawn together with `history_share`; no sample has both."""
 
     def __post_init__(self):
         check_kind("kind", self.kind)
@@ -162,6 +169,19 @@ class ObjectiveConfig:
         shares = self.joint_share, self.given_share
         if min(shares) < 0 or sum(shares) > 1:
             raise UserError(f"joint_share and given_share must be at least 0 and add up to at most 1, got {shares}")
+        shares = self.history_share, self.frame_share
+        if min(shares) < 0 or sum(shares) > 1:
+            raise UserError(f"history_share and frame_share must be at least 0 and add up to at most 1, got {shares}")
+        if self.frame_times and not self.independent_times:
+            raise UserError(
+                f"history_share and frame_share, got {shares}, draw times of the dynamics apart from the structure's: "
+                "give --objective.independent_times true, too"
+            )
+
+    @property
+    def frame_times(self) -> bool:
+        """Whether frames of dynamics have times of their own."""
+        return self.history_share + self.frame_share > 0
 
 
 def check_kind(name: str, value: str) -> None:

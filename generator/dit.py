@@ -112,6 +112,8 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
             flow), "sample" (x_0), "epsilon" (noise) or "v_prediction" (sqrt(abar) noise - sqrt(1 - abar) x_0).
         independent_times: whether the model was trained with a noise level for each latent, and so can be asked for
             either latent given the other. The network is the same; it always takes a time for each.
+        frame_times: whether it was trained with noise levels of the frames of dynamics, too, and so can go on from the
+            last frames of another clip. The network is the same.
         structure_mean: mean of each channel of the structure latents the model was trained on, d_S numbers; None
             stands for 0.
         structure_std: their standard deviation, d_S numbers; None stands for 1.
@@ -149,6 +151,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         positions: str = "sincos",
         prediction_type: str = "flow",
         independent_times: bool = False,
+        frame_times: bool = False,
         structure_mean: Sequence[float] | None = None,
         structure_std: Sequence[float] | None = None,
         dynamics_mean: Sequence[float] | None = None,
@@ -164,6 +167,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         self.set_statistics(structure_mean, structure_std, dynamics_mean, dynamics_std)
         self.register_buffer("mask", self.layout.mask, persistent=False)
         self.register_buffer("type_ids", self.layout.type_ids, persistent=False)
+        self.register_buffer("time_rows", self.layout.time_rows, persistent=False)
         embedding = sincos_positions(self.layout.positions, hidden_size) if positions == "sincos" else None
         self.register_buffer("position_embedding", embedding, persistent=False)
         self._register_rotary(self.mask.device)
@@ -242,7 +246,8 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
 
         Args:
             tokens: float (B, N, D), the noisy latents as packed by `layout`; values on padding are ignored.
-            timestep: in [0, 1000] (rectified flow: 1000 sigma): a scalar, (B,), or (B, 2) for structure and dynamics.
+            timestep: in [0, 1000] (rectified flow: 1000 sigma): a scalar, (B,), (B, 2) for structure and dynamics, or
+                (B, 1 + G) for structure and each of the G = `layout.num_frame_patches` patches of frames of dynamics.
             class_labels: long (B,), in [0, K]; K is the null class. The range is not checked here: that would make the
                 device wait.
             return_dict: whether to return a `VidTwinDiTOutput` rather than a tuple.
@@ -253,18 +258,20 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         Raises:
             ValueError: if a shape does not fit (UserError for that of the time).
         """
-        timestep = self._check_inputs(tokens, timestep, class_labels)  # (B, 1 or 2)
+        timestep = self._check_inputs(tokens, timestep, class_labels)  # (B, 1, 2 or 1 + G)
+        time_rows = self.time_rows if timestep.shape[1] > 2 else None
         tokens_per_type = (self.layout.num_structure_tokens, self.layout.num_dynamics_tokens)
         x = self._embed_tokens(tokens, tokens_per_type)  # (B, N, C)
         condition, class_vector = self._embed_condition(timestep, class_labels, tokens.dtype)
         rotary = None if self.rotary_cos is None else (self.rotary_cos, self.rotary_sin)
         for block in self.blocks:
-            arguments = (x, condition, tokens_per_type, class_vector, rotary)
+            arguments = (x, condition, tokens_per_type, class_vector, rotary, time_rows)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = self._gradient_checkpointing_func(block, *arguments)
             else:
                 x = block(*arguments)
-        sample = torch.where(self.mask, self.final_layer(x, condition, tokens_per_type), 0.0)  # (B, N, D)
+        x = self.final_layer(x, condition, tokens_per_type, time_rows)  # (B, N, D)
+        sample = torch.where(self.mask, x, 0.0)
         return VidTwinDiTOutput(sample=sample) if return_dict else (sample,)
 
     def _embed_tokens(self, tokens: torch.Tensor, tokens_per_type: tuple[int, int]) -> torch.Tensor:
@@ -282,10 +289,10 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     def _embed_condition(
         self, timestep: torch.Tensor, class_labels: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B, G) times, (B,) labels -> condition (B, G, C) in a dtype, and the (B, 1, class_dim) that blocks read."""
-        frequencies = self.time_frequencies(timestep.flatten())  # (B G, 256)
-        condition = self.time_embedding(frequencies.to(self.class_embedding.weight.dtype))  # (B G, C)
-        condition = condition.unflatten(0, timestep.shape).to(dtype)  # (B, G, C)
+        """(B, R) times, (B,) labels -> condition (B, R, C) in a dtype, and the (B, 1, class_dim) that blocks read."""
+        frequencies = self.time_frequencies(timestep.flatten())  # (B R, 256)
+        condition = self.time_embedding(frequencies.to(self.class_embedding.weight.dtype))  # (B R, C)
+        condition = condition.unflatten(0, timestep.shape).to(dtype)  # (B, R, C)
         class_vector = self.class_embedding(class_labels)[:, None]  # (B, 1, class_dim)
         if self.config.conditioning == "cross_attention":
             return F.silu(condition), class_vector
@@ -294,7 +301,7 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     def _check_inputs(
         self, tokens: torch.Tensor, timestep: torch.Tensor | float, class_labels: torch.Tensor
     ) -> torch.Tensor:
-        """Check the shapes; returns the time as (B, 1) or (B, 2)."""
+        """Check the shapes; returns the time as (B, 1), (B, 2) or (B, 1 + G)."""
         self.layout.check(tokens)
         batch_size = len(tokens)
         if class_labels.shape != (batch_size,):
@@ -302,11 +309,14 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         timestep = torch.as_tensor(timestep, device=tokens.device)
         if timestep.ndim == 0:
             timestep = timestep.expand(batch_size)
-        if timestep.shape not in ((batch_size,), (batch_size, 2)):
+        rows = 1 + self.layout.num_frame_patches
+        if timestep.shape not in ((batch_size,), (batch_size, 2), (batch_size, rows)):
             raise UserError(
-                f"timestep must be a scalar, ({batch_size},) or ({batch_size}, 2), got {tuple(timestep.shape)}"
+                f"timestep must be a scalar, ({batch_size},), ({batch_size}, 2) or ({batch_size}, {rows}), of the "
+                "structure and of each dynamics token along the frames, which holds "
+                f"{self.layout.dynamics_patch_size[0]} of them, got {tuple(timestep.shape)}"
             )
-        return timestep.reshape(batch_size, -1)  # (B, 1 or 2)
+        return timestep.reshape(batch_size, -1)  # (B, 1, 2 or 1 + G)
 
     def set_statistics(
         self,

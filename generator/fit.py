@@ -158,6 +158,7 @@ def build_transformer(
         num_classes=len(names),
         prediction_type=config.objective.kind,
         independent_times=config.objective.independent_times,
+        frame_times=config.objective.frame_times,
         id2label={str(label): name for label, name in enumerate(names)},
         **cache.statistics,
     )

@@ -26,10 +26,11 @@ class NoisyBatch:
     Attributes:
         tokens: (B, N, D), the noisy latents x_t; a given latent is x_0.
         timestep: float (B,), in [0, 1000], the model's input; with independent times (B, 2) for structure and dynamics,
-            0 for a given latent.
+            with times of frames (B, 1 + G) for structure and each patch of frames; 0 for what is given.
         labels: long (B,), the null label where the condition was dropped.
         target: (B, N, D), of the model's prediction.
-        weight: float32 (B, 1), or (B, 2) like `timestep`: factor of the squared error; 0 for a given latent.
+        weight: float32 (B, 1), (B, 2) for structure and dynamics, or (B, N) with times of frames: factor of the squared
+            error; 0 for what is given.
     """
 
     tokens: torch.Tensor
@@ -62,7 +63,7 @@ class Losses:
 
     A latent that is given has no error but is counted, so that the mean of the losses of two equal parts of a batch is
     the loss of the batch. With `independent_times`, structure and dynamics therefore come out lower than the error of
-    a latent that is to be predicted, by a share of given_share / 2 on average.
+    a latent that is to be predicted, by a share of given_share / 2 on average; dynamics also by that of its history.
     """
 
     total: torch.Tensor
@@ -109,6 +110,7 @@ def diffusion_loss(
     num_structure_tokens: int,
     null_label: int,
     others: torch.Tensor | None = None,
+    time_rows: torch.Tensor | None = None,
 ) -> Losses:
     """The training loss of one batch.
 
@@ -121,7 +123,7 @@ def diffusion_loss(
         mask: bool (N, D), False on padding, on the device of the tokens.
         num_structure_tokens: number of structure tokens, which are the first of the N.
         null_label: the label of the null class.
-        others: as in `noisy_batch`.
+        others, time_rows: as in `noisy_batch`.
 
     Returns:
         Losses over the numbers that `mask` keeps, `masked_losses` of the model's prediction.
@@ -129,7 +131,7 @@ def diffusion_loss(
     Raises:
         UserError, ValueError: as `noisy_batch`.
     """
-    batch = noisy_batch(tokens, labels, config, generators, num_structure_tokens, null_label, others)
+    batch = noisy_batch(tokens, labels, config, generators, num_structure_tokens, null_label, others, time_rows)
     return denoising_losses(model, batch, mask, num_structure_tokens)
 
 
@@ -152,6 +154,7 @@ def noisy_batch(
     num_structure_tokens: int,
     null_label: int,
     others: torch.Tensor | None = None,
+    time_rows: torch.Tensor | None = None,
 ) -> NoisyBatch:
     """Draw times, condition drops and noise, in this order, for every sample from its own generator.
 
@@ -159,9 +162,11 @@ def noisy_batch(
         tokens, labels, config, generators, num_structure_tokens, null_label: as in `diffusion_loss`.
         others: float (B, N, D), for each sample the clean latents of another one, which a `contrastive_weight` needs.
             Their noise is drawn last.
+        time_rows: long (N,), `TokenLayout.time_rows`, which times of frames need.
 
     Raises:
-        UserError: if there is not one label and one generator per sample, or not one other where one is needed.
+        UserError: if there is not one label and one generator per sample, not one other where one is needed, or a
+            history is asked for in a single patch of frames.
         ValueError: if a label is out of range; checked only for labels on the CPU, so that no device has to wait.
     """
     if len(labels) != len(tokens) or len(generators) != len(tokens):
@@ -172,17 +177,19 @@ def noisy_batch(
         raise UserError(f"contrastive_weight={config.contrastive_weight} needs another clip for each of the samples")
     if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < null_label)).all()):
         raise ValueError(f"labels must lie in [0, {null_label}), got {labels.tolist()}")
-    times, given = _draw_times(config, generators, tokens.device)  # 2 x (B, 1 or 2)
+    times, given = _draw_times(config, generators, tokens.device, time_rows)  # 2 x (B, 1, 2 or 1 + G)
     dropped = torch.cat([torch.rand(1, generator=generator) for generator in generators]) < config.label_dropout  # (B,)
     noise = randn_tensor(tokens.shape, generator=list(generators), device=tokens.device, dtype=tokens.dtype)
+    timestep = NUM_TRAIN_TIMESTEPS * times if config.kind in FLOW_KINDS else times.float()
+    if config.frame_times:
+        times, given = times[:, time_rows], given[:, time_rows]  # 2 x (B, N)
     token_counts = num_structure_tokens, tokens.shape[1] - num_structure_tokens
     noisy, target = _NOISINGS[config.kind](tokens, noise, _per_token(times, token_counts))
     if config.contrastive_weight:
         target = _contrasted(config, noisy, target, others, _per_token(times, token_counts), generators)
-    timestep = NUM_TRAIN_TIMESTEPS * times if config.kind in FLOW_KINDS else times.float()
     return NoisyBatch(
         tokens=torch.where(_per_token(given, token_counts), tokens, noisy),
-        timestep=timestep if config.independent_times else timestep.squeeze(1),  # (B, 2), or (B,)
+        timestep=timestep if config.independent_times else timestep.squeeze(1),  # (B, 2 or 1 + G), or (B,)
         labels=labels.masked_fill(dropped.to(labels.device), null_label),
         target=target,
         weight=_weights(config, times).masked_fill(given, 0.0),
@@ -205,8 +212,8 @@ def masked_losses(
         prediction, target: (B, N, D).
         mask: bool (N, D), False on padding.
         num_structure_tokens: number of structure tokens, which are the first of the N.
-        weight: (B, 1), or (B, 2) for structure and dynamics, factors of the squared error; None stands for 1. The means
-            are over all numbers, whatever they weigh.
+        weight: (B, 1), (B, 2) for structure and dynamics, or (B, N), factors of the squared error; None stands for 1.
+            The means are over all numbers, whatever they weigh.
     """
     # Masked before the square, so that padding does not reach the gradient either.
     error = torch.where(mask, prediction.float() - target.float(), 0.0).square()  # (B, N, D)
@@ -227,7 +234,7 @@ def _by_type(values: torch.Tensor, num_structure_tokens: int) -> tuple[torch.Ten
 
 
 def _per_token(values: torch.Tensor, token_counts: tuple[int, int]) -> torch.Tensor:
-    """(B, 1) for all tokens -> (B, 1, 1), or (B, 2) for structure and dynamics -> (B, N, 1)."""
+    """(B, 1) for all tokens -> (B, 1, 1); (B, 2) for structure and dynamics, or (B, N) -> (B, N, 1)."""
     if values.shape[1] == 2:
         parts = zip(values.split(1, dim=1), token_counts, strict=True)
         values = torch.cat([part.expand(-1, count) for part, count in parts], dim=1)  # (B, N)
@@ -235,10 +242,17 @@ def _per_token(values: torch.Tensor, token_counts: tuple[int, int]) -> torch.Ten
 
 
 def _draw_times(
-    config: ObjectiveConfig, generators: Sequence[torch.Generator], device: torch.device
+    config: ObjectiveConfig,
+    generators: Sequence[torch.Generator],
+    device: torch.device,
+    time_rows: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise levels or steps, and which latents are given: (B, 1) for both latents, or (B, 2)."""
+    """Noise levels or steps, and which of them are given: (B, 1) for both latents, (B, 2), or (B, 1 + G)."""
     draw = _pair_of_times if config.independent_times else _one_time
+    if config.frame_times:
+        if time_rows is None:
+            raise UserError("history_share and frame_share need time_rows, those of the model's layout")
+        draw = partial(_times_of_frames, int(time_rows.max()))
     times, given = zip(*(draw(config, generator) for generator in generators), strict=True)
     return torch.stack(times).to(device), torch.tensor(given, device=device)
 
@@ -258,6 +272,25 @@ def _pair_of_times(config: ObjectiveConfig, generator: torch.Generator) -> tuple
         return times, (False, False)
     given = which < 0.5, which >= 0.5
     return times.masked_fill(torch.tensor(given), 0), given
+
+
+def _times_of_frames(
+    num_patches: int, config: ObjectiveConfig, generator: torch.Generator
+) -> tuple[torch.Tensor, tuple[bool, ...]]:
+    """Times (1 + G,) of structure and of G patches of frames, and which are given; all cases draw as many numbers."""
+    if num_patches < 2 and config.history_share:
+        raise UserError(
+            f"history_share={config.history_share} leaves no frame to predict where one dynamics token holds all "
+            "frames: make model.dynamics_patch_size smaller along the frames"
+        )
+    (structure, dynamics), (structure_given, dynamics_given) = _pair_of_times(config, generator)
+    case, length = torch.rand(1, generator=generator).item(), torch.rand(1, generator=generator).item()
+    own = torch.cat([_TIMES[config.kind](config, generator) for _ in range(num_patches)])  # (G,)
+    history = 1 + int(length * (num_patches - 1)) if case < config.history_share else 0
+    has_own = config.history_share <= case < config.history_share + config.frame_share and not dynamics_given
+    given = torch.arange(num_patches) < (num_patches if dynamics_given else history)  # (G,)
+    frames = (own if has_own else dynamics.expand(num_patches)).masked_fill(given, 0)
+    return torch.cat([structure[None], frames]), (structure_given, *given.tolist())
 
 
 def _logit_normal_time(config: ObjectiveConfig, generator: torch.Generator) -> torch.Tensor:

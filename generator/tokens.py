@@ -77,6 +77,9 @@ class TokenLayout:
         type_ids: long (N,), 0 structure, 1 dynamics x, 2 dynamics y.
         positions: long (N, 3), place of the patch: (query, row, column), or (frame, axis, place) with axis 0 for x and
             1 for y.
+        num_frame_patches: patches G of the dynamics along the frames; all frames of a patch have one time.
+        time_rows: long (N,), the column of times (B, 1 + G) that is a token's: 0 for structure, 1 + g for dynamics of
+            frame patch g.
 
     Raises:
         UserError: for a size that is not a positive integer, a wrong number of sizes, or axes that do not add up.
@@ -118,6 +121,8 @@ class TokenLayout:
         self.type_ids = torch.cat([torch.full((part.num_tokens,), kind) for kind, part in enumerate(self._parts)])
         structure, along_x, along_y = (part.coordinates for part in self._parts)
         self.positions = torch.cat([structure, along_x, along_y + torch.tensor([0, 1, 0])])
+        self.num_frame_patches = self._parts[1].grid[0]
+        self.time_rows = torch.where(self.type_ids == STRUCTURE, 0, 1 + self.positions[:, 0])
 
     def pack(self, latents: VidTwinLatents) -> torch.Tensor:
         """Latents to tokens; `unpack` gives the same bits back.

@@ -75,19 +75,36 @@ class Guidance:
 
 @dataclass(frozen=True)
 class GivenLatent:
-    """One of the two latents of every video, given so that only the other one is sampled.
+    """What is given of the latents of every video, so that only the rest is sampled.
 
     Attributes:
-        name: "structure" or "dynamics".
-        values: float32 (B, ...), in the autoencoder's scale.
+        latents: float32, in the autoencoder's scale where they are given.
+        has_structure: whether the structure is given.
+        num_frames: frames of the dynamics that are, the first ones: all F, none, or whole patches of frames.
         tokens: float32 (B, N, D), in the transformer's scale where `is_given`.
-        is_given: bool (N, 1), on the tokens of this latent.
+        is_given: bool (N, 1).
+        given_times: which times are those of something given: of structure and dynamics, or where the dynamics are
+            given in part, of structure and of each patch of frames.
     """
 
-    name: str
-    values: torch.Tensor
+    latents: VidTwinLatents
+    has_structure: bool
+    num_frames: int
     tokens: torch.Tensor
     is_given: torch.Tensor
+    given_times: tuple[bool, ...]
+
+    @classmethod
+    def of(
+        cls, latents: VidTwinLatents, has_structure: bool, num_frames: int, transformer: VidTwinDiT
+    ) -> "GivenLatent":
+        """Take parts of latents, which are finite where they are not taken, too; the arguments are the attributes."""
+        layout = transformer.layout
+        patches = [start < num_frames for start in range(0, layout.dynamics_shape[1], layout.dynamics_patch_size[0])]
+        is_given = torch.tensor([has_structure, *patches])[layout.time_rows, None]  # (N, 1)
+        tokens = layout.pack(transformer.normalize(latents))  # (B, N, D)
+        times = patches if len(set(patches)) == 2 else patches[:1]
+        return cls(latents, has_structure, num_frames, tokens, is_given.to(tokens.device), (has_structure, *times))
 
     @classmethod
     def make(
@@ -122,22 +139,27 @@ class GivenLatent:
         layout = transformer.layout
         values = _take(name, source, batch_size, _shape(layout, name), reader).to(device)
         both = {other: values.new_zeros(len(values), *_shape(layout, other)) for other in NAMES} | {name: values}
-        tokens = layout.pack(transformer.normalize(VidTwinLatents(**both)))  # (B, N, D)
-        is_structure = layout.type_ids[:, None] == STRUCTURE  # (N, 1)
-        is_given = is_structure if name == "structure" else ~is_structure
-        return cls(name, values, tokens, is_given.to(device))
+        num_frames = 0 if name == "structure" else layout.dynamics_shape[1]
+        return cls.of(VidTwinLatents(**both), name == "structure", num_frames, transformer)
+
+    @property
+    def is_complete(self) -> dict[str, bool]:
+        """By the name of a latent, whether all of it is given."""
+        return {"structure": self.has_structure, "dynamics": self.num_frames == self.latents.dynamics.shape[2]}
 
     def into_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Replace the given latent's tokens in (B, N, D)."""
+        """Replace the given tokens in (B, N, D)."""
         return torch.where(self.is_given, self.tokens, tokens)
 
     def times(self, timestep: torch.Tensor) -> torch.Tensor:
-        """Times of structure and dynamics, (2,): 0 for this latent, `timestep` for the other one."""
-        return torch.stack([torch.zeros_like(timestep) if name == self.name else timestep for name in NAMES])
+        """Times (2,) or (1 + G,), as `given_times`: 0 for what is given, `timestep` for the rest."""
+        return torch.stack([torch.zeros_like(timestep) if given else timestep for given in self.given_times])
 
     def into_latents(self, latents: VidTwinLatents) -> VidTwinLatents:
-        """Replace this latent in sampled latents by the given one, bit for bit."""
-        return replace(latents, **{self.name: self.values})
+        """Replace what is given in sampled latents, bit for bit."""
+        known, sampled = self.latents.dynamics[:, :, : self.num_frames], latents.dynamics[:, :, self.num_frames :]
+        dynamics = torch.cat([known, sampled], dim=2)  # (B, d_D, F, w_D + h_D)
+        return VidTwinLatents(self.latents.structure if self.has_structure else latents.structure, dynamics)
 
 
 class Denoiser:
@@ -147,7 +169,7 @@ class Denoiser:
         transformer: the network.
         labels: long (B,), on the device of the tokens.
         guidance: weights and interval of classifier-free guidance.
-        given: a latent that is not sampled; None samples both.
+        given: what is not sampled; None samples both latents.
     """
 
     def __init__(
@@ -188,7 +210,7 @@ class Denoiser:
         return null + self._weights * (conditional - null)
 
     def with_given(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Replace the tokens of the given latent, if there is one, in (B, N, D)."""
+        """Replace the tokens of what is given, if anything is, in (B, N, D)."""
         return tokens if self._given is None else self._given.into_tokens(tokens)
 
     def _arguments(
@@ -201,11 +223,11 @@ class Denoiser:
         # Filled in there rather than copied there, which would wait for the device.
         timestep = torch.full((), timestep.item(), dtype=timestep.dtype, device=tokens.device)
         if self._given is not None:
-            timestep = self._given.times(timestep)  # (2,)
+            timestep = self._given.times(timestep)  # (2 or 1 + G,)
         return inputs, timestep.expand(len(labels), *timestep.shape), labels
 
     def _is_given(self, name: str) -> bool:
-        return self._given is not None and self._given.name == name
+        return self._given is not None and self._given.is_complete[name]
 
 
 @torch.no_grad()

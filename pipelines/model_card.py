@@ -108,7 +108,7 @@ def _facts(pipe: "VidTwinDiffusionPipeline", fps: float | None) -> dict[str, str
         "parameters": f"{parameters[0]:,} autoencoder, {parameters[1]:,} transformer",
         "prediction": f"{transformer.config.prediction_type}, sampled by {type(pipe.scheduler).__name__}",
         "one latent given, the other sampled": "yes" if transformer.config.independent_times else "no",
-    }
+    } | ({"videos longer than a clip": "yes, clips in a chain"} if transformer.config.frame_times else {})
 
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:

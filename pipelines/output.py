@@ -1,5 +1,8 @@
 """The output of the pipeline, and saving it as files."""
 
+import functools
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +34,18 @@ class PipelineCost:
     sampling: Cost
     decoding: Cost | None
 
+    def __add__(self, other: "PipelineCost") -> "PipelineCost":
+        """The cost of one after the other."""
+        both = None not in (self.decoding, other.decoding)
+        return PipelineCost(self.sampling + other.sampling, self.decoding + other.decoding if both else None)
+
     def __str__(self) -> str:
         return f"sampling {self.sampling}" + ("" if self.decoding is None else f"; decoding {self.decoding}")
+
+
+def sum_costs(costs: Iterable[PipelineCost]) -> PipelineCost:
+    """The cost of all, one after the other; at least one."""
+    return functools.reduce(operator.add, costs)
 
 
 @dataclass

@@ -1,9 +1,12 @@
 """Class-conditional video generation: noise -> tokens -> latents -> video."""
 
+import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
@@ -18,10 +21,11 @@ from autoencoder.latents import Generators, VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
 from pipelines.arguments import ClassId, Seed, check_count, class_labels, describe, make_generators
+from pipelines.chaining import Plan, Windows, check_strength, history, joined
 from pipelines.conditioning import Denoiser, GivenLatent, Guidance, GuidanceScale, LatentReader, LatentSource
 from pipelines.lora import LoraLoaderMixin
 from pipelines.model_card import write_model_card
-from pipelines.output import PipelineCost, VidTwinPipelineOutput
+from pipelines.output import PipelineCost, VidTwinPipelineOutput, sum_costs
 from pipelines.schedulers import Solver, check_scheduler, step_arguments
 
 logger = logging.getLogger(__name__)
@@ -121,11 +125,18 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
         clip_fps: float | None = 8.0,
         clip_start: float = 0.0,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
+        num_frames: int | None = None,
+        overlap: int | None = None,
+        structure_strength: float = 0.0,
     ) -> VidTwinPipelineOutput | tuple:
         """Generate videos: sample both latents, or one latent for a given other one.
 
         The given latent enters the transformer clean, with time 0, at every step; the noise of the other latent is the
         same as without a given one.
+
+        A video longer than a clip is a chain of clips. Each has the structure of the one before, and its dynamics are
+        sampled given that and the dynamics of the last frames of the clip before it. A callback that ends the sampling
+        ends the video with that clip.
 
         Args:
             class_id: class as a 0-based id, as a name of the transformer's `id2label` or as an id in digits; or a list,
@@ -137,8 +148,8 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
             generator: a list with a generator or a seed for every video, or an int seed from which video i takes
                 seed + i; a video then depends on its own generator alone, not on the batch around it. One bare
                 generator fills the batch.
-            latents: noise N(0, 1) to start from, one per video, instead of drawn noise.
-            output_type: "np", "pt", "pil" or "latent".
+            latents: noise N(0, 1) to start the first clip from, one per video, instead of drawn noise.
+            output_type: "np", "pt", "pil", or for a single clip "latent".
             callback_on_step_end: a function, `PipelineCallback` or `MultiPipelineCallbacks`, called as (pipeline,
                 index, timestep, {"latents": tokens}) after every call of the transformer, tokens (B, N, D) float32; the
                 dict that it returns may hold other tokens to go on with.
@@ -151,54 +162,55 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
                 n_q, h_S, w_S) in the autoencoder's scale, a file (`read_latents`) or a list of them, or a video
                 (`video_input.as_video`) such as `out.frames` or float (B, 3, T, H, W) in [-1, 1]; one for all videos
                 or one per video. The output holds it unchanged, in float32.
-            dynamics: likewise a dynamics latent (B, d_D, F, w_D + h_D), p(S | D, c).
+            dynamics: likewise a dynamics latent (B, d_D, F, w_D + h_D), p(S | D, c), of a single clip.
             clip_fps: frames taken per second of a video file; None takes every frame.
             clip_start: second of a video file at which the clip starts.
             callback_on_step_end_tensor_inputs: tensors that the callback is given, of `_callback_tensor_inputs`.
+            num_frames: frames of a video, a clip's by default; the last clip is cut.
+            overlap: frames that a clip goes on from, whole dynamics tokens; by default half a clip.
+            structure_strength: share of the steps in which the structure of a clip after the first is drawn again from
+                the one before: noised so far, and denoised for the dynamics of its clip. 0 keeps it.
 
         Raises:
-            UserError: for an unknown class, a scheduler that does not fit, arguments that do not fit each other, or
-                a given latent for a transformer that was not trained with independent_times.
+            UserError: for an unknown class, a scheduler that does not fit, arguments that do not fit each other, a
+                given latent for a transformer that was not trained with independent_times, or a video longer than a
+                clip of one that was not trained with a history_share.
             TypeError: for an argument of a type that has no meaning here.
             MissingFileError, UnreadableVideo: if a latent cannot be read from its file.
             NumericalError: if the latents come out as NaN or infinity.
         """
-        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        tensor_inputs = tuple(callback_on_step_end_tensor_inputs or ())
-        self._check_inputs(latents, output_type, tensor_inputs)
-        num_inference_steps = check_count("num_inference_steps", num_inference_steps)
-        num_videos_per_class = check_count("num_videos_per_class", num_videos_per_class)
-        if decode_chunk_size is not None:
-            decode_chunk_size = check_count("decode_chunk_size", decode_chunk_size)
-        guidance = Guidance(guidance_scale, guidance_interval)
-        check_scheduler(self.scheduler, self.transformer.config.prediction_type)
-        classes = class_labels(class_id, self.transformer.config)
-        labels = [label for label in classes for _ in range(num_videos_per_class)]
-        generator = make_generators(generator, len(labels))
-        given = self._given_latent(structure, dynamics, len(labels), clip_fps, clip_start)
-        tokens = self._initial_tokens(len(labels), generator, latents)
-        solver = Solver(self.scheduler, num_inference_steps, self.transformer.config.prediction_type)
-        steps = step_arguments(self.scheduler, generator, eta)
-        self._guidance_scale, self._interrupt = guidance.scale, False
-
-        denoiser = Denoiser(self.transformer, torch.tensor(labels, device=tokens.device), guidance, given)
-        tokens, sampling = self._sample(tokens, denoiser, solver, steps, callback_on_step_end, tensor_inputs)
-        latents = self.transformer.denormalize(self.transformer.layout.unpack(tokens))
-        if given is not None:
-            latents = given.into_latents(latents)
-        if not torch.stack([part.isfinite().all() for part in (latents.structure, latents.dynamics)]).all():
-            raise NumericalError(f"sampling in {self.transformer.dtype} gave latents that are not finite")
-        if output_type == "latent":
-            frames, decoding = latents, None
-        else:
-            video, decoding = self._decode(latents, decode_chunk_size or len(latents))
-            frames = self.video_processor.postprocess_video(video, output_type)
-
-        cost = PipelineCost(sampling, decoding)
-        logger.info("%d videos: %s", len(latents), cost)
-        self.maybe_free_model_hooks()
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "return_dict")}
+        plan = self._prepare(arguments)
+        if plan.call.output_type == "latent" and len(plan.windows) > 1:
+            raise UserError(
+                f"output_type='latent' is for one clip, and num_frames={num_frames} takes {len(plan.windows)} of them: "
+                "pipe.stream(..., output_type='latent') yields the latents of each"
+            )
+        outputs = list(self._outputs(plan))
+        frames, cost = joined([out.frames for out in outputs]), sum_costs(out.cost for out in outputs)
+        logger.info("%d videos: %s", len(plan.labels), cost)
         return VidTwinPipelineOutput(frames=frames, cost=cost) if return_dict else (frames, cost)
+
+    def stream(
+        self, class_id: ClassId | Sequence[ClassId], num_frames: int | None = None, **arguments
+    ) -> Iterator[VidTwinPipelineOutput]:
+        """Generate videos clip by clip, in the memory of one clip whatever their length.
+
+        Args:
+            class_id, num_frames: as in `__call__`.
+            arguments: the other ones of `__call__`, by name.
+
+        Yields:
+            The new frames of each clip, those that no clip before it holds, with their cost; put together along time
+            they are what `__call__` returns. With `output_type="latent"` the latents of all frames of each clip, the
+            first `overlap` of which the clip before it holds, too.
+
+        Raises:
+            As `__call__`, at the call itself but for NumericalError.
+        """
+        call = inspect.signature(self.__call__).bind(class_id, num_frames=num_frames, **arguments)
+        call.apply_defaults()
+        return self._outputs(self._prepare(call.arguments))
 
     def label(self, class_id: ClassId) -> int:
         """The 0-based id of one class.
@@ -221,6 +233,82 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
         self.check_without_lora(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
         write_model_card(self, save_directory)
+
+    def _prepare(self, arguments: Mapping[str, Any]) -> Plan:
+        """Check all arguments of `__call__` but `return_dict`, and draw the first noise."""
+        call = SimpleNamespace(**arguments)
+        if isinstance(call.callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            call.callback_on_step_end_tensor_inputs = call.callback_on_step_end.tensor_inputs
+        call.tensor_inputs = tuple(call.callback_on_step_end_tensor_inputs or ())
+        self._check_inputs(call.latents, call.output_type, call.tensor_inputs)
+        call.num_inference_steps = check_count("num_inference_steps", call.num_inference_steps)
+        num_videos_per_class = check_count("num_videos_per_class", call.num_videos_per_class)
+        if call.decode_chunk_size is not None:
+            call.decode_chunk_size = check_count("decode_chunk_size", call.decode_chunk_size)
+        windows = Windows.make(call.num_frames, call.overlap, self.transformer)
+        strength = check_strength(call.structure_strength)
+        if call.dynamics is not None and len(windows) > 1:
+            raise UserError(f"dynamics are given, which are those of one clip: leave out num_frames={call.num_frames}")
+        if call.structure is not None and strength:
+            raise UserError(f"structure is given and stays: leave out structure_strength={strength}")
+        Guidance(call.guidance_scale, call.guidance_interval)
+        check_scheduler(self.scheduler, self.transformer.config.prediction_type)
+        classes = class_labels(call.class_id, self.transformer.config)
+        labels = [label for label in classes for _ in range(num_videos_per_class)]
+        generator = make_generators(call.generator, len(labels))
+        given = self._given_latent(call.structure, call.dynamics, len(labels), call.clip_fps, call.clip_start)
+        tokens = self._initial_tokens(len(labels), generator, call.latents)
+        self._solver(call.num_inference_steps)  # so that a wrong number is refused here
+        steps = step_arguments(self.scheduler, generator, call.eta)
+        labels = torch.tensor(labels, device=tokens.device)
+        return Plan(call, windows, strength, labels, generator, given, tokens, steps)
+
+    @torch.no_grad()
+    def _outputs(self, plan: Plan) -> Iterator[VidTwinPipelineOutput]:
+        """The clips of a call, as `stream` yields them."""
+        for index, (latents, sampling) in enumerate(self._clips(plan)):
+            if plan.call.output_type == "latent":
+                yield VidTwinPipelineOutput(frames=latents, cost=PipelineCost(sampling, None))
+                continue
+            video, decoding = self._decode(latents, plan.call.decode_chunk_size or len(latents))
+            video = video[:, :, plan.windows.new(index)]  # (B, 3, T, H, W)
+            frames = self.video_processor.postprocess_video(video, plan.call.output_type)
+            yield VidTwinPipelineOutput(frames=frames, cost=PipelineCost(sampling, decoding))
+        self.maybe_free_model_hooks()
+
+    def _clips(self, plan: Plan) -> Iterator[tuple[VidTwinLatents, Cost]]:
+        """The latents of each clip, and what sampling them cost."""
+        latents = None
+        for _ in range(len(plan.windows)):
+            self._interrupt = False
+            latents, cost = self._next_clip(plan, latents)
+            is_last = self.interrupt  # seen before another call can change it
+            yield latents, cost
+            if is_last:
+                return
+
+    def _next_clip(self, plan: Plan, before: VidTwinLatents | None) -> tuple[VidTwinLatents, Cost]:
+        """The clip that goes on from the one before; the first one if there is none."""
+        noise, given = plan.noise, plan.given
+        if before is not None:
+            noise = self._initial_tokens(len(before), plan.generator, None)  # (B, N, D)
+            given = history(before, plan.windows.overlap, self.transformer)
+        solver = self._solver(plan.call.num_inference_steps)
+        latents, cost = self._sample(plan, solver.start(noise), given, solver)
+        if before is None or not plan.strength or self.interrupt:
+            return latents, cost
+        latents, more = self._redraw_structure(plan, latents)
+        return latents, cost + more
+
+    def _redraw_structure(self, plan: Plan, latents: VidTwinLatents) -> tuple[VidTwinLatents, Cost]:
+        """Noise the structure of a clip in part, and denoise it given the dynamics (as SDEdit, arXiv 2108.01073)."""
+        given = GivenLatent.of(latents, False, latents.dynamics.shape[2], self.transformer)
+        noise = self._initial_tokens(len(latents), plan.generator, None)
+        solver = self._solver(plan.call.num_inference_steps, plan.strength)
+        return self._sample(plan, solver.noised(given.tokens, noise), given, solver)
+
+    def _solver(self, num_inference_steps: int, strength: float = 1.0) -> Solver:
+        return Solver(self.scheduler, num_inference_steps, self.transformer.config.prediction_type, strength)
 
     def _check_inputs(self, latents: VidTwinLatents | None, output_type: str, tensor_inputs: Sequence[str]) -> None:
         if output_type not in OUTPUT_TYPES:
@@ -268,18 +356,25 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
         return GivenLatent.make(name, source, batch_size, self.transformer, device, reader)
 
     def _sample(
-        self,
-        tokens: torch.Tensor,
-        denoiser: Denoiser,
-        solver: Solver,
-        step_kwargs: dict,
-        callback: StepCallback | None,
-        tensor_inputs: tuple[str, ...],
-    ) -> tuple[torch.Tensor, Cost]:
-        """Run the solver from noise (B, N, D) to tokens (B, N, D), both float32 whatever the models' dtype."""
+        self, plan: Plan, tokens: torch.Tensor, given: GivenLatent | None, solver: Solver
+    ) -> tuple[VidTwinLatents, Cost]:
+        """Run the solver from its state (B, N, D), float32 whatever the models' dtype, to latents."""
+        self._guidance_scale = plan.call.guidance_scale
+        guidance = Guidance(self._guidance_scale, plan.call.guidance_interval)
+        denoiser = Denoiser(self.transformer, plan.labels, guidance, given)
+        tokens, cost = self._solve(plan, tokens, denoiser, solver)
+        plan.call.guidance_scale = self._guidance_scale  # as a callback left it
+        latents = self.transformer.denormalize(self.transformer.layout.unpack(tokens))
+        if given is not None:
+            latents = given.into_latents(latents)
+        if not torch.stack([part.isfinite().all() for part in (latents.structure, latents.dynamics)]).all():
+            raise NumericalError(f"sampling in {self.transformer.dtype} gave latents that are not finite")
+        return latents, cost
+
+    def _solve(self, plan: Plan, tokens: torch.Tensor, denoiser: Denoiser, solver: Solver) -> tuple[torch.Tensor, Cost]:
+        """All steps of the solver: (B, N, D) -> (B, N, D)."""
         self._num_timesteps = len(solver.timesteps)
-        tokens = tokens * getattr(self.scheduler, "init_noise_sigma", 1.0)
-        calls = Counter()
+        calls, callback = Counter(), plan.call.callback_on_step_end
         with measure(tokens.device) as cost, self.progress_bar(total=self._num_timesteps) as progress_bar:
             for index, timestep in enumerate(solver.timesteps):
                 if self.interrupt:
@@ -288,9 +383,9 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
                 denoiser.set_guidance_scale(self._guidance_scale)
                 calls[denoiser.is_guided(timestep)] += 1
                 prediction = denoiser(solver.scale_input(tokens, timestep), timestep)
-                tokens = solver.step(index, prediction, tokens, **step_kwargs)
+                tokens = solver.step(index, prediction, tokens, **plan.steps)
                 if callback is not None:
-                    state = {name: denoiser.with_given(tokens) for name in tensor_inputs}
+                    state = {name: denoiser.with_given(tokens) for name in plan.call.tensor_inputs}
                     tokens = (callback(self, index, timestep, state) or {}).get("latents", tokens)
                 progress_bar.update()
         self._current_timestep = None

@@ -32,6 +32,13 @@ class SampleConfig:
     """Weight of classifier-free guidance, or "[STRUCTURE, DYNAMICS]" with a weight for each latent; 1 turns it off."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest noise level with guidance, from 0 (data) to 1 (noise): "[LOW, HIGH]"."""
+    num_frames: int | None = None
+    """Frames of a video; null takes those of a clip. A longer one is a chain of clips, each of which goes on from the
+    end of the one before, and is written as they come; its transformer was trained with objective.history_share."""
+    overlap: int | None = None
+    """Frames that the next clip goes on from; null takes half a clip."""
+    structure_strength: float = 0.0
+    """Share of the steps in which the structure of a clip is drawn again from that of the clip before; 0 keeps it."""
     structure: Path | None = None
     """Video to take the structure latent from, or latents in a .safetensors file; the dynamics are sampled."""
     dynamics: Path | None = None
@@ -57,7 +64,7 @@ class SampleConfig:
     taken back where such a file is read as data; "bicubic" smooths them; "none" writes videos as they are."""
     grid: bool = True
     """Write several videos as one, too, in which they move side by side: grid.mp4, with a row for every class where
-    one has several, of the first 64."""
+    one has several, of the first 64. Not of videos longer than a clip."""
     batch_size: int = 8
     """Videos sampled at a time."""
     device: str = "auto"
@@ -66,9 +73,10 @@ class SampleConfig:
     def __post_init__(self):
         if not self.classes:
             raise UserError("no class is given: name one with --class, or --class all")
-        for name in ("num_videos", "num_inference_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_videos", "num_inference_steps", "batch_size", "num_frames", "overlap"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}")
         if not self.fps > 0 or (self.clip_fps is not None and not self.clip_fps > 0):
             raise UserError(f"fps and clip_fps must be positive, got {self.fps} and {self.clip_fps}")
         if self.format == "gif" and self.fps > 50:

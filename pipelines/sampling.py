@@ -1,19 +1,22 @@
 """Sampling to files by a config, for `python -m pipelines.sample`."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from autoencoder.common.errors import UserError
-from autoencoder.common.pictures import save_png, sheet, unit_to_uint8
-from autoencoder.data.video_io import write_video
+from autoencoder.common.pictures import SHEET_COLUMNS, evenly_spaced, save_png, sheet, unit_to_uint8
+from autoencoder.data.video_io import open_mp4, write_video
 from autoencoder.latents import VidTwinLatents
 from pipelines.checkpoint import load_pipeline
 from pipelines.conditioning import read_latents
 from pipelines.file_names import class_file_names
 from pipelines.grid import video_grid
+from pipelines.output import PipelineCost, VidTwinPipelineOutput, sum_costs
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.sample import SampleConfig
 
@@ -81,10 +84,71 @@ def sample_videos(
             config.guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
             guidance_interval=config.guidance_interval,
+            num_frames=config.num_frames,
             **given,
         )
         print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {out.cost}")
         yield from (unit_to_uint8(video).numpy() for video in out.frames)
+
+
+def sample_whole(
+    pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]], paths: Sequence[Path]
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Sample videos of a clip or less, and write them; as `sample_to_files`, but yields all frames."""
+    for path, frames in zip(paths, sample_videos(pipe, config, wanted), strict=True):
+        yield frames, write_video(path, frames, config.fps, config.upscale)
+
+
+def sample_to_files(
+    pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]], paths: Sequence[Path]
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Sample videos longer than a clip, and write each as its clips come, so that its length takes no memory.
+
+    Args:
+        pipe: the pipeline.
+        config: the command's config.
+        wanted: class id and seed of every video.
+        paths: its file.
+
+    Yields:
+        Of each video the frames that a sheet shows, uint8 (T, H, W, 3), and its size in words.
+    """
+    given = given_latents(pipe, config)
+    for start in range(0, len(wanted), config.batch_size):
+        batch = wanted[start : start + config.batch_size]
+        clips = pipe.stream(
+            [class_id for class_id, _ in batch],
+            config.num_frames,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+            guidance_interval=config.guidance_interval,
+            overlap=config.overlap,
+            structure_strength=config.structure_strength,
+            **given,
+        )
+        with ExitStack() as stack:
+            here = paths[start : start + config.batch_size]
+            writers = [stack.enter_context(open_mp4(path, config.fps, config.upscale)) for path in here]
+            shown, size, cost = _write_clips(clips, writers, evenly_spaced(config.num_frames, SHEET_COLUMNS))
+        print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {cost}")
+        yield from ((frames, size) for frames in shown)
+
+
+def _write_clips(
+    clips: Iterator[VidTwinPipelineOutput], writers: Sequence[Callable[[np.ndarray], str]], places: Sequence[int]
+) -> tuple[list[np.ndarray], str, PipelineCost]:
+    """Append the clips to the files of their videos; returns each video's frames at these places, size and cost."""
+    kept: list[list[np.ndarray]] = [[] for _ in writers]
+    costs, count, size = [], 0, ""
+    for out in clips:
+        costs.append(out.cost)
+        for video, write, frames_of in zip(out.frames, writers, kept, strict=True):
+            frames = unit_to_uint8(video).numpy()
+            size = write(frames)
+            frames_of += [frames[place - count].copy() for place in places if 0 <= place - count < len(frames)]
+        count += len(frames)
+    return [np.stack(frames) for frames in kept], size, sum_costs(costs)
 
 
 def execute(config: SampleConfig) -> None:
@@ -101,15 +165,18 @@ def execute(config: SampleConfig) -> None:
     if there := [path.name for path in paths if path.exists()]:
         print(f"{len(there)} of these videos are in {config.out} already and are replaced, the first one {there[0]}")
     labels = [names[class_id] for class_id, _ in wanted]
-    clips = []
-    for path, frames in zip(paths, sample_videos(pipe, config, wanted), strict=True):
-        size = write_video(path, frames, config.fps, config.upscale)
-        clips.append(frames)
+    is_long = config.num_frames is not None and config.num_frames > pipe.vae.config.num_frames
+    if is_long and config.format != "mp4":
+        raise UserError(
+            f"format={config.format!r}: a video longer than a clip is written as its clips come: --format mp4 allows it"
+        )
+    written = sample_to_files if is_long else sample_whole
+    clips, sizes = zip(*written(pipe, config, wanted, paths), strict=True)
     captions = [f"{name}, seed {seed}" for name, (_, seed) in zip(labels, wanted, strict=True)]
     save_png(sheet(list(zip(captions, clips, strict=True))), config.out / "sheet.png")
     others = ["sheet.png"]
-    if config.grid and len(clips) > 1:
+    if config.grid and len(clips) > 1 and not is_long:
         others.append(f"grid.{config.format}")
         seeds = [f"seed {seed}" for _, seed in wanted]
         write_video(config.out / others[-1], video_grid(clips, labels, seeds, config.upscale), config.fps)
-    print(f"wrote {len(clips)} videos ({size}), {' and '.join(others)} to {config.out}")
+    print(f"wrote {len(clips)} videos ({sizes[-1]}), {' and '.join(others)} to {config.out}")

@@ -148,6 +148,8 @@ class Solver:
         scheduler: one that `check_scheduler` accepts; its timesteps are set.
         num_inference_steps: steps; solvers of second order make two calls in each.
         prediction_type: a key of `SCHEDULERS`, from the transformer's config.
+        strength: share of the steps to take, the last ones, at least one; below 1 the state to start from is `noised`
+            data, not noise.
 
     Attributes:
         timesteps: (N,) on the CPU, the times of the network's calls; solvers of second order call it twice per step
@@ -157,7 +159,9 @@ class Solver:
         UserError: if the scheduler has fewer times than steps.
     """
 
-    def __init__(self, scheduler: SchedulerMixin, num_inference_steps: int, prediction_type: str):
+    def __init__(
+        self, scheduler: SchedulerMixin, num_inference_steps: int, prediction_type: str, strength: float = 1.0
+    ):
         total = scheduler.config.num_train_timesteps
         if prediction_type in DDPM_KINDS and num_inference_steps > total:
             raise UserError(
@@ -165,9 +169,26 @@ class Solver:
                 f"1 to {total} steps"
             )
         _set_timesteps(scheduler, num_inference_steps, prediction_type)
-        self.scheduler, self.timesteps = scheduler, scheduler.timesteps
+        self.scheduler = scheduler
         self._sigmas = scheduler.sigmas.tolist() if prediction_type == "flow_sample" else None
         self._strides = _ddim_strides(scheduler) if type(scheduler).__name__.startswith("DDIM") else None
+        # As in the image-to-image pipelines of diffusers.
+        steps_left_out = num_inference_steps - max(1, round(strength * num_inference_steps))
+        self._first_call = steps_left_out * getattr(scheduler, "order", 1)
+        self.timesteps = scheduler.timesteps[self._first_call :]
+        if self._first_call and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(self._first_call)
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        """The state (B, N, D) to start from, of noise N(0, 1)."""
+        return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
+
+    def noised(self, tokens: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The state (B, N, D) to start from, of data and noise N(0, 1) at the first of `timesteps`."""
+        times = self.timesteps[:1].expand(len(tokens))
+        if hasattr(self.scheduler, "scale_noise"):
+            return self.scheduler.scale_noise(tokens, times, noise)
+        return self.scheduler.add_noise(tokens, noise, times)
 
     def scale_input(self, tokens: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Scale the solver's state (B, N, D) to the network's input, at a time of `timesteps`."""
@@ -182,8 +203,8 @@ class Solver:
         that the loss has, so that the last step ends at the prediction.
         """
         if self._sigmas is not None:
-            prediction = (tokens - prediction) / self._sigmas[index]
-        with self._stride(index), without_waiting(tokens.device):
+            prediction = (tokens - prediction) / self._sigmas[self._first_call + index]
+        with self._stride(self._first_call + index), without_waiting(tokens.device):
             return self.scheduler.step(prediction, self.timesteps[index], tokens, **arguments, return_dict=False)[0]
 
     @contextmanager

@@ -128,6 +128,7 @@ VARIANTS += [(kind, {"independent_times": True}) for kind in ("flow", "sample", 
 VARIANTS += [("epsilon", {"min_snr_gamma": 5.0}), ("v_prediction", {"min_snr_gamma": 5.0, "independent_times": True})]
 
 OTHERS = [("flow_sample", {"independent_times": True}), ("flow", {"contrastive_weight": 0.05})]
+OTHERS += [("flow", {"independent_times": True, "history_share": 0.5, "frame_share": 0.3})]
 
 
 @pytest.mark.parametrize("kind, options", VARIANTS, ids=str)

@@ -293,7 +293,15 @@ def test_presets_are_files_of_a_name(files, capsys):
 def test_settings_mirror_the_models_arguments(settings, model):
     parameters = inspect.signature(model.__init__).parameters
     derived = {"structure_shape", "dynamics_shape", "dynamics_axes", "num_classes", "id2label", "prediction_type"}
-    derived |= {"independent_times", "structure_mean", "structure_std", "dynamics_mean", "dynamics_std", "self"}
+    derived |= {
+        "independent_times",
+        "frame_times",
+        "structure_mean",
+        "structure_std",
+        "dynamics_mean",
+        "dynamics_std",
+        "self",
+    }
     assert {each.name for each in fields(settings)} == set(parameters) - derived
     for each in fields(settings):
         assert each.default is not MISSING and each.default == parameters[each.name].default, each.name

@@ -118,6 +118,24 @@ def test_first_time_belongs_to_structure_and_second_to_dynamics():
     assert (after[:, 6:] != before[:, 6:]).any(dim=-1).all()
 
 
+def test_frames_may_have_a_time_each(variant):
+    model = fill(VidTwinDiT(**variant))
+    tokens, rows = make_tokens(model), model.layout.time_rows
+    assert model.layout.num_frame_patches == 3 and rows.max() == 3
+    two, four = torch.tensor([[700.0, 30.0]] * 2), torch.tensor([[700.0, 30.0, 30.0, 30.0]] * 2)
+    expected = model(tokens, two, LABELS).sample
+    torch.testing.assert_close(model(tokens, four, LABELS).sample, expected)
+    # Where tokens do not see each other, a time concerns the tokens of its frames alone.
+    for block in model.blocks:
+        torch.nn.init.zeros_(block.attention.proj.weight)
+    before = model(tokens, four, LABELS).sample
+    for column in range(4):
+        times = four.clone()
+        times[:, column] = 400
+        changed = (model(tokens, times, LABELS).sample != before).any(dim=2)  # (2, N)
+        assert torch.equal(changed, (rows == column).expand(2, -1))
+
+
 def test_label_changes_every_token(variant):
     model = fill(VidTwinDiT(**variant))
     tokens = make_tokens(model)[:1].expand(2, -1, -1)
@@ -213,9 +231,10 @@ def test_rotary_turns_in_fp32_and_hands_on_the_dtype():
     assert recorder.query.dtype == recorder.key.dtype == torch.bfloat16
 
 
-def test_independent_times_are_noted_and_change_nothing():
-    models = [fill(VidTwinDiT(**TINY, independent_times=value)) for value in (False, True)]
-    assert [model.config.independent_times for model in models] == [False, True]
+@pytest.mark.parametrize("name", ["independent_times", "frame_times"])
+def test_kinds_of_times_are_noted_and_change_nothing(name):
+    models = [fill(VidTwinDiT(**TINY, **{name: value})) for value in (False, True)]
+    assert [model.config[name] for model in models] == [False, True]
     time = torch.tensor([[1.0, 20.0], [900.0, 0.0]])
     samples = [model(make_tokens(model), time, LABELS).sample for model in models]
     assert torch.equal(*samples)
@@ -373,7 +392,7 @@ def test_wrong_inputs_are_named():
     tokens = make_tokens(model)
     with pytest.raises(ValueError, match="tokens must be"):
         model(tokens[:, 1:], 5, LABELS)
-    with pytest.raises(ValueError, match=r"timestep must be a scalar, \(2,\) or \(2, 2\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"scalar, \(2,\), \(2, 2\) or \(2, 4\).* holds 2 of them, got \(3,\)"):
         model(tokens, torch.ones(3), LABELS)
     with pytest.raises(ValueError, match=r"class_labels must be \(2,\)"):
         model(tokens, 5, LABELS[:1])

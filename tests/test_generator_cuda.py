@@ -111,6 +111,18 @@ def test_steps_and_validation_wait_only_where_something_is_recorded(
         assert {"train/loss", "val/loss", "memory/peak_bytes"} < trainer.scalars.keys()
 
 
+def test_times_of_frames_wait_for_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches_module, "DataLoader", PinningLoader)
+    with FakeCuda() as gpu:
+        objective = ObjectiveConfig(independent_times=True, history_share=0.5, frame_share=0.3)
+        trainer = make_trainer(tmp_path, objective)
+        batches = trainer._micro_batches()
+        gpu.waits.clear()
+        for _ in range(2):
+            trainer._train_step(batches)
+        gpu.assert_waits_only()
+
+
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")
 def test_a_batch_that_is_not_pinned_is_seen(tmp_path):
     """The test above would fail if the copies blocked."""

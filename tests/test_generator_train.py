@@ -336,10 +336,14 @@ def test_looks_follow_the_config_and_the_model_the_objective(workplace, tmp_path
 
     monkeypatch.setattr(VidTwinDiffusionPipeline, "__call__", listen)
     flags = arguments(tmp_path / "run", max_steps=1, sample_guidance_interval="[0.2,0.8]")
-    config, model, folder, _ = train_command.parse([*flags, "--objective.independent_times=true"])
+    flags += ["--objective.independent_times=true", "--objective.history_share=0.5"]
+    config, model, folder, _ = train_command.parse(flags)
     fit.train(config, model, folder, progress=False)
     assert calls == [(0.2, 0.8)]
-    assert VidTwinDiT.from_pretrained(folder.pipeline / "transformer").config.independent_times
+    pipe = VidTwinDiffusionPipeline.from_pretrained(folder.pipeline)
+    assert pipe.transformer.config.independent_times and pipe.transformer.config.frame_times
+    num_frames = 2 * pipe.vae.config.num_frames
+    assert pipe(0, 1, num_frames=num_frames, guidance_interval=(0, 1)).frames.shape[1] == num_frames
 
 
 def test_the_loss_on_held_out_videos_is_that_of_the_moving_average(workplace, tmp_path, monkeypatch):

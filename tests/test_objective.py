@@ -22,9 +22,12 @@ KINDS = FLOW_KINDS + DDPM_KINDS
 VARIANTS = [(kind, {}) for kind in KINDS] + [(kind, {"independent_times": True}) for kind in KINDS]
 VARIANTS += [(kind, {"min_snr_gamma": 5.0}) for kind in DDPM_KINDS]
 VARIANTS += [(kind, {"min_snr_gamma": 5.0, "independent_times": True}) for kind in DDPM_KINDS]
+FRAME_TIMES = {"independent_times": True, "history_share": 0.5, "frame_share": 0.3}
+VARIANTS += [(kind, FRAME_TIMES) for kind in KINDS]
 NULL = 3
 LABELS = torch.tensor([0, 1, 2, 1])
 NUM_STRUCTURE = 2  # of 6 tokens
+TIME_ROWS = torch.tensor([0, 0, 1, 2, 1, 2])
 ABAR = DDPMScheduler().alphas_cumprod
 FIELDS = ("tokens", "timestep", "labels", "target", "weight")
 
@@ -36,7 +39,8 @@ def make_tokens(batch_size: int = 4) -> torch.Tensor:
 def draw(kind: str, positions, tokens=None, labels=LABELS, others=None, **options):
     tokens = make_tokens() if tokens is None else tokens
     config = ObjectiveConfig(kind, **options)
-    return noisy_batch(tokens, labels, config, generators(7, "noise", positions), NUM_STRUCTURE, NULL, others)
+    draws = generators(7, "noise", positions)
+    return noisy_batch(tokens, labels, config, draws, NUM_STRUCTURE, NULL, others, TIME_ROWS)
 
 
 def draw_many(kind: str, count: int = 2000, **options):
@@ -46,8 +50,10 @@ def draw_many(kind: str, count: int = 2000, **options):
 
 
 def per_token(values: torch.Tensor) -> torch.Tensor:
-    """(B,), (B, 1) or (B, 2) -> (B, 6, 1)."""
+    """(B,), (B, 1), (B, 2), (B, 1 + 2) by `TIME_ROWS` or (B, 6) -> (B, 6, 1)."""
     values = values.reshape(len(values), -1)
+    if values.shape[1] in (3, 6):
+        return (values[:, TIME_ROWS] if values.shape[1] == 3 else values)[..., None]
     parts = values[:, :1].expand(-1, NUM_STRUCTURE), values[:, -1:].expand(-1, 6 - NUM_STRUCTURE)
     return torch.cat(parts, dim=1)[..., None]
 
@@ -72,6 +78,7 @@ class Oracle:
 def loss(model, positions=range(4), x0=None, kind="flow", **options):
     x0 = make_tokens() if x0 is None else x0
     keywords = {"mask": torch.ones(6, 5, dtype=torch.bool), "num_structure_tokens": NUM_STRUCTURE, "null_label": NULL}
+    keywords["time_rows"] = TIME_ROWS
     config, labels = ObjectiveConfig(kind, **options), torch.zeros(len(x0), dtype=torch.long)
     return diffusion_loss(model, x0, labels, config, generators(0, "noise", positions), **keywords)
 
@@ -187,6 +194,38 @@ def test_shares_of_zero_and_one():
     assert torch.equal(weight.sum(dim=1), torch.ones(50))
     times = draw_many("flow", 50, independent_times=True, joint_share=0.0, given_share=0.0).timestep
     assert (times[:, 0] != times[:, 1]).all() and times.all()
+
+
+@pytest.mark.parametrize("kind", ["flow", "flow_sample", "v_prediction"])
+def test_a_history_is_clean_at_time_zero_and_as_long_as_drawn(kind):
+    rows = torch.tensor([0, 0, *range(1, 5)])  # four patches of frames
+    options = {"independent_times": True, "history_share": 0.6, "joint_share": 0.3, "given_share": 0.4}
+    config, count = ObjectiveConfig(kind, **options), 3000
+    tokens, labels = torch.ones(count, 6, 5), torch.zeros(count, dtype=torch.long)
+    batch = noisy_batch(tokens, labels, config, generators(7, "n", range(count)), NUM_STRUCTURE, NULL, time_rows=rows)
+    assert batch.timestep.shape == (count, 5) and batch.weight.shape == (count, 6)
+    given = batch.weight[:, [0, 2, 3, 4, 5]] == 0  # structure, and each patch
+    assert not batch.timestep[given].any()
+    assert torch.equal((batch.tokens == 1).all(dim=2), given[:, rows]) and torch.equal(
+        given[:, rows], batch.weight == 0
+    )
+    structure, frames = given[:, 0], given[:, 1:]
+    assert torch.equal(frames.cummin(dim=1).values, frames), "the first ones"
+    lengths = frames.sum(dim=1)
+    share = torch.bincount(lengths, minlength=5) / count
+    expected = torch.tensor([0.4 * 0.8, *[0.6 * 0.8 / 3] * 3, 0.2])
+    assert (share - expected).abs().max() < 0.03
+    assert structure.float().mean() == pytest.approx(0.2, abs=0.03)
+    assert (structure & (lengths > 0)).float().mean() == pytest.approx(0.2 * 0.6, abs=0.03), "both may be given"
+    rest = batch.timestep[:, 1:].max(dim=1).values
+    assert torch.equal(batch.timestep[:, 1:], torch.where(frames, 0, rest[:, None])), "all others at one time"
+
+
+def test_frames_may_have_a_noise_level_each():
+    times = draw_many("flow", 500, **{**FRAME_TIMES, "history_share": 0.0, "frame_share": 0.5}).timestep
+    apart = times[:, 1] != times[:, 2]
+    assert apart.float().mean() == pytest.approx(0.5 * (1 - 0.125), abs=0.07)
+    assert times[apart][:, 1:].all()
 
 
 @pytest.mark.parametrize("kind, options", VARIANTS, ids=str)
@@ -369,6 +408,7 @@ def test_padding_changes_neither_loss_nor_gradient(kind, options):
             mask=model.mask,
             num_structure_tokens=layout.num_structure_tokens,
             null_label=NULL,
+            time_rows=layout.time_rows,
         )
         losses.total.backward()
         results.append([losses.total, losses.structure, losses.dynamics, *(p.grad for p in model.parameters())])
@@ -405,6 +445,8 @@ def test_schedulers_fit_the_objective():
         ({"contrastive_weight": -0.1}, r"contrastive_weight must be in \[0, 1\), got -0.1"),
         ({"kind": "epsilon", "contrastive_weight": 0.05}, "noise says nothing: leave it out with kind='epsilon'"),
         ({"joint_share": 0.8, "given_share": 0.3}, r"add up to at most 1, got \(0.8, 0.3\)"),
+        ({"history_share": 0.5}, r"got \(0.5, 0.0\), .* give --objective.independent_times true, too"),
+        ({"history_share": 0.8, "frame_share": 0.3}, r"frame_share must be .* add up to at most 1, got \(0.8, 0.3\)"),
         ({"given_share": -0.1}, r"must be at least 0 and add up to at most 1, got \(0.5, -0.1\)"),
     ],
 )
@@ -414,6 +456,12 @@ def test_wrong_configs_are_named(options, message):
 
 
 def test_wrong_batches_are_named():
+    config = ObjectiveConfig("flow", **FRAME_TIMES)
+    arguments = (make_tokens(), LABELS, config, generators(7, "noise", range(4)), NUM_STRUCTURE, NULL)
+    with pytest.raises(ValueError, match="need time_rows, those of the model's layout"):
+        noisy_batch(*arguments)
+    with pytest.raises(ValueError, match="history_share=0.5 leaves no frame to predict .* model.dynamics_patch_size"):
+        noisy_batch(*arguments, time_rows=TIME_ROWS.clamp(max=1))
     with pytest.raises(ValueError, match="prediction_type must be one of flow, flow_sample, sample, .*, got 'v'"):
         make_scheduler("v")
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), got \[0, 1, 3, 1\]"):

@@ -131,7 +131,7 @@ def bash_completion(tmp_path_factory):
     [
         ("vidtwin tra", ["train-autoencoder", "train-generator"]),
         ("vidtwin --v", ["--version"]),
-        ("vidtwin sample --num", ["--num-videos", "--num-inference-steps"]),
+        ("vidtwin sample --num", ["--num-videos", "--num-inference-steps", "--num-frames"]),
         ("vidtwin sample --cl", ["--class", "--clip-fps", "--clip-start"]),
         ("vidtwin sample --upscale ", ["nearest", "bicubic", "none"]),
         ("vidtwin sample --upscale none --grid ", ["true", "false"]),

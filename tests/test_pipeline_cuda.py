@@ -27,9 +27,9 @@ PIPELINE = "pipelines/pipeline_vidtwin.py "
 # Once per call, however many steps there are.
 ONCE = (
     "autoencoder/common/cost.py measure: torch.cuda.synchronize",  # the clock, at the beginning and at the end
-    PIPELINE + "__call__: denoiser = Denoiser(",  # the labels
+    PIPELINE + "_prepare: labels = torch.tensor(",
     PIPELINE + "<genexpr>: randn_tensor(",  # noise of CPU generators, so that a seed means the same everywhere
-    PIPELINE + "__call__: if not torch.stack([part.isfinite()",
+    PIPELINE + "_sample: if not torch.stack([part.isfinite()",
     "pipelines/conditioning.py __init__: self._is_structure",
     "generator/scale.py <genexpr>: mean, std",
 )
@@ -39,7 +39,7 @@ GIVEN = (
     "generator/tokens.py ",
     "autoencoder/",  # encoding a video
 )
-FRAMES = PIPELINE + "__call__: frames = self.video_processor.postprocess_video("
+FRAMES = PIPELINE + "_outputs: frames = self.video_processor.postprocess_video("
 
 
 def shapes_pipeline(names=CLASS_NAMES):
@@ -72,6 +72,15 @@ def test_frames_are_copied_once_and_options_wait_no_more(settings):
     assert out.frames.shape == (2, 4, 16, 16, 3)
     gpu.assert_waits_only(*ONCE, FRAMES)
     assert gpu.count(FRAMES) == 2, "one copy for each video"
+
+
+def test_a_chain_waits_once_for_each_clip():
+    with FakeCuda() as gpu:
+        pipe = on_cuda(tiny_pipeline(num_frames=8, independent_times=True, frame_times=True))
+        gpu.waits.clear()
+        out = pipe([0, 1], 3, generator=0, num_frames=16, structure_strength=0.5, output_type="pt")
+    assert out.frames.shape == (2, 16, 3, 16, 16)
+    gpu.assert_waits_only(*ONCE, "pipelines/conditioning.py of: ", "pipelines/schedulers.py noised: ")
 
 
 @pytest.mark.parametrize("numbers", [(1.0,), (-0.7, 1.0), (-2.3, -0.9, 1.0)])

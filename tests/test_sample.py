@@ -11,6 +11,8 @@ from video_files import make_video
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
 from autoencoder.common.files import atomic_path
+from autoencoder.common.pictures import sheet, unit_to_uint8
+from autoencoder.data.video_io import write_video
 from pipelines import VidTwinDiffusionPipeline, sampling
 from pipelines.conditioning import read_latents
 from pipelines.file_names import class_file_names
@@ -211,6 +213,32 @@ def test_errors_of_a_given_latent(conditional, folder, tmp_path):
     with pytest.raises(ValueError, match="device='tpu9' is no device"):
         main([*common, *pipeline, "--device", "tpu9"])
     assert names(tmp_path) == ["two.safetensors"]
+
+
+def test_a_long_video_is_written_as_its_clips_come(tmp_path):
+    pipe = tiny_pipeline(num_frames=8, independent_times=True, frame_times=True)
+    pipe.save_pretrained(tmp_path / "pipeline")
+    common = ["--pipeline", str(tmp_path / "pipeline"), "--class=0", "--class=2", "--num-inference-steps=2"]
+    common += ["--num-frames", "21", "--overlap", "2", "--structure-strength", "0.5", "--device", "cpu"]
+    main([*common, "--num-videos", "2", "--seed", "4", "--out", str(tmp_path / "videos")])
+    out = pipe([0, 0, 2, 2], 2, generator=[4, 5, 4, 5], num_frames=21, overlap=2, structure_strength=0.5)
+    (tmp_path / "call").mkdir()
+    for name, frames in zip(
+        ("Circle_Left_4", "Circle_Left_5", "Square_Left_4", "Square_Left_5"), out.frames, strict=True
+    ):
+        write_video(tmp_path / "call" / f"{name}.mp4", unit_to_uint8(frames), 8, "nearest")
+        written = (tmp_path / "videos" / f"{name}.mp4").read_bytes()
+        assert written == (tmp_path / "call" / f"{name}.mp4").read_bytes()
+    rows = [("", unit_to_uint8(frames)) for frames in out.frames]
+    with Image.open(tmp_path / "videos" / "sheet.png") as image:
+        assert image.width == sheet(rows).width, "as many frames as of the whole video"
+    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
+        main([*common, "--num-frames", "0", "--out", str(tmp_path / "none")])
+    with pytest.raises(ValueError, match="format='gif': a video longer than a clip .* --format mp4"):
+        main([*common, "--format", "gif", "--out", str(tmp_path / "none")])
+    with pytest.raises(ValueError, match="overlap=8: clips of 8 frames"):
+        main([*common, "--overlap", "8", "--out", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
 
 
 def test_guidance_reaches_the_pipeline(folder, tmp_path, monkeypatch):

@@ -123,6 +123,28 @@ def test_oracle_returns_the_other_half_of_a_given_latent(kind, scheduler, settin
     assert max_difference(out, expected) < 1e-4
 
 
+@pytest.mark.parametrize("strength", [0.05, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("kind, name, settings", LISTED + VARIANTS)
+def test_oracle_returns_the_answer_from_data_that_is_noised_in_part(kind, name, settings, strength):
+    torch.manual_seed(0)
+    pipe = tiny_pipeline(kind, Oracle)
+    fitting = convert_scheduler(name, pipe.scheduler.config, kind)
+    scheduler = type(fitting).from_config(fitting.config, **settings)
+    answer, data, noise = (pipe.transformer.layout.pack(noise_latents(pipe, 2, seed)) for seed in (3, 4, 5))
+    pipe.transformer.answer = answer
+    solver = Solver(scheduler, 10, kind, strength)
+    whole = len(Solver(scheduler, 10, kind).timesteps)
+    solver = Solver(scheduler, 10, kind, strength)
+    assert len(solver.timesteps) / whole == pytest.approx(max(strength, 0.1), abs=0.06)
+    tokens = solver.noised(data, noise)
+    level = float(solver.timesteps[0]) / 1000
+    assert (tokens - data).norm() > 0.5 * level * (tokens - noise).norm(), "as much noise as the first time says"
+    for index, timestep in enumerate(solver.timesteps):
+        prediction = pipe.transformer(solver.scale_input(tokens, timestep), timestep.expand(2), None).sample
+        tokens = solver.step(index, prediction, tokens, **step_arguments(scheduler, None, 0.0))
+    torch.testing.assert_close(tokens, answer, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind, name, settings", LISTED)
 def test_the_network_first_sees_unit_noise(kind, name, settings):
     """Whatever scale the scheduler keeps its state in."""

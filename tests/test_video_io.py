@@ -12,7 +12,14 @@ from video_files import cut_without_encoding, make_audio, make_video, numbered_f
 
 from autoencoder.common import files
 from autoencoder.data import frame_index, video_io
-from autoencoder.data.video_io import ClipReader, UnreadableVideo, index_frames, resize_and_crop, write_video
+from autoencoder.data.video_io import (
+    ClipReader,
+    UnreadableVideo,
+    index_frames,
+    open_mp4,
+    resize_and_crop,
+    write_video,
+)
 
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
@@ -367,6 +374,25 @@ def test_write_video_takes_what_a_pipeline_returns(tmp_path, form):
 def test_write_video_refuses_what_is_no_video(tmp_path, frames, message):
     with pytest.raises(ValueError, match=message):
         write_video(tmp_path / "a.mp4", frames, 8)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pieces_of_an_mp4_are_the_file_of_all_frames(tmp_path):
+    frames = numbered_frames(50)
+    write_video(tmp_path / "whole.mp4", frames, 8)
+    with open_mp4(tmp_path / "pieces.mp4", 8) as write:
+        for start in range(0, 50, 7):
+            write(frames[start : start + 7])
+    assert (tmp_path / "pieces.mp4").read_bytes() == (tmp_path / "whole.mp4").read_bytes()
+
+
+def test_an_mp4_in_pieces_is_whole_or_not_there(tmp_path):
+    message = r"of \(16, 16\) pixels, height and width, cannot go on with \(18, 16\)"
+    with pytest.raises(ValueError, match=message), open_mp4(tmp_path / "video.mp4", 8) as write:
+        write(np.zeros((2, 16, 16, 3), dtype=np.uint8))
+        write(np.zeros((2, 18, 16, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match="fps=0: must be positive"), open_mp4(tmp_path / "video.mp4", 0):
+        pass
     assert not list(tmp_path.iterdir())
 
 

@@ -36,10 +36,12 @@ def tiny_pipeline(
     independent_times: bool = False,
     num_frames: int = 4,
     sample_size: int = 16,
+    **options,
 ) -> VidTwinDiffusionPipeline:
     """A pipeline as training leaves it, but with random weights: initialised as usual it would answer 0.
 
-    The three queries of the structure latent do not divide into patches of two, so tokens have padding.
+    The three queries of the structure latent do not divide into patches of two, so tokens have padding. `options` are
+    further arguments of the transformer.
     """
     torch.manual_seed(0)
     vae = tiny_vae(num_frames, sample_size)
@@ -57,6 +59,7 @@ def tiny_pipeline(
         structure_mean=[0.1, -0.2],
         structure_std=[0.9, 1.1],
         id2label={str(index): name for index, name in enumerate(names)},
+        **options,
     )
     for parameter in (*transformer.parameters(), *vae.decoder.proj_out.parameters()):
         torch.nn.init.normal_(parameter, std=0.1)

@@ -38,6 +38,11 @@ class Cost:
     peak_memory_bytes: int | None = None
     seconds: float = 0.0
 
+    def __add__(self, other: "Cost") -> "Cost":
+        """The cost of one after the other."""
+        peaks = [peak for peak in (self.peak_memory_bytes, other.peak_memory_bytes) if peak is not None]
+        return Cost(self.flops + other.flops, max(peaks, default=None), self.seconds + other.seconds)
+
     def __str__(self) -> str:
         memory = "not measured" if self.peak_memory_bytes is None else format_bytes(self.peak_memory_bytes)
         return f"{format_flops(self.flops)}, {self.seconds:.2f} s, peak memory {memory}"

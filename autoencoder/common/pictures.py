@@ -19,6 +19,7 @@ from autoencoder.common.files import atomic_path
 
 Frames = torch.Tensor | np.ndarray  # uint8 (T, H, W, 3)
 
+SHEET_COLUMNS = 8  # frames of a line of a sheet
 MIN_FRAME_SIDE = 96  # frames of a sheet are blown up to at least this many pixels
 CAPTION_SIZE, LABEL_SIZE, TITLE_SIZE = 18, 15, 26
 GAP = 4
@@ -131,8 +132,13 @@ def add_moving_picture(writer: SummaryWriter, tag: str, frames: Frames, step: in
     writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=printable(tag), image=picture)]), step)
 
 
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most `most` of the places 0 to `count` - 1, evenly spaced, with the first and the last one."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+
+
 def sheet(
-    rows: Sequence[tuple[str, Frames | Sequence[Frames]]], columns: int = 8, scale: int | None = None
+    rows: Sequence[tuple[str, Frames | Sequence[Frames]]], columns: int = SHEET_COLUMNS, scale: int | None = None
 ) -> Image.Image:
     """Lay videos out as a labelled grid, one line of evenly spaced frames per clip.
 
@@ -244,7 +250,7 @@ def _images(frames: Frames) -> list[Image.Image]:
 
 def _line(images: list[Image.Image], columns: int, scale: int | None) -> Image.Image:
     """Evenly spaced frames side by side."""
-    chosen = np.linspace(0, len(images) - 1, min(columns, len(images))).round().astype(int)
+    chosen = evenly_spaced(len(images), columns)
     return _beside([_enlarged(images[index], MIN_FRAME_SIDE, scale) for index in chosen], GAP)
 
 

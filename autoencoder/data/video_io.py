@@ -5,7 +5,8 @@ from the key frame before the first chosen frame to the last one. A file that ca
 raises `UnreadableVideo`; no frame is repeated, shifted or made up to fill a hole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -309,17 +310,60 @@ def write_video(path: str | Path, frames: Frames, fps: float, upscale: str = "no
     return note
 
 
-def _write_mp4(frames: np.ndarray, path: Path, fps: float, comment: str) -> None:
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2 or not height or not width:
-        raise UserError(f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0")
+@contextmanager
+def open_mp4(path: str | Path, fps: float, upscale: str = "none") -> Iterator[Callable[[Frames], str]]:
+    """Write an .mp4 file piece by piece, atomically: the bytes that `write_video` writes of all frames at once.
+
+    Args:
+        path, fps, upscale: as of `write_video`.
+
+    Yields:
+        A function that appends frames, as `as_frames` takes them, all of one even H and W; it returns the note of
+        `write_video`.
+
+    Raises:
+        UserError: if shape, dtype, values, rate or `upscale` does not fit.
+    """
+    if not 0 < fps < float("inf"):
+        raise UserError(f"fps={fps}: must be positive")
+    with _mp4(Path(path), fps) as append:
+
+        def write(frames: Frames) -> str:
+            frames, note = upscaled(as_frames(frames), upscale)
+            append(frames, note)
+            return note
+
+        yield write
+
+
+@contextmanager
+def _mp4(path: Path, fps: float) -> Iterator[Callable[[np.ndarray, str], None]]:
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        stream.pix_fmt, size = "yuv420p", None
+
+        def append(frames: np.ndarray, comment: str) -> None:
+            nonlocal size
+            if size is None:
+                size = height, width = frames.shape[1:3]
+                if height % 2 or width % 2 or not height or not width:
+                    raise UserError(
+                        f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0"
+                    )
+                stream.height, stream.width = size
+                container.metadata["comment"] = comment
+            if frames.shape[1:3] != size:
+                raise UserError(f"a video of {size} pixels, height and width, cannot go on with {frames.shape[1:3]}")
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+
+        yield append
         container.mux(stream.encode(None))
+
+
+def _write_mp4(frames: np.ndarray, path: Path, fps: float, comment: str) -> None:
+    with _mp4(path, fps) as append:
+        append(frames, comment)
 
 
 def _write_gif(frames: np.ndarray, path: Path, fps: float, comment: str) -> None:

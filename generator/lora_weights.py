@@ -10,7 +10,7 @@ from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_N
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from autoencoder.checkpoint import fingerprint
+from autoencoder.checkpoint import weights_fingerprint
 from autoencoder.common.errors import MissingFileError, UserError, first_few
 from autoencoder.common.files import save_safetensors
 from generator.dit import VidTwinDiT
@@ -28,7 +28,7 @@ def base_identity(model: VidTwinDiT) -> dict[str, str]:
     Args:
         model: in float32, without adapters.
     """
-    return {name_of(dtype): fingerprint(model, dtype) for dtype in DTYPES}
+    return {name_of(dtype): weights_fingerprint(model, dtype) for dtype in DTYPES}
 
 
 def name_of(dtype: torch.dtype) -> str:

@@ -8,7 +8,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import get_adapter_name
 from diffusers.utils.peft_utils import unscale_lora_layers
 
-from autoencoder.checkpoint import fingerprint
+from autoencoder.checkpoint import weights_fingerprint
 from autoencoder.common.cost import forget_flops
 from autoencoder.common.errors import UserError, first_few
 from generator.lora import check_peft
@@ -194,4 +194,4 @@ class LoraLoaderMixin(LoraBaseMixin):
 
 def _identity(transformer: torch.nn.Module) -> tuple[str, str]:
     """Dtype and fingerprint of a transformer without adapters."""
-    return name_of(transformer.dtype), fingerprint(transformer)
+    return name_of(transformer.dtype), weights_fingerprint(transformer)

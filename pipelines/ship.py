@@ -16,7 +16,8 @@ class ShipConfig:
     """What to ship, and where."""
 
     autoencoder: Path
-    """Folder of a run of `python -m autoencoder.train` that has ended."""
+    """Folder of a run of `python -m autoencoder.train` that has ended; or a shipped pipeline, or its name, whose
+    autoencoder is taken over with what is known of its training."""
     generator: Path
     """Folder of the run of `python -m generator.train` on its latents, which has ended, too."""
     out: Path = Path("pipelines/shipped/shapes")

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -16,7 +16,7 @@ from autoencoder.common.resuming import flat
 from autoencoder.common.run_folder import RunFolder
 from autoencoder.common.summary import format_duration
 from pipelines.checkpoint import load_pipeline
-from pipelines.folders import INDEX
+from pipelines.folders import INDEX, pipeline_folder, pretrained_names
 from pipelines.goal_table import card_figures
 from pipelines.goals import GoalSettings, measure_goals
 from pipelines.model_card import FILE_NAME
@@ -24,7 +24,7 @@ from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.ship import ShipConfig
 
 MAX_BYTES = 8_000_000
-START = "_start"  # ending of a stage's name for the run whose weights the stage's run started from
+START = "_start"  # ending of a stage's name for what the stage's run started from
 # Settings that say where a run was made, not what it learnt.
 PLACES = {"output_dir", "resume", "dry_run", "autoencoder", "latent_cache", "rebuild_cache"}
 PLACES |= {"data_root", "held_out_root", "lpips_weights", "init_from"}
@@ -58,7 +58,6 @@ def settings_of(run: RunFolder) -> dict[str, Any]:
 def preset_of(stage: str, settings: Mapping[str, Any]) -> str | None:
     """The preset whose every value is among the settings, of several the one with most values; None without one."""
     given, fitting = flat(settings), {}
-    stage = stage.removesuffix(START)
     for name in preset_names(stage):
         wanted = flat(yaml.safe_load(preset_path(stage, name).read_text()))
         if all(given.get(key) == value for key, value in wanted.items() if key not in RESOLVED):
@@ -66,21 +65,50 @@ def preset_of(stage: str, settings: Mapping[str, Any]) -> str | None:
     return max(fitting, key=fitting.get, default=None)
 
 
-def runs_of(config: ShipConfig) -> dict[str, RunFolder]:
-    """The runs that the pipeline comes from, by what they trained, in the order in which JSON keeps them.
+class Origin(NamedTuple):
+    """How a stage was trained.
+
+    Attributes:
+        facts: for the model card, by key of `pipelines.model_card.STAGE`.
+        settings: of its run, without those that name a place.
+    """
+
+    facts: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def origins_of(stage: str, source: Path, result: str) -> dict[str, Origin]:
+    """How a stage was trained, and likewise what that run started from, whose name has one more ending `START`.
+
+    Args:
+        stage: "autoencoder" or "generator".
+        source: a run, or a shipped pipeline or its name, which says how its own stages were trained.
+        result: what a run of the stage leaves, "model" or "pipeline".
 
     Raises:
-        MissingFileError: if one is not there, or has not ended.
+        MissingFileError: if there is neither, or a run has not ended.
+        UserError: if a pipeline does not say how it was trained.
     """
-    runs = {}
-    for stage, path, result in (
-        ("autoencoder", config.autoencoder, "model"),
-        ("generator", config.generator, "pipeline"),
-    ):
-        runs[stage] = run_of(path, result)
-        if start := yaml.safe_load(runs[stage].config.read_text()).get("init_from"):
-            runs[stage + START] = run_of(Path(start), result)
-    return runs
+    if is_pipeline(source):
+        return _kept_origins(stage, pipeline_folder(source))
+    run = run_of(source, result)
+    origins = {stage: Origin(facts_of_run(run, stage), settings_of(run))}
+    if start := yaml.safe_load(run.config.read_text()).get("init_from"):
+        origins |= {name + START: origin for name, origin in origins_of(stage, Path(start), result).items()}
+    return origins
+
+
+def is_pipeline(source: Path) -> bool:
+    """Whether a path is the folder of a pipeline, or the name of a shipped one."""
+    return (source / INDEX).is_file() or (not source.exists() and str(source) in pretrained_names())
+
+
+def _kept_origins(stage: str, folder: Path) -> dict[str, Origin]:
+    stages = (json.loads((folder / INDEX).read_text()).get("training") or {}).get("stages") or {}
+    files = {name: folder / f"{name}.yaml" for name in stages if name.startswith(stage)}
+    if not files or not all(path.is_file() for path in files.values()):
+        raise UserError(f"the pipeline in {folder} does not say how its {stage} was trained: give the run itself")
+    return {name: Origin(stages[name], yaml.safe_load(path.read_text())) for name, path in files.items()}
 
 
 def facts_of_run(run: RunFolder, stage: str) -> dict[str, Any]:
@@ -89,7 +117,6 @@ def facts_of_run(run: RunFolder, stage: str) -> dict[str, Any]:
     seconds, machines = records_of(run)
     return {
         "preset": preset_of(stage, settings) or "none",
-        "settings": f"[{stage}.yaml]({stage}.yaml)",
         "seed": settings["seed"],
         "steps": settings["max_steps"],
         "batch_size": settings["batch_size"],
@@ -118,17 +145,19 @@ def records_of(run: RunFolder) -> tuple[float, list[str]]:
     return seconds, list(dict.fromkeys(machines))
 
 
-def check_pair(pipe: VidTwinDiffusionPipeline, config: ShipConfig, autoencoder: RunFolder) -> None:
-    """Check that the pipeline of the one run samples the latents of the other.
+def check_pair(pipe: VidTwinDiffusionPipeline, config: ShipConfig) -> None:
+    """Check that the pipeline of the run samples the latents of the autoencoder.
 
     Raises:
-        UserError: if it holds another autoencoder.
+        UserError: if it holds another one.
     """
-    given, held = fingerprint(load_autoencoder(autoencoder.model, "cpu")), fingerprint(pipe.vae)
+    source = config.autoencoder
+    folder = pipeline_folder(source) / "vae" if is_pipeline(source) else RunFolder(source).model
+    given, held = fingerprint(load_autoencoder(folder, "cpu")), fingerprint(pipe.vae)
     if given != held:
         raise UserError(
             f"{config.generator} was trained on the latents of the autoencoder {held[:12]}, that of "
-            f"{config.autoencoder} is {given[:12]}: give the run of its own autoencoder"
+            f"{source} is {given[:12]}: give the run of its own autoencoder"
         )
 
 
@@ -172,17 +201,20 @@ def execute(config: ShipConfig) -> None:
     """Write the folder, and print where it is and what it takes."""
     if config.out.exists() and not (config.out / INDEX).is_file():
         raise ExistingFileError(f"{config.out} exists and holds no pipeline: give another folder, or remove it")
-    runs = runs_of(config)
-    pipe = load_pipeline(runs["generator"].pipeline, config.device)
-    check_pair(pipe, config, runs["autoencoder"])
+    origins = origins_of("autoencoder", config.autoencoder, "model")
+    run = run_of(config.generator, "pipeline")
+    origins |= origins_of("generator", run.path, "pipeline")
+    pipe = load_pipeline(run.pipeline, config.device)
+    check_pair(pipe, config)
     facts = dict(pipe.config.get("training") or {})
-    facts["stages"] = {stage: facts_of_run(run, stage) for stage, run in runs.items()}
+    links = {stage: {"settings": f"[{stage}.yaml]({stage}.yaml)"} for stage in origins}
+    facts["stages"] = {stage: origin.facts | links[stage] for stage, origin in origins.items()}
     facts["metrics"] = {**(facts.get("metrics") or {}), **measured(pipe, config)}
     pipe.register_to_config(training=facts)
     with atomic_folder(config.out) as temporary:
         pipe.save_pretrained(temporary)
         forget_origins(temporary)
-        for stage, run in runs.items():
-            (temporary / f"{stage}.yaml").write_text(yaml.safe_dump(settings_of(run), sort_keys=False))
+        for stage, origin in origins.items():
+            (temporary / f"{stage}.yaml").write_text(yaml.safe_dump(origin.settings, sort_keys=False))
         size = check_size(temporary, config.out)
     print(f"wrote {config.out}, {size / 1e6:.2f} MB; its model card is {config.out / FILE_NAME}")

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tiny_models import tiny_pipeline, tiny_vae
 from torch.utils.tensorboard import SummaryWriter
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.presets import preset_path
 from autoencoder.data.shapes import CLASS_NAMES
 from pipelines import VidTwinDiffusionPipeline, shipping
@@ -90,6 +91,26 @@ def test_the_run_that_the_autoencoder_started_from_is_told_as_well(runs, tmp_pat
     assert rows["preset"] == ["control", "tiny", "none"] and rows["seed"] == ["3", "5", "3"]
     assert yaml.safe_load((out / "autoencoder_start.yaml").read_text())["seed"] == 5
     assert str(tmp_path) not in (out / "autoencoder.yaml").read_text()
+
+
+def test_a_shipped_pipeline_tells_of_its_own_trainings(runs, tmp_path):
+    main([*runs, "--measure", "false"])
+    earlier, out = tmp_path / "shipped" / "mine", tmp_path / "shipped" / "next"
+    make_run(tmp_path / "third", "generator", "shapes", hours=0.1, max_steps=9, init_from=str(earlier))
+    (tmp_path / "second" / "pipeline").rename(tmp_path / "third" / "pipeline")
+    flags = ["--generator", str(tmp_path / "third"), "--out", str(out), "--measure", "false", "--device", "cpu"]
+    main(["--autoencoder", str(earlier), *flags])
+    card = (out / "README.md").read_text()
+    assert "| | autoencoder | generator | generator_start |" in card
+    rows = rows_of(card)
+    assert rows["preset"] == ["control", "none", "none"] and rows["steps"] == ["2,500", "9", "77"]
+    assert rows["all settings"][2] == "[generator_start.yaml](generator_start.yaml)"
+    assert yaml.safe_load((out / "generator_start.yaml").read_text())["max_steps"] == 77
+    with pytest.raises(UserError, match="was trained on the latents of the autoencoder .*, that of shapes is"):
+        main(["--autoencoder", "shapes", *flags])
+    (earlier / "generator.yaml").unlink()
+    with pytest.raises(UserError, match="mine does not say how its generator was trained: give the run itself"):
+        main(["--autoencoder", str(earlier), *flags])
 
 
 def test_a_pipeline_is_replaced_and_any_other_folder_is_not(runs, tmp_path):

@@ -42,7 +42,24 @@ def fingerprint(model: ModelMixin) -> str:
         if config.get(name) == choices[0]:
             del config[name]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    _add_weights(digest, model, None)
+    return digest.hexdigest()
+
+
+def weights_fingerprint(model: ModelMixin, dtype: torch.dtype | None = None) -> str:
+    """SHA-256, in hexadecimal, over the weights of a model alone, to which later versions add no fields.
+
+    Args:
+        model: is left as it is.
+        dtype: take the weights as if they were cast to it; None takes them as they are.
+    """
+    digest = hashlib.sha256()
+    _add_weights(digest, model, dtype)
+    return digest.hexdigest()
+
+
+def _add_weights(digest: "hashlib._Hash", model: ModelMixin, dtype: torch.dtype | None) -> None:
     for name, tensor in sorted(model.state_dict().items()):
+        tensor = tensor if dtype is None else tensor.to(dtype)
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from generator.dit import VidTwinDiT
+from generator.lora import same_form
 
 
 def make_average(model: VidTwinDiT, decay: float) -> EMAModel:
@@ -57,8 +58,11 @@ def averaged_model(model: VidTwinDiT, average: EMAModel, keep: bool) -> VidTwinD
     weights = {name: weight.clone() for name, weight in whole_average(model, average, keep)}
     if not keep:
         return None
-    with init_empty_weights():  # buffers are made
-        copy = VidTwinDiT.from_config(model.config)
+    if hasattr(model, "peft_config"):
+        copy = same_form(model)
+    else:
+        with init_empty_weights():  # buffers are made
+            copy = VidTwinDiT.from_config(model.config)
     copy.load_state_dict(weights, assign=True)
     return copy.to(model.device)
 

@@ -37,6 +37,7 @@ class NoisySamples(Dataset):
     def __init__(self, cache: LatentCache, objective: ObjectiveConfig, model: VidTwinDiT, seed: int, stream: str):
         self.cache, self.objective, self.seed, self.stream = cache, objective, seed, stream
         self.scale, self.layout, self.null_label = model.scale, model.layout, model.config.num_classes
+        self.labels = _model_labels(cache, model)[cache.labels]  # (N,)
         if objective.contrastive_weight and len(cache) < 2:
             raise UserError(
                 f"contrastive_weight={objective.contrastive_weight} needs a second clip to contrast with, and "
@@ -47,7 +48,7 @@ class NoisySamples(Dataset):
         positions, indices = zip(*places, strict=True)
         return noisy_batch(
             self._tokens(indices),  # (B, N, D)
-            self.cache.labels[list(indices)],  # (B,)
+            self.labels[list(indices)],  # (B,)
             self.objective,
             generators(self.seed, self.stream, positions),
             self.layout.num_structure_tokens,
@@ -64,6 +65,15 @@ class NoisySamples(Dataset):
         draws = generators(self.seed, f"{self.stream}: other", [position for position, _ in places])
         numbers = [torch.randint(len(self.cache) - 1, (), generator=draw).item() for draw in draws]
         return [number + (number >= index) for number, (_, index) in zip(numbers, places, strict=True)]
+
+
+def _model_labels(cache: LatentCache, model: VidTwinDiT) -> torch.Tensor:
+    """The model's label of every class of a cache, long (K,), by its name; a model may know further classes."""
+    names = model.config.id2label
+    if names is None:
+        return torch.arange(len(cache.class_names))
+    labels = {name: int(label) for label, name in names.items()}
+    return torch.tensor([labels[name] for name in cache.class_names])
 
 
 def split(batches: Iterable[Places], sizes: Sequence[int]) -> Iterator[Places]:

@@ -59,6 +59,8 @@ class CacheConfig(DataConfig):
             settings["data_root"] = str(self.root.resolve())
             settings["crop"] = self.crop if self.split == "train" else "center"
             settings |= self._choice
+        if self.dataset == "shapes":
+            settings["classes"] = self._choice["classes"]
         if self.dataset == "ucf101":
             names.append("ucf101_fold")
         if self.dataset == "folder":
@@ -88,8 +90,7 @@ class CacheConfig(DataConfig):
         source = {}
         if self.dataset == "folder":  # of which there may be many
             source = {name: self.settings[name] for name in ("data_root", "held_out_root", "held_out_share")}
-        if self.reads_videos:
-            source |= {name: value for name, value in self._choice.items() if value is not None}
+        source |= {name: value for name, value in self._choice.items() if value is not None}
         if source:
             name += "-" + hashlib.sha256(json.dumps(source).encode()).hexdigest()[:8]
         return CACHES / f"{name}-{fingerprint[:12]}"
@@ -216,6 +217,17 @@ class TrainConfig(RunConfig, CacheConfig):
     """What the model learns."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimiser and schedule."""
+    lora_rank: int = 0
+    """Train no weights of the model of `init_from`, but LoRA (arXiv 2106.09685): adapters of this rank beside them, and
+    the rows of classes that it does not know. 0 trains the weights themselves."""
+    lora_alpha: float | None = None
+    """The adapters are scaled by it over the rank; null scales them by 1."""
+    lora_targets: list[str] = field(default_factory=lambda: ["attention", "feed_forward"])
+    """Parts of a block whose linears get adapters: attention, feed_forward, modulation, class_attention."""
+    lora_replay: int = 0
+    """Samples of the classes that the model knows, made by itself before the first step, for LoRA to train on beside
+    the clips, each as often as a clip. Whatever is not of a new class is then to be predicted as without LoRA, so that
+    the model keeps what it knew (arXiv 1705.08690, 1606.09282). The samples lie in replay/ of the run."""
     ema_decay: float = 0.9999
     """Decay of the moving average of the weights, which the pipeline gets; it starts lower and grows."""
     second_ema_decay: float | None = None
@@ -248,9 +260,28 @@ class TrainConfig(RunConfig, CacheConfig):
             decay = getattr(self, name)
             if decay is not None and not 0 <= decay < 1:
                 raise UserError(f"{name} must lie in [0, 1), got {decay}")
+        self._check_lora()
         low, high = self.sample_guidance_interval
         if not 0 <= low <= high <= 1:
             raise UserError(f"sample_guidance_interval must satisfy 0 <= low <= high <= 1, got {(low, high)}")
+
+    def _check_lora(self) -> None:
+        for name in ("lora_rank", "lora_replay"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.lora_replay and not self.lora_rank:
+            raise UserError(f"lora_replay={self.lora_replay} is for LoRA: give a --lora-rank, too")
+        if self.lora_alpha is not None and not self.lora_alpha > 0:
+            raise UserError(f"lora_alpha must be positive or null, got {self.lora_alpha}")
+        if not self.lora_targets or len(set(self.lora_targets)) < len(self.lora_targets):
+            raise UserError(f"lora_targets must be different parts of a block, at least one, got {self.lora_targets}")
+        if self.lora_rank and self.init_from is None:
+            raise UserError(f"lora_rank={self.lora_rank} adapts a trained model: give one by --init-from")
+        if self.lora_rank and self.init_missing:
+            raise UserError(
+                f"init_missing would change the model that lora_rank={self.lora_rank} adapts: leave it out; new "
+                "classes need no leave"
+            )
 
     @property
     def held_out(self) -> CacheConfig:

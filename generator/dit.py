@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps, get_1d_rotary_pos_embed
 from diffusers.utils import BaseOutput
@@ -82,7 +83,7 @@ class VidTwinDiTOutput(BaseOutput):
     sample: torch.Tensor
 
 
-class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
+class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     """Class-conditional diffusion transformer over the tokens of both latents (arXiv 2412.17726).
 
     The defaults are the paper's size on the latents of its headline setting. The network neither drops labels nor knows
@@ -333,6 +334,47 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin):
         channels = self.config.structure_shape[0], self.config.dynamics_shape[0]
         self.scale = LatentScale(channels, **statistics)
         self.register_to_config(**statistics)
+
+    def add_classes(self, names: Sequence[str], rows: torch.Tensor) -> None:
+        """Give the model further classes, whose ids follow those that it has; the null class stays the last one.
+
+        Args:
+            names: of the new classes.
+            rows: (n, class_dim) their rows of the class embedding; they are copied.
+
+        Raises:
+            UserError: if the classes have no names, or there is one of these names already.
+        """
+        if self.config.id2label is None:
+            raise UserError(f"the classes of this model have no names, to which {', '.join(names)} could be added")
+        known = self._class_names
+        if taken := [name for name in names if name in known]:
+            raise UserError(f"the model has a class {taken[0]!r} already")
+        weight = self.class_embedding.weight.detach()  # (K + 1, class_dim)
+        self._set_classes([*known, *names], torch.cat([weight[:-1], rows.to(weight), weight[-1:]]))
+
+    def remove_classes(self, names: Sequence[str]) -> None:
+        """Take away classes, by name; the ids of those behind them move up.
+
+        Raises:
+            ValueError: if there is no such class.
+        """
+        known = self._class_names
+        gone = [known.index(name) for name in names]
+        kept = [row for row in range(self.config.num_classes + 1) if row not in gone]
+        weight = self.class_embedding.weight.detach()[kept]
+        self._set_classes([name for name in known if name not in names], weight)
+
+    @property
+    def _class_names(self) -> list[str]:
+        """The names in the order of the ids, which a saved config does not keep to."""
+        return [self.config.id2label[str(label)] for label in range(self.config.num_classes)]
+
+    def _set_classes(self, names: list[str], weight: torch.Tensor) -> None:
+        trains = self.class_embedding.weight.requires_grad
+        self.class_embedding = nn.Embedding.from_pretrained(weight.contiguous(), freeze=not trains)
+        id2label = {str(label): name for label, name in enumerate(names)}
+        self.register_to_config(num_classes=len(names), id2label=id2label)
 
     def normalize(self, latents: VidTwinLatents) -> VidTwinLatents:
         """Latents of the autoencoder to the scale the model works in: (z - mean) / std per channel; shapes are kept."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,16 +22,18 @@ from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
+from generator.lora import add_lora
+from generator.lora_run import LoraRun
 from generator.objective import make_scheduler
 from generator.report import describe_run
-from generator.start import start_from
+from generator.start import known_classes, start_from
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.conditioning import Guidance
 from pipelines.folders import model_folder
 from pipelines.schedulers import Solver
 
-SECOND_PIPELINE = "pipeline-ema2"  # beside the pipeline of the first moving average
+ENDINGS = ("", "-ema2")  # of the names of what the two moving averages leave
 PRECISIONS = {"fp32": "no", "bf16": "bf16"}
 
 
@@ -136,28 +139,34 @@ def build_transformer(
         settings: the fields of `TransformerSettings`, by name.
         vae: the autoencoder.
         cache: the training set.
-        folder: the run's folder; if it holds a checkpoint, which has all weights, those of `init_from` are not read.
+        folder: the run's folder; if it holds a checkpoint, which has all weights, those of `init_from` are not read,
+            unless it is the base that LoRA adapts.
 
     Raises:
         MissingFileError: if `init_from` names no transformer.
         UserError: if the one there does not fit.
     """
+    starts = config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]
+    place = model_folder(config.init_from, "transformer") if starts or config.lora_rank else None
+    names = known_classes(place) if config.lora_rank else cache.class_names
     torch.manual_seed(config.seed)
     model = VidTwinDiT(
         **settings,
         structure_shape=vae.structure_shape,
         dynamics_shape=vae.dynamics_shape,
         dynamics_axes=vae.dynamics_axes,
-        num_classes=len(cache.class_names),
+        num_classes=len(names),
         prediction_type=config.objective.kind,
         independent_times=config.objective.independent_times,
         frame_times=config.objective.frame_times,
-        id2label={str(label): name for label, name in enumerate(cache.class_names)},
+        id2label={str(label): name for label, name in enumerate(names)},
         **cache.statistics,
     )
-    if config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]:
-        place = model_folder(config.init_from, "transformer")
+    if place:
         start_from(model, place, cache.identity["autoencoder"], config.init_missing)
+    if config.lora_rank:
+        new_classes = [name for name in cache.class_names if name not in names]
+        add_lora(model, config.lora_rank, config.lora_alpha, config.lora_targets, new_classes)
     return model
 
 
@@ -181,7 +190,8 @@ def train(
 ) -> GeneratorTrainer:
     """Cache the latents if need be, train to `config.max_steps` and leave the pipeline in `folder.pipeline`.
 
-    If there is a second moving average, its pipeline is saved beside that.
+    If there is a second moving average, its pipeline is saved beside that. LoRA is saved, too, in lora/, and the
+    pipeline is the base fused with it.
 
     Args:
         config: the run's config.
@@ -221,41 +231,46 @@ def _train(
         held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
         _check_classes(cache, held_out)
 
+    def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
+        return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
+
     model = build_transformer(config, model_settings, vae, cache, folder)
-    trainer = GeneratorTrainer(model, cache, config, folder, accelerator, held_out)
+    lora = LoraRun(config, folder, make_pipeline, accelerator.device) if config.lora_rank else None
+    clips = cache if lora is None else lora.with_replay(cache)
+    trainer = GeneratorTrainer(model, clips, config, folder, accelerator, held_out)
 
     if show:
         print(summary(describe_run(trainer, vae, autoencoder_hash)), flush=True)
         log_run(trainer.records, folder, accelerator.device, trainer.step)
 
-    def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
-        return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
-
     trainer.run([VideoSampler(make_pipeline, config), *callbacks], progress)
-    paths = (folder.pipeline, folder.path / SECOND_PIPELINE)[: len(trainer.averages)]
-    for number, (average, path) in enumerate(zip(trainer.averages, paths, strict=True)):
+    facts = facts_of_training(config, trainer, cache, autoencoder_hash)
+    for number, (average, end) in enumerate(zip(trainer.averages, ENDINGS, strict=False)):
         transformer = trainer.averaged_model(average)
         if transformer is not None:
+            if lora is not None:
+                transformer = lora.fused(transformer, folder.path / f"lora{end}")
             pipeline = make_pipeline(transformer)
             loss = trainer.scalars.get("val/loss") if number == 0 else None  # measured of the first average alone
-            pipeline.register_to_config(training=facts_of_training(config, trainer, cache, autoencoder_hash, loss))
-            with atomic_folder(path) as temporary:
+            metrics = {} if loss is None else {"held-out loss": loss}
+            pipeline.register_to_config(training=facts | {"metrics": metrics})
+            with atomic_folder(folder.path / f"{folder.pipeline.name}{end}") as temporary:
                 pipeline.save_pretrained(temporary)
     return trainer
 
 
 def facts_of_training(
-    config: TrainConfig, trainer: GeneratorTrainer, cache: LatentCache, autoencoder_hash: str, loss: float | None
+    config: TrainConfig, trainer: GeneratorTrainer, cache: LatentCache, autoencoder_hash: str
 ) -> dict[str, Any]:
     """Facts about the training for the model card of the pipeline (`pipelines.model_card.TRAINING`)."""
     root = "" if config.dataset == "shapes" else f" {config.root.name}"
+    lora = f", by LoRA of rank {config.lora_rank} on {Path(config.init_from).name}" if config.lora_rank else ""
     return {
-        "data": f"{config.dataset}{root}",
+        "data": f"{config.dataset}{root}{lora}",
         "videos": len(cache),
         "fps": config.sample_fps,
         "steps": trainer.step,
         "batch_size": config.batch_size,
         "date": date.today().isoformat(),
         "autoencoder_sha256": autoencoder_hash,
-        "metrics": {} if loss is None else {"held-out loss": loss},
     }

@@ -21,18 +21,21 @@ def describe_run(trainer: GeneratorTrainer, vae: AutoencoderVidTwin, autoencoder
     config, model, cache, step = trainer.config, trainer.model, trainer.cache, trainer.step
     processes, device = trainer.accelerator.num_processes, trainer.accelerator.device
     count, classes = sum(parameter.numel() for parameter in model.parameters()), len(cache.class_names)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    lora = f", {trained:,} of them trained: LoRA of rank {config.lora_rank}" if config.lora_rank else ""
     structure, tokens = model.layout.num_structure_tokens, model.layout.num_tokens
+    replay = f", {config.lora_replay} of them own samples," if config.lora_replay else ""
+    data = f"{len(cache):,} clips{replay} of {classes} class{'es' * (classes > 1)}"
     held_out = "none, the loss on held-out videos is not measured (--validate-every)"
     if trainer.held_out is not None:
         held_out = f"latents of {len(trainer.held_out):,} clips in {trainer.held_out.folder}"
     averages = " and ".join(f"{a:g}" for a in (config.ema_decay, config.second_ema_decay) if a is not None)
     return {
         "run": f"{trainer.folder.path}" + (f", goes on after step {step}" if step else ""),
-        "data": f"{config.dataset}, latents of {len(cache):,} clips of {classes} class{'es' * (classes > 1)} in "
-        f"{cache.folder}",
+        "data": f"{config.dataset}, latents of {data} in {cache.folder}",
         "held out": held_out,
         "autoencoder": f"{config.autoencoder} ({autoencoder_hash[:12]}), rate {vae.compression_rate:.2%}",
-        "model": f"{count:,} parameters, {structure} structure and {tokens - structure} dynamics tokens",
+        "model": f"{count:,} parameters{lora}, {structure} structure and {tokens - structure} dynamics tokens",
         "loss": f"mean squared error of {TARGETS[config.objective.kind]}, per number of the normalised latents",
         "device": f"{processes} x {device}, {describe_precision(config.precision, device)}",
         "steps": f"{describe_batches(config, processes)}; checkpoint every {config.checkpoint_every}, samples every "

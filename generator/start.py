@@ -52,6 +52,18 @@ def start_from(model: VidTwinDiT, folder: str | Path, autoencoder: str, init_mis
         model.set_statistics(**{name: given.config[name] for name in STATISTICS})
 
 
+def known_classes(folder: str | Path) -> list[str]:
+    """The class names of a saved transformer, in the order of their ids.
+
+    Raises:
+        UserError: if its classes have no names.
+    """
+    config = VidTwinDiT.load_config(folder)
+    if config["id2label"] is None:
+        raise UserError(f"init_from={folder}: the classes of the model there have no names, by which LoRA knows them")
+    return [config["id2label"][str(label)] for label in range(config["num_classes"])]
+
+
 def check_target(folder: str | Path, wanted: str) -> None:
     """Refuse a trained transformer that predicts something else than the one that is to start from it.
 

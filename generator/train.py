@@ -54,9 +54,12 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
 
     from generator.checkpoint import is_same_autoencoder
     from generator.fit import check_previews
+    from generator.lora import check_peft
     from generator.start import check_target
 
     check_previews(config)
+    if config.lora_rank:
+        check_peft()
     if config.init_from and not config.resume:  # before hours of encoding
         check_target(transformer(config.init_from), config.objective.kind)
     if config.resume:

@@ -31,6 +31,7 @@ from generator.checkpoint import TrainingState
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache
+from generator.lora import as_the_base, keeping_base
 from generator.objective import NoisyBatch, denoising_losses
 
 
@@ -100,7 +101,8 @@ class GeneratorTrainer:
         )
         path, self.step = newest_whole_checkpoint(folder.checkpoints)
         if path is not None:
-            self.state.load(path)
+            with keeping_base(model, path):
+                self.state.load(path)
         self._sizes = config.micro_batches(accelerator.num_processes)
         self._guard = FiniteGuard("gradient_norm")
         self.peak_memory = PeakMemory(accelerator.device)
@@ -222,6 +224,7 @@ class GeneratorTrainer:
 
     def _losses(self, batch: NoisyBatch) -> dict[str, torch.Tensor]:
         with self.accelerator.autocast():  # DDP's forward has it, FSDP2's has not
+            batch = as_the_base(self.model, batch) if self.config.lora_replay else batch
             losses = denoising_losses(self.wrapped, batch, self.model.mask, self.model.layout.num_structure_tokens)
         return {"loss": losses.total, "loss_structure": losses.structure, "loss_dynamics": losses.dynamics}
 
@@ -284,6 +287,11 @@ def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
     config.micro_batches(accelerator.num_processes)
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise UserError("FSDP is supported in its second version: launch with fsdp_version: 2")
+    if accelerator.is_fsdp2 and config.lora_rank:
+        raise UserError(
+            f"lora_rank={config.lora_rank} freezes the model, which FSDP would share out with its few trained weights: "
+            "launch without FSDP"
+        )
     if accelerator.is_fsdp2 and config.optimizer.name == "muon":
         raise UserError(
             "optimizer.name=muon orthogonalises whole matrices, and FSDP leaves every process a share of them: give "

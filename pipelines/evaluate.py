@@ -36,7 +36,7 @@ class EvaluateConfig:
     ucf101_fold: int = 1
     """Official train/test split of UCF-101: 1, 2 or 3."""
     classes: list[str] | None = None
-    """Classes whose videos are taken, for `ucf101` and `folder`; null takes all."""
+    """Classes whose videos are taken, for `ucf101`, `folder` and `shapes`; null takes all."""
     allow_missing: bool = False
     """Go on with those of UCF-101's listed videos that are there."""
     held_out_contents: list[str] | None = None

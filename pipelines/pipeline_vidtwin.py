@@ -23,6 +23,7 @@ from generator.dit import VidTwinDiT
 from pipelines.arguments import ClassId, Seed, check_count, class_labels, describe, make_generators
 from pipelines.chaining import Plan, Windows, check_strength, history, joined
 from pipelines.conditioning import Denoiser, GivenLatent, Guidance, GuidanceScale, LatentReader, LatentSource
+from pipelines.lora import LoraLoaderMixin
 from pipelines.model_card import write_model_card
 from pipelines.output import PipelineCost, VidTwinPipelineOutput, sum_costs
 from pipelines.schedulers import Solver, check_scheduler, step_arguments
@@ -37,7 +38,7 @@ StepCallback = (
 )
 
 
-class VidTwinDiffusionPipeline(DiffusionPipeline):
+class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
     """Generates videos of a class with the diffusion transformer and the decoder (arXiv 2412.17726).
 
     A callback may set `pipe._interrupt = True`, which ends the sampling after that step with its current result, and
@@ -226,7 +227,12 @@ class VidTwinDiffusionPipeline(DiffusionPipeline):
         return labels[0]
 
     def save_pretrained(self, save_directory: str | Path, *args, **kwargs) -> None:
-        """As `DiffusionPipeline.save_pretrained`, with a model card beside the models (`pipelines.model_card`)."""
+        """As `DiffusionPipeline.save_pretrained`, with a model card beside the models (`pipelines.model_card`).
+
+        Raises:
+            UserError: if LoRA weights are loaded, which a saved transformer does not hold.
+        """
+        self.check_without_lora(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)
         write_model_card(self, save_directory)
 

@@ -51,6 +51,10 @@ class SampleConfig:
     """Seed of each class's first video. A video depends on its class and seed alone, not on the other videos."""
     scheduler: str | None = None
     """Class name of a diffusers scheduler in place of the pipeline's own."""
+    lora: Path | None = None
+    """Folder of LoRA weights for this pipeline, as lora/ of a run with --lora-rank; its classes can be asked for."""
+    lora_scale: float = 1.0
+    """How far they change the pipeline: 0 leaves it as it is, but for the new classes."""
     fps: float = 8.0
     """Frames per second of the files; a GIF shows at most 50."""
     format: Literal["mp4", "gif", "webp"] = "mp4"
@@ -79,6 +83,8 @@ class SampleConfig:
             raise UserError(f"fps={self.fps}: a GIF shows at most 50 frames per second, --format webp takes more")
         if self.clip_start < 0:
             raise UserError(f"clip_start must be a second from 0 on, got {self.clip_start}")
+        if self.lora_scale != 1.0 and self.lora is None:
+            raise UserError(f"lora_scale={self.lora_scale} scales LoRA weights: give their folder by --lora")
         if self.structure is not None and self.dynamics is not None:
             raise UserError("--structure and --dynamics are both given: there is nothing left to sample")
 

@@ -154,6 +154,9 @@ def _write_clips(
 def execute(config: SampleConfig) -> None:
     """Sample, and write videos and a sheet."""
     pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
+    if config.lora is not None:
+        pipe.load_lora_weights(config.lora)
+        pipe.fuse_lora(lora_scale=config.lora_scale)
     wanted = wanted_videos(class_ids(pipe, config.classes), config)
     id2label, num_classes = pipe.transformer.config.id2label or {}, pipe.transformer.config.num_classes
     names = [id2label.get(str(class_id), str(class_id)) for class_id in range(num_classes)]

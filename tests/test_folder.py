@@ -391,7 +391,10 @@ def test_a_choice_that_there_is_not(tmp_path, settings, message):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"dataset": "shapes", "classes": ["ring"]}, r"classes=\['ring'\] is for ucf101 and folder, not for shapes"),
+        (
+            {"dataset": "sprites", "classes": ["walk"]},
+            r"classes=\['walk'\] is for ucf101, folder and shapes, not for s",
+        ),
         ({"dataset": "sprites", "held_out_contents": ["a"]}, "held_out_contents=.* not for sprites"),
         ({"dataset": "ucf101", "content_pattern": "a"}, "content_pattern='a' is for folder, not for ucf101"),
         ({"dataset": "folder", "allow_missing": True}, "allow_missing=True is for ucf101, not for folder"),

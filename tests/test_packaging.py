@@ -136,7 +136,7 @@ def bash_completion(tmp_path_factory):
         ("vidtwin sample --upscale ", ["nearest", "bicubic", "none"]),
         ("vidtwin sample --upscale none --grid ", ["true", "false"]),
         ("vidtwin train-autoencoder --optimizer.l", ["--optimizer.learning-rate"]),
-        ("vidtwin train-generator --config shapes_l", ["shapes_long"]),
+        ("vidtwin train-generator --config shapes_lon", ["shapes_long"]),
         ("vidtwin decode pyp", ["pyproject.toml"]),
         ("vidtwin sample --structure pyp", ["pyproject.toml"]),
     ],

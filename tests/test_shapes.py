@@ -7,8 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder.data.shapes import CLASS_NAMES, MOTIONS, SHAPES, SPLITS, Shapes, draw_motion, render
-from autoencoder.metrics.oracle import oracle
+from autoencoder.common.errors import UserError
+from autoencoder.data.shapes import (
+    ALL_CLASS_NAMES,
+    CLASS_NAMES,
+    MOTIONS,
+    SHAPES,
+    SPLITS,
+    Shapes,
+    draw_motion,
+    render,
+    shapes_of,
+)
+from autoencoder.metrics.oracle import confirmed, oracle
+from generator.config import CacheConfig
 
 SHARE_TOLERANCE = 0.01  # of antialiasing
 
@@ -237,3 +249,31 @@ def test_draws_differ_within_a_class():
 def test_wrong_options(options):
     with pytest.raises(ValueError, match=str(next(iter(options.values())))):
         Shapes(**options)
+
+
+def test_a_sixth_shape_is_in_no_class_unless_it_is_asked_for():
+    new = ("diamond_horizontal", "diamond_vertical")
+    assert (*CLASS_NAMES, *new) == ALL_CLASS_NAMES and Shapes().class_names == CLASS_NAMES
+    default, named = Shapes(), Shapes(classes=CLASS_NAMES[::-1])
+    assert all(torch.equal(default.clip(i), named.clip(i)) and default.label(i) == named.label(i) for i in range(11))
+    diamonds = Shapes(classes=["diamond_vertical", "diamond_horizontal"])
+    assert diamonds.class_names == new and [diamonds.label(i) for i in range(3)] == [0, 1, 0]
+    assert diamonds.motion(1).axis == "vertical" and diamonds.content(1).shape == "diamond"
+    assert torch.equal(diamonds.companion(3, np.random.default_rng(1))[0, 0, 0], diamonds.clip(3)[0, 0, 0])
+    with pytest.raises(UserError, match="there are no moving shapes 'star_vertical', there are: circle_horizontal"):
+        Shapes(classes=["star_vertical"])
+
+
+def test_the_oracle_tells_six_shapes_apart_where_it_is_asked_to():
+    data, shapes = Shapes(split="val", classes=ALL_CLASS_NAMES), shapes_of(ALL_CLASS_NAMES)
+    clips, names = zip(*((data.clip(i), data.class_names[data.label(i)]) for i in range(48)), strict=True)
+    assert confirmed([oracle(clip, shapes) for clip in clips], names) == {"shape": 1.0, "motion": 1.0, "both": 1.0}
+    assert "diamond" not in {oracle(clip).shape for clip in clips}
+    assert shapes_of(CLASS_NAMES) == shapes_of(["walk_left", ""]) == tuple(SHAPES)
+
+
+def test_a_cache_of_the_ten_classes_is_what_it_was():
+    plain, chosen = CacheConfig(), CacheConfig(classes=["diamond_vertical", "diamond_horizontal"])
+    assert plain.settings["classes"] is None and plain.cache_folder("a" * 64).name == "shapes-aaaaaaaaaaaa"
+    assert chosen.settings["classes"] == ["diamond_horizontal", "diamond_vertical"]
+    assert chosen.cache_folder("a" * 64) != plain.cache_folder("a" * 64)

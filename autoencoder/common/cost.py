@@ -160,6 +160,11 @@ def count_flops(call: nn.Module | Callable, *args, **kwargs) -> int:
     return counts[key]
 
 
+def forget_flops(model: nn.Module) -> None:
+    """Count a model anew from now on, because its layers have changed."""
+    _COUNTS.pop(model, None)
+
+
 def _to_meta(value: Any) -> Any:
     return value.to("meta") if hasattr(value, "to") else value
 

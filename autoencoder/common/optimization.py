@@ -105,7 +105,7 @@ def make_optimizer(
 
     Args:
         config: config of the optimiser and its schedule.
-        module: its parameters are optimised.
+        module: its parameters are optimised, but for frozen ones.
         max_steps: length of the schedule.
         precision: the run's precision, which Muon follows.
     """
@@ -116,14 +116,16 @@ def make_optimizer(
 
 def _optimizer(config: OptimizerConfig, module: nn.Module, precision: Precision) -> torch.optim.Optimizer:
     common = {"lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if config.name in ("adamw", "adam"):
         optimizer = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
         # accelerate moves a model to the GPU only when its optimiser is there.
         on_cuda = torch.cuda.is_available() or next(module.parameters()).is_cuda
-        return optimizer(module.parameters(), **common, fused=True if on_cuda else None)
+        return optimizer(parameters, **common, fused=True if on_cuda else None)
     matrices = [layer.weight for layer in module.modules() if isinstance(layer, MATRIX_LAYERS)]
+    matrices = [weight for weight in matrices if weight.requires_grad]
     taken = {id(weight) for weight in matrices}
-    others = [parameter for parameter in module.parameters() if id(parameter) not in taken]
+    others = [parameter for parameter in parameters if id(parameter) not in taken]
     groups = [{"params": matrices, "use_muon": True}, {"params": others, "use_fallback": True}]
     groups = [group for group in groups if group["params"]]
     return Muon(

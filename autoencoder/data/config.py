@@ -50,8 +50,9 @@ class DataConfig:
     ucf101_fold: int = 1
     """Official train/test split of UCF-101: 1, 2 or 3."""
     classes: list[str] | None = None
-    """Classes whose videos are taken, such as BenchPress,Diving, for `ucf101` and `folder`; ids count within them. Null
-    takes all."""
+    """Classes whose videos are taken, such as BenchPress,Diving, for `ucf101`, `folder` and `shapes`; ids count within
+    them. Null takes all; of `shapes` the ten of five shapes, beside which there are diamond_horizontal and
+    diamond_vertical."""
     allow_missing: bool = False
     """Go on with those of UCF-101's listed videos that are there; without `classes`, its classes are those with a
     video."""
@@ -83,12 +84,13 @@ class DataConfig:
 
     def _check_choice(self) -> None:
         """Refuse a choice of videos that the data set does not know."""
-        known_to = {"classes": ("ucf101", "folder"), "held_out_contents": ("ucf101", "folder")}
+        known_to = {"classes": ("ucf101", "folder", "shapes"), "held_out_contents": ("ucf101", "folder")}
         known_to |= {"allow_missing": ("ucf101",), "content_pattern": ("folder",)}
         for name, data_sets in known_to.items():
             value = getattr(self, name)
             if value not in (None, False) and self.dataset not in data_sets:
-                raise UserError(f"{name}={value!r} is for {' and '.join(data_sets)}, not for {self.dataset}")
+                known = " and ".join(filter(None, (", ".join(data_sets[:-1]), data_sets[-1])))
+                raise UserError(f"{name}={value!r} is for {known}, not for {self.dataset}")
             if isinstance(value, list) and (not all(map(str.strip, value)) or len(set(value)) < max(1, len(value))):
                 raise UserError(f"{name} must be different names, at least one, got {value}")
         if self.held_out_contents is not None and self.held_out_root is not None:
@@ -132,7 +134,7 @@ class DataConfig:
         from autoencoder.data.sprites import Sprites
 
         if self.dataset == "shapes":
-            return Shapes(num_frames, size, split)
+            return Shapes(num_frames, size, split, self.classes)
         if self.dataset == "sprites":
             return Sprites(self.root, num_frames, size, split)
         options = {"num_frames": num_frames, "size": size, "crop": self.crop if split == "train" else "center"}

@@ -2,10 +2,10 @@
 
 A clip shows one shape of one colour on a plain background, swinging along one axis: a content in a motion. The classes
 are all pairs of a shape and a motion, so that either can be exchanged between clips; any content can be rendered in any
-motion.
+motion. A further shape, which is in no class unless it is asked for, is there to be learnt later.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -45,22 +45,36 @@ def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return abs(np.hypot(x, y) - 0.75 * outer) - 0.25 * outer
 
 
+def _diamond(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (abs(x) + abs(y) - np.sqrt(0.5)) * np.sqrt(0.5)
+
+
 # Signed distances, negative inside, of shapes of area 1 with their centroid at the origin; y points down.
-SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+Outline = Callable[[np.ndarray, np.ndarray], np.ndarray]
+SHAPES: dict[str, Outline] = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,
     "cross": _cross,
     "ring": _ring,
 }
+FURTHER_SHAPES: dict[str, Outline] = {"diamond": _diamond}
+ALL_SHAPES = SHAPES | FURTHER_SHAPES
 CLASS_NAMES = tuple(f"{shape}_{motion}" for shape in SHAPES for motion in MOTIONS)
+ALL_CLASS_NAMES = tuple(f"{shape}_{motion}" for shape in ALL_SHAPES for motion in MOTIONS)
+
+
+def shapes_of(class_names: Iterable[str]) -> tuple[str, ...]:
+    """The shapes to tell apart where there are these classes: the five of `SHAPES`, and further ones that they name."""
+    named = {name.split("_")[0] for name in class_names}
+    return (*SHAPES, *(shape for shape in FURTHER_SHAPES if shape in named))
 
 
 def coverage(shape: str, area: float, centre_x: np.ndarray, centre_y: np.ndarray, size: int) -> np.ndarray:
     """Share of every pixel that the shape covers.
 
     Args:
-        shape: a key of `SHAPES`.
+        shape: a key of `ALL_SHAPES`.
         area: in pixels.
         centre_x, centre_y: (T,) centroid per frame, in pixels from the left and the top edge.
         size: height and width of the frame.
@@ -72,14 +86,14 @@ def coverage(shape: str, area: float, centre_x: np.ndarray, centre_y: np.ndarray
     scale = np.sqrt(area)
     x = (centres[None, None, :] - centre_x[:, None, None]) / scale
     y = (centres[None, :, None] - centre_y[:, None, None]) / scale
-    return np.clip(0.5 - SHAPES[shape](x, y) * scale, 0.0, 1.0)
+    return np.clip(0.5 - ALL_SHAPES[shape](x, y) * scale, 0.0, 1.0)
 
 
 @cache
 def _extent(shape: str) -> np.ndarray:
     """Distance from the centroid to the left, right, upper and lower edge of the shape of area 1: (4,)."""
     fine = np.linspace(-1.5, 1.5, 601)
-    inside = SHAPES[shape](fine[None, :], fine[:, None]) <= 0
+    inside = ALL_SHAPES[shape](fine[None, :], fine[:, None]) <= 0
     columns, rows = fine[inside.any(axis=0)], fine[inside.any(axis=1)]
     return np.array([-columns[0], columns[-1], -rows[0], rows[-1]])
 
@@ -89,7 +103,7 @@ class Content:
     """What a clip shows.
 
     Attributes:
-        shape: a key of `SHAPES`.
+        shape: a key of `ALL_SHAPES`.
         area: of the shape, in pixels.
         background, colour: RGB of the background and of the shape, each float64 (3,) in [0, 1].
     """
@@ -122,7 +136,7 @@ def draw_content(shape: str, size: int, rng: np.random.Generator) -> Content:
     """Draw area and colours; the two colours are `MIN_COLOUR_DISTANCE` apart or more.
 
     Args:
-        shape: a key of `SHAPES`.
+        shape: a key of `ALL_SHAPES`.
         size: height and width of the frame, of which the shape covers a share in `AREA_SHARE`.
         rng: draws them.
     """
@@ -177,27 +191,34 @@ def render(content: Content, motion: Motion, size: int) -> torch.Tensor:
 class Shapes:
     """The data set of moving shapes, a `ClipDataset`.
 
-    Clip i depends on i and the split alone. Its class is i modulo 10.
+    Clip i depends on i, the split and the choice of classes alone. Its class is i modulo the number of classes.
 
     Args:
         num_frames: frames of a clip, at least 2 so that a motion can be seen.
         size: height and width, at least 32 pixels.
         split: "train" or "val", which share no clip.
+        classes: names of `ALL_CLASS_NAMES`, whose order the ids keep to; None takes `CLASS_NAMES`.
 
     Raises:
-        UserError: if the clip is too small or the split unknown.
+        UserError: if the clip is too small, or the split or a class unknown.
     """
 
     class_names = CLASS_NAMES
     flip_invariant = False
 
-    def __init__(self, num_frames: int = 16, size: int = 32, split: str = "train"):
+    def __init__(
+        self, num_frames: int = 16, size: int = 32, split: str = "train", classes: Sequence[str] | None = None
+    ):
         if num_frames < 2 or size < 32:
             raise UserError(
                 f"shapes are made at 2 frames of 32 x 32 or more, got {num_frames} frames of {size} x {size}"
             )
         if split not in SPLITS:
             raise UserError(f"split={split!r} is none of {', '.join(SPLITS)}")
+        if unknown := [name for name in classes or () if name not in ALL_CLASS_NAMES]:
+            raise UserError(f"there are no moving shapes {unknown[0]!r}, there are: {', '.join(ALL_CLASS_NAMES)}")
+        if classes is not None:
+            self.class_names = tuple(name for name in ALL_CLASS_NAMES if name in classes)
         self.num_frames, self.size = num_frames, size
         self.first, self.count = SPLITS[split]
 
@@ -205,8 +226,8 @@ class Shapes:
         return self.count
 
     def label(self, index: int) -> int:
-        """Class id of a clip, an index into `CLASS_NAMES`."""
-        return index % len(CLASS_NAMES)
+        """Class id of a clip, an index into `class_names`."""
+        return index % len(self.class_names)
 
     def source(self, index: int) -> str:
         """Name of a clip for messages."""
@@ -243,11 +264,11 @@ class Shapes:
 
     def _clip(self, index: int, later: float = 0.0) -> tuple[Content, Motion]:
         content, draw = self._drawn(index)
-        axis = CLASS_NAMES[self.label(index)].split("_")[1]
+        axis = self.class_names[self.label(index)].split("_")[1]
         return content, draw_motion(axis, content.extent, self.num_frames, self.size, draw, later)
 
     def _drawn(self, index: int) -> tuple[Content, np.random.Generator]:
         """The content of a clip, and the generator that goes on to draw its motion."""
         draw = np.random.default_rng(derive_seed("shapes", self.first + index))
-        shape = CLASS_NAMES[self.label(index)].split("_")[0]
+        shape = self.class_names[self.label(index)].split("_")[0]
         return draw_content(shape, self.size, draw), draw

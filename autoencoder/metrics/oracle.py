@@ -1,6 +1,6 @@
 """The oracle of moving shapes: it recognises shape and motion from pixels alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ class Verdict:
     """What the oracle recognises in a clip.
 
     Attributes:
-        shape: one of `SHAPES`, or "none".
+        shape: one of the shapes looked for, or "none".
         motion: one of `MOTIONS`, or "none".
         colour: RGB of what stands before the background, in [0, 1], (3,), also if it is none of the shapes; NaN where
             nothing of one colour and of a plausible size is seen.
@@ -32,7 +32,7 @@ class Verdict:
     path: np.ndarray
 
 
-def oracle(frames: torch.Tensor | np.ndarray) -> Verdict:
+def oracle(frames: torch.Tensor | np.ndarray, shapes: Iterable[str] = SHAPES) -> Verdict:
     """Recognise shape and motion from pixels alone.
 
     A clip is explained as one colour mixed over another. Where that fails, or no frame holds a shape of a plausible
@@ -41,6 +41,7 @@ def oracle(frames: torch.Tensor | np.ndarray) -> Verdict:
 
     Args:
         frames: uint8 (T, H, W, 3).
+        shapes: the shapes to tell apart, keys of `ALL_SHAPES` (`shapes_of` names those of classes).
     """
     alpha, background, colour = _matte(np.asarray(frames, dtype=np.float64) / 255)
     nothing = Verdict(
@@ -56,7 +57,7 @@ def oracle(frames: torch.Tensor | np.ndarray) -> Verdict:
     centres = np.arange(size) + 0.5
     mass = np.maximum(mass, 1e-6)
     centre_x, centre_y = (alpha.sum(axis=axis) @ centres / mass for axis in (1, 2))
-    shape = _best_shape(_registered_mean(alpha, centre_x, centre_y), size)
+    shape = _best_shape(_registered_mean(alpha, centre_x, centre_y), size, shapes)
     motion = "none" if shape == "none" else _motion(centre_x, centre_y, size)
     centre = np.array([centre_x.mean(), centre_y.mean()]) / size
     path = np.where(is_plausible[:, None], np.stack([centre_x, centre_y], axis=1), np.nan)
@@ -91,7 +92,7 @@ def _registered_mean(alpha: np.ndarray, centre_x: np.ndarray, centre_y: np.ndarr
     return moved.mean(dim=(0, 1)).numpy()
 
 
-def _best_shape(mask: np.ndarray, size: int) -> str:
+def _best_shape(mask: np.ndarray, size: int, shapes: Iterable[str]) -> str:
     """The shape whose picture correlates best with the mask, over a range of areas."""
     middle = np.array([size / 2])
 
@@ -99,7 +100,7 @@ def _best_shape(mask: np.ndarray, size: int) -> str:
         pictures = [coverage(shape, mask.sum() * scale, middle, middle, size)[0] for scale in (0.8, 0.9, 1.0, 1.1, 1.2)]
         return max(np.corrcoef(mask.ravel(), picture.ravel())[0, 1] for picture in pictures)
 
-    scores = {shape: likeness(shape) for shape in SHAPES}
+    scores = {shape: likeness(shape) for shape in shapes}
     best = max(scores, key=scores.get)
     return best if scores[best] > 0.85 else "none"
 

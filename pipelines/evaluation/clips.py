@@ -10,7 +10,7 @@ processes, because they share whole batches, and findings are put in order befor
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,16 +51,20 @@ class ClipMeasurer:
 
     Args:
         extractor: feature extractor; None extracts none.
-        with_oracle: whether the clips are moving shapes.
+        shapes: the shapes that the oracle tells apart; None if the clips are no moving shapes.
         batch_size: clips that go through the extractor at a time.
         device: the extractor's device.
     """
 
     def __init__(
-        self, extractor: VideoFeatureExtractor | None, with_oracle: bool, batch_size: int, device: torch.device
+        self,
+        extractor: VideoFeatureExtractor | None,
+        shapes: Sequence[str] | None,
+        batch_size: int,
+        device: torch.device,
     ):
         self.extract = None if extractor is None else FrechetVideoDistance(extractor).to(device).extract
-        self.with_oracle, self.batch_size = with_oracle, batch_size
+        self.shapes, self.batch_size = shapes, batch_size
 
     def __call__(self, frames: torch.Tensor) -> list[ClipFindings]:
         """Measure clips uint8 (B, T, H, W, 3)."""
@@ -68,8 +72,8 @@ class ClipMeasurer:
         if self.extract is not None:
             videos = rearrange(frames, "b t h w c -> b c t h w").split(self.batch_size)
             features = list(torch.cat([self.extract(video) for video in videos]).cpu())
-        if self.with_oracle:
-            verdicts = [oracle(clip) for clip in frames]
+        if self.shapes is not None:
+            verdicts = [oracle(clip, self.shapes) for clip in frames]
         return [ClipFindings(*pair) for pair in zip(features, verdicts, strict=True)]
 
 

@@ -19,6 +19,7 @@ from autoencoder.common.progress import progress_bar
 from autoencoder.common.seeding import generators
 from autoencoder.data import UCF101, ClipDataset, Shapes, VideoFolder
 from autoencoder.data.folder import VideoFiles
+from autoencoder.data.shapes import shapes_of
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics.distance import VideoFeatureExtractor
 from autoencoder.metrics.i3d import choose_i3d
@@ -137,9 +138,9 @@ class Evaluation:
             more = "; --take chunks takes several clips of a video" if isinstance(self.clips, VideoFiles) else ""
             raise UserError(f"num_samples={config.num_samples}, but the data set holds {len(self.clips)} clips{more}")
         self.identity = sampling_identity(self.pipe, config)
-        self.measure_clips = ClipMeasurer(
-            extractor, isinstance(self.clips, Shapes), config.batch_size, self.pipe.device
-        )
+        names = (self.pipe.transformer.config.id2label or {}).values()
+        shapes = shapes_of(names) if isinstance(self.clips, Shapes) else None
+        self.measure_clips = ClipMeasurer(extractor, shapes, config.batch_size, self.pipe.device)
 
     def repeat(self, seed: int) -> Repeat:
         """Draw real clips, sample, and measure both; every process returns all findings.
@@ -254,7 +255,7 @@ def make_report(
         )
     return {
         "distances": {} if extractor is None else measure_distances(repeats, extractor),
-        "class_shares": class_shares(repeats, evaluation.class_name) if evaluation.measure_clips.with_oracle else {},
+        "class_shares": class_shares(repeats, evaluation.class_name) if evaluation.measure_clips.shapes else {},
         "not_measured": missing,
         "unreadable": [len(repeat.unreadable) for repeat in repeats],
         "protocol": describe_protocol(evaluation, extractor),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from autoencoder.common.pictures import unit_to_uint8
+from autoencoder.data.shapes import shapes_of
 from autoencoder.metrics.oracle import Verdict, confirmed, oracle
 from pipelines.evaluation.report import Repeat, summary
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
@@ -40,11 +41,11 @@ def oracle_share(
     """
     pipe.set_progress_bar_config(disable=True)
     names = [pipe.transformer.config.id2label[str(label)] for label in range(pipe.transformer.config.num_classes)]
-    verdicts = []
+    shapes, verdicts = shapes_of(names), []
     for label in range(len(names)):
         seed = label * videos_per_class
         out = pipe(label, num_inference_steps, guidance_scale, videos_per_class, generator=seed)
-        verdicts += [oracle(video) for video in unit_to_uint8(out.frames)]
+        verdicts += [oracle(video, shapes) for video in unit_to_uint8(out.frames)]
     return confirmed(verdicts, [name for name in names for _ in range(videos_per_class)])
 
 

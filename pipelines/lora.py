@@ -1,0 +1,197 @@
+"""LoRA weights of a pipeline, by the calls that diffusers' own pipelines have."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.loaders.lora_base import LoraBaseMixin
+from diffusers.utils import get_adapter_name
+from diffusers.utils.peft_utils import unscale_lora_layers
+
+from autoencoder.checkpoint import weights_fingerprint
+from autoencoder.common.cost import forget_flops
+from autoencoder.common.errors import UserError, first_few
+from generator.lora import check_peft
+from generator.lora_weights import LoraWeights, name_of
+
+COMPONENTS = ("transformer",)
+
+
+class LoraLoaderMixin(LoraBaseMixin):
+    """Loads, fuses and unloads adapters of the transformer, and the classes that they bring.
+
+    Those of diffusers' calls that are not here are inherited, such as `set_adapters`, `disable_lora` and
+    `get_list_adapters`. A class stays in the pipeline for as long as its adapter is loaded, whatever the scale.
+    """
+
+    _lora_loadable_modules = list(COMPONENTS)
+    # Instances replace these, never change them.
+    _lora_weights: dict[str, LoraWeights] = {}  # by the adapter's name
+    _lora_base: tuple[str, str] | None = None  # dtype and fingerprint of the transformer before the first one
+    _unfused: tuple[float, dict[str, torch.Tensor]] | None = None  # scale of the fused ones, and the weights before
+
+    def load_lora_weights(
+        self, source: str | Path, adapter_name: str | None = None, weight_name: str | None = None
+    ) -> None:
+        """Add the adapter in a file, with its classes; it is active at once. Nothing is downloaded or unpickled.
+
+        Args:
+            source: folder that `--lora-rank` or `save_lora_weights` left, or the file in it.
+            adapter_name: name for `set_adapters`; "default_0", "default_1" and so on by default.
+            weight_name: name of the file in the folder; pytorch_lora_weights.safetensors by default.
+
+        Raises:
+            MissingFileError: if there is no such file.
+            UserError: if peft is not installed, it is no such file, it was trained for another transformer, or its name
+                or one of its classes is in use. The pipeline is as it was then.
+        """
+        check_peft()
+        weights = LoraWeights.load(source, weight_name)
+        name = adapter_name or get_adapter_name(self.transformer)
+        self._check_lora(source, weights, name)
+        base = self._lora_base or _identity(self.transformer)
+        self.transformer.load_lora_adapter(
+            weights.layers, prefix=None, adapter_name=name, metadata=weights.config, _pipeline=self
+        )
+        self.transformer.add_classes(weights.class_names, weights.class_rows)
+        forget_flops(self.transformer)
+        self._lora_base, self._lora_weights = base, self._lora_weights | {name: weights}
+
+    def save_lora_weights(
+        self, save_directory: str | Path, adapter_name: str | None = None, weight_name: str | None = None
+    ) -> None:
+        """Write an adapter that was loaded, with its classes, as a file for `load_lora_weights`.
+
+        Args:
+            save_directory: folder of the file, made if need be.
+            adapter_name: which one; may be left out where there is only one.
+            weight_name: name of the file; pytorch_lora_weights.safetensors by default.
+
+        Raises:
+            UserError: if there is no such adapter.
+        """
+        names = list(self._lora_weights)
+        name = names[0] if adapter_name is None and len(names) == 1 else adapter_name
+        if name not in names:
+            raise UserError(f"adapter_name={adapter_name!r} is none of the loaded adapters: {first_few(names)}")
+        self._lora_weights[name].save(save_directory, weight_name)
+
+    def fuse_lora(
+        self,
+        components: Sequence[str] = COMPONENTS,
+        lora_scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> None:
+        """Add the adapters to the weights, so that they cost nothing; `unfuse_lora` brings the old bits back.
+
+        The old weights of the adapted linears are kept for that, until `unload_lora_weights`.
+
+        Args:
+            components: "transformer".
+            lora_scale: of the adapters, beside that of `set_adapters`.
+            safe_fusing: whether to refuse weights that are not finite.
+            adapter_names: which ones; all active ones by default.
+
+        Raises:
+            UserError: if none is loaded, or some are fused already.
+        """
+        if not self._lora_weights or self._unfused is not None:
+            state = "adapters are fused already: unfuse_lora() first" if self._unfused else "no adapter is loaded"
+            raise UserError(f"fuse_lora: {state}")
+        before = {name: weight.detach().clone() for name, weight in self._adapted_weights().items()}
+        super().fuse_lora(list(components), lora_scale, safe_fusing, adapter_names)
+        forget_flops(self.transformer)
+        self._unfused = lora_scale, before
+
+    def unfuse_lora(self, components: Sequence[str] = COMPONENTS) -> None:
+        """Take fused adapters out of the weights again, to the bit; they stay loaded.
+
+        Raises:
+            UserError: if none is fused.
+        """
+        if self._unfused is None:
+            raise UserError("unfuse_lora: no adapter is fused")
+        super().unfuse_lora(list(components))
+        scale, before = self._unfused
+        with torch.no_grad():
+            for name, weight in self._adapted_weights().items():
+                weight.copy_(before[name])  # peft subtracts what it has added, which rounds
+        unscale_lora_layers(self.transformer, scale)
+        forget_flops(self.transformer)
+        self._unfused = None
+
+    def unload_lora_weights(self) -> None:
+        """Remove all adapters and their classes: the transformer has the bits of its base again.
+
+        Where adapters are fused, they stay in the weights, as in diffusers, and so do the classes: this makes one
+        transformer of them, which `save_pretrained` saves.
+        """
+        if not self._lora_weights:
+            return
+        super().unload_lora_weights()
+        if self._unfused is None:
+            self.transformer.remove_classes([name for lora in self._lora_weights.values() for name in lora.class_names])
+        forget_flops(self.transformer)
+        self._lora_weights, self._lora_base, self._unfused = {}, None, None
+
+    def delete_adapters(self, adapter_names: Sequence[str] | str) -> None:
+        """Remove some adapters and their classes.
+
+        Raises:
+            UserError: if there is no such adapter, or some are fused.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        if unknown := [name for name in names if name not in self._lora_weights]:
+            raise UserError(f"{unknown[0]!r} is none of the loaded adapters: {first_few(self._lora_weights)}")
+        if self._unfused is not None:
+            raise UserError(f"delete_adapters: adapters are fused: unfuse_lora() before {names[0]!r} can go")
+        if set(names) == set(self._lora_weights):
+            return self.unload_lora_weights()
+        super().delete_adapters(names)
+        forget_flops(self.transformer)
+        self.transformer.remove_classes([name for gone in names for name in self._lora_weights[gone].class_names])
+        self._lora_weights = {name: lora for name, lora in self._lora_weights.items() if name not in names}
+
+    def check_without_lora(self, folder: object) -> None:
+        """Refuse to save a pipeline whose transformer is not whole without its adapters.
+
+        Raises:
+            UserError: saying what to do.
+        """
+        if self._lora_weights:
+            raise UserError(
+                f"{folder}: the pipeline holds the adapters {first_few(self._lora_weights)}, which are saved by "
+                "save_lora_weights(); fuse_lora() and then unload_lora_weights() make one transformer of all"
+            )
+
+    def _check_lora(self, source: object, weights: LoraWeights, name: str) -> None:
+        """Refuse an adapter that cannot be loaded now."""
+        if name in self._lora_weights:
+            raise UserError(f"adapter_name={name!r} is in use: give another one, or delete_adapters({name!r})")
+        if self._unfused is not None:
+            raise UserError(f"{source} cannot be loaded while adapters are fused: unfuse_lora() first")
+        dtype, here = self._lora_base or _identity(self.transformer)
+        there = weights.base.get(dtype)
+        if there != here:
+            known = f"one of SHA-256 {there[:12]}" if there else f"one in {', '.join(weights.base)}"
+            raise UserError(
+                f"{source} was trained for another transformer, {known}; this one is {here[:12]} in {dtype}"
+            )
+        if taken := set(weights.class_names).intersection(self.transformer.config.id2label.values()):
+            raise UserError(f"{source} brings the class {min(taken)!r}, which the pipeline has already")
+        if not self._lora_weights:
+            weights.check_shapes(self.transformer, source)
+
+    def _adapted_weights(self) -> dict[str, torch.Tensor]:
+        """The weights beside which there are adapters, by name."""
+        return {
+            name: parameter
+            for name, parameter in self.transformer.named_parameters()
+            if name.endswith(".base_layer.weight")
+        }
+
+
+def _identity(transformer: torch.nn.Module) -> tuple[str, str]:
+    """Dtype and fingerprint of a transformer without adapters."""
+    return name_of(transformer.dtype), weights_fingerprint(transformer)

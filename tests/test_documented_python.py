@@ -9,6 +9,8 @@ from video_files import make_video
 
 from autoencoder.data.shapes import CLASS_NAMES
 from autoencoder.metrics import I3D
+from generator.lora import add_lora
+from generator.lora_weights import LoraWeights, base_identity
 from pipelines import folders
 
 pytestmark = pytest.mark.filterwarnings(
@@ -26,6 +28,9 @@ def workplace(tmp_path, monkeypatch):
     for folder in ("outputs/generator/run-001/pipeline", "shipped/shapes"):
         pipe.save_pretrained(tmp_path / folder)
     pipe.vae.save_pretrained(tmp_path / "outputs/autoencoder/run-001/model")
+    base = base_identity(pipe.transformer)
+    add_lora(pipe.transformer, 2, None, ["attention"], ["diamond_horizontal", "diamond_vertical"])
+    LoraWeights.trained(pipe.transformer, base).save(tmp_path / "outputs/generator/run-001/lora")
     make_video(tmp_path / "scene.mp4")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(folders, "SHIPPED", tmp_path / "shipped")

@@ -26,6 +26,7 @@ LIMIT = CARD * 9 // 10
 SIZES = ("tiny", "control", "clips64_short", "clips64", "shapes_quick", "shapes_short", "shapes_long")
 SIZES += ("sprites", "sprites_control", "small", "base", "large")
 SETTINGS = ("setting2", "setting3", "released", "one_latent", "dynamics_qformer", "convolution", "space_in_hidden")
+NOT_COUNTED = ("shapes_lora",)  # a frozen model and adapters beside it, which no step here is made of
 RECIPES = ("shapes", "shapes_long", "sprites", "clips64", "folder", "ucf101", "ucf101_paper")
 DIT_SIZES = ("size_s", "size_b", "size_l", "size_xl")
 AUTOENCODERS = [(size,) for size in SIZES] + [("base", setting) for setting in SETTINGS]

@@ -75,8 +75,7 @@ def press_sample(visitor: Visitor) -> None:
     visitor.fill("Number of videos", 3)
     visitor.fill("Steps", 4)
     visitor.fill("Guidance of dynamics", 1)
-    visitor.press("sample-go")
-    text = visitor.wait_for("sample-status", "sampling")
+    text = visitor.start("sample-go", "sample-status", "sampling")
     assert "GFLOP" in visitor.wait_for("sample-status", "decoding"), text
     visitor.wait_for_videos(3)
     assert visitor.page.get_by_text("circle_horizontal, seed 2").is_visible()
@@ -98,8 +97,7 @@ def press_recombine(visitor: Visitor) -> None:
         visitor.press(f"{name}-stop")
         visitor.wait_for("recombine-status", "Stopped.")
     visitor.choose("recombine-A-kind", "an uploaded video")
-    visitor.press("exchange-go")
-    visitor.wait_for("recombine-status", "there is no video for clip A: upload one")
+    visitor.start("exchange-go", "recombine-status", "there is no video for clip A: upload one")
 
 
 def press_reconstruct(visitor: Visitor, folder: Path, tmp_path: Path) -> None:
@@ -176,8 +174,7 @@ def test_a_second_visitor_waits_and_may_leave_the_queue(page):
     second.wait_for("sample-status", "Stopped.")
     first.press("sample-stop")
     first.wait_for("sample-status", "Stopped.")
-    second.press("sample-go")
-    second.wait_for("sample-status", "decoding")
+    second.start("sample-go", "sample-status", "decoding")
     second.wait_for_videos(4)
     assert first.complaints == second.complaints == []
 

@@ -99,7 +99,9 @@ class Desk:
             except UserError as error:
                 text = sentence(error)
             finally:
-                visit.work.pop(name, None)
+                work.end()
+                if visit.work.get(name) is work:  # else the next one has begun
+                    del visit.work[name]
                 if visit.is_over:  # he has left amid the work, which may have written more since
                     visit.end()
             return _row(text, *shown, *[None] * num_emptied)
@@ -111,8 +113,9 @@ class Desk:
 
         def stop(request: gr.Request):
             visit = self.visits.of(request.session_hash)
-            if name in visit.work:
-                visit.work[name].stop()
+            if (work := visit.work.get(name)) is not None:
+                work.stop()
+                work.wait()
             if num_emptied:
                 visit.drop_uploads()
             return _row("Stopped.", *[None] * num_emptied)

@@ -23,7 +23,7 @@ class Work:
     """
 
     def __init__(self, tell: Tell | None = None):
-        self._tell, self._stop = tell, threading.Event()
+        self._tell, self._stop, self._end = tell, threading.Event(), threading.Event()
 
     @property
     def is_stopped(self) -> bool:
@@ -33,6 +33,14 @@ class Work:
     def stop(self) -> None:
         """Ask the work to end, from any thread."""
         self._stop.set()
+
+    def end(self) -> None:
+        """Say that the work has ended, in whatever way."""
+        self._end.set()
+
+    def wait(self) -> None:
+        """Wait until it has."""
+        self._end.wait()
 
     def check(self) -> None:
         """End here if that was asked for.

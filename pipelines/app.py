@@ -5,6 +5,7 @@ that is uploaded.
 """
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,8 @@ class AppConfig:
         if self.port not in PORTS:
             raise UserError(f"port must be in 0 to {PORTS.stop - 1}, got {self.port}")
         for name in ("max_seconds", "max_megabytes"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be positive and finite, got {getattr(self, name)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -51,18 +51,22 @@ class Windows:
         """
         clip_frames, patch = transformer.layout.dynamics_shape[1], transformer.layout.dynamics_patch_size[0]
         num_frames = clip_frames if num_frames is None else check_count("num_frames", num_frames)
-        if overlap is None:
-            overlap = max(1, clip_frames // 2 // patch) * patch
-        overlap = check_count("overlap", overlap)
-        if num_frames <= clip_frames:
-            return cls(num_frames, clip_frames, overlap)
-        if not transformer.config["frame_times"]:
+        is_long = num_frames > clip_frames
+        if is_long and not transformer.config["frame_times"]:
             raise UserError(
                 f"num_frames={num_frames} is longer than a clip of {clip_frames} frames, and the transformer was not "
                 "trained to go on from another clip: train it with --objective.history_share 0.5"
             )
+        if is_long and patch >= clip_frames:
+            raise UserError(
+                f"num_frames={num_frames} is longer than a clip, and one dynamics token holds all {clip_frames} frames "
+                "of one: train with a smaller --model.dynamics_patch_size"
+            )
+        if overlap is None:
+            return cls(num_frames, clip_frames, max(1, clip_frames // 2 // patch) * patch)
+        overlap = check_count("overlap", overlap)
         if overlap % patch or overlap >= clip_frames:
-            fitting = ", ".join(map(str, range(patch, clip_frames, patch)))
+            fitting = ", ".join(map(str, range(patch, clip_frames, patch))) or "none"
             raise UserError(
                 f"overlap={overlap}: clips of {clip_frames} frames, {patch} of which share a dynamics token and its "
                 f"time, can go on from {fitting}"

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import SHEET_COLUMNS, evenly_spaced, save_png, sheet, unit_to_uint8
@@ -75,20 +75,22 @@ def sample_videos(
     Yields:
         The frames of each, uint8 (T, H, W, 3).
     """
-    given = given_latents(pipe, config)
-    for start in range(0, len(wanted), config.batch_size):
-        batch = wanted[start : start + config.batch_size]
-        out = pipe(
-            [class_id for class_id, _ in batch],
-            config.num_inference_steps,
-            config.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
-            guidance_interval=config.guidance_interval,
-            num_frames=config.num_frames,
-            **given,
-        )
-        print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {out.cost}")
+    for start, arguments in _batches(pipe, config, wanted):
+        out = pipe(**arguments)
+        print(f"videos {start + 1} to {start + len(out.frames)} of {len(wanted)}: {out.cost}")
         yield from (unit_to_uint8(video).numpy() for video in out.frames)
+
+
+def _batches(
+    pipe: VidTwinDiffusionPipeline, config: SampleConfig, wanted: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The place of the first video of each batch, and the arguments of the pipeline."""
+    given = given_latents(pipe, config)
+    same = ("num_frames", "num_inference_steps", "guidance_scale", "guidance_interval", "overlap", "structure_strength")
+    given |= {name: getattr(config, name) for name in same}
+    for start in range(0, len(wanted), config.batch_size):
+        class_id, seeds = map(list, zip(*wanted[start : start + config.batch_size], strict=True))
+        yield start, given | {"class_id": class_id, "generator": seeds}
 
 
 def sample_whole(
@@ -113,25 +115,13 @@ def sample_to_files(
     Yields:
         Of each video the frames that a sheet shows, uint8 (T, H, W, 3), and its size in words.
     """
-    given = given_latents(pipe, config)
-    for start in range(0, len(wanted), config.batch_size):
-        batch = wanted[start : start + config.batch_size]
-        clips = pipe.stream(
-            [class_id for class_id, _ in batch],
-            config.num_frames,
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
-            guidance_interval=config.guidance_interval,
-            overlap=config.overlap,
-            structure_strength=config.structure_strength,
-            **given,
-        )
+    for start, arguments in _batches(pipe, config, wanted):
+        clips = pipe.stream(**arguments)
         with ExitStack() as stack:
             here = paths[start : start + config.batch_size]
             writers = [stack.enter_context(open_mp4(path, config.fps, config.upscale)) for path in here]
             shown, size, cost = _write_clips(clips, writers, evenly_spaced(config.num_frames, SHEET_COLUMNS))
-        print(f"videos {start + 1} to {start + len(batch)} of {len(wanted)}: {cost}")
+        print(f"videos {start + 1} to {start + len(here)} of {len(wanted)}: {cost}")
         yield from ((frames, size) for frames in shown)
 
 
@@ -162,14 +152,14 @@ def execute(config: SampleConfig) -> None:
     names = [id2label.get(str(class_id), str(class_id)) for class_id in range(num_classes)]
     file_names = class_file_names(names)
     paths = [config.out / f"{file_names[class_id]}_{seed}.{config.format}" for class_id, seed in wanted]
-    if there := [path.name for path in paths if path.exists()]:
-        print(f"{len(there)} of these videos are in {config.out} already and are replaced, the first one {there[0]}")
-    labels = [names[class_id] for class_id, _ in wanted]
     is_long = config.num_frames is not None and config.num_frames > pipe.vae.config.num_frames
     if is_long and config.format != "mp4":
         raise UserError(
             f"format={config.format!r}: a video longer than a clip is written as its clips come: --format mp4 allows it"
         )
+    if there := [path.name for path in paths if path.exists()]:
+        print(f"{len(there)} of these videos are in {config.out} already and are replaced, the first one {there[0]}")
+    labels = [names[class_id] for class_id, _ in wanted]
     written = sample_to_files if is_long else sample_whole
     clips, sizes = zip(*written(pipe, config, wanted, paths), strict=True)
     captions = [f"{name}, seed {seed}" for name, (_, seed) in zip(labels, wanted, strict=True)]

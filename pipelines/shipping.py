@@ -94,8 +94,14 @@ def origins_of(stage: str, source: Path, result: str) -> dict[str, Origin]:
     run = run_of(source, result)
     origins = {stage: Origin(facts_of_run(run, stage), settings_of(run))}
     if start := yaml.safe_load(run.config.read_text()).get("init_from"):
-        origins |= {name + START: origin for name, origin in origins_of(stage, Path(start), result).items()}
+        origins |= {name + START: origin for name, origin in origins_of(stage, _run_around(start), result).items()}
     return origins
+
+
+def _run_around(source: str) -> Path:
+    """The run whose model, pipeline or transformer is meant; where it lies in none, the path itself."""
+    path = Path(source)
+    return next((folder for folder in list(path.parents)[:2] if RunFolder(folder).config.is_file()), path)
 
 
 def is_pipeline(source: Path) -> bool:

@@ -1,5 +1,6 @@
 """The work behind the page of `pipelines.app`, without a browser."""
 
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -281,9 +282,41 @@ def test_what_is_not_taken_is_told_in_one_sentence_without_its_place(studio, vis
 
 def test_an_upload_that_is_looked_at_replaces_the_former_one(studio, visit, tmp_path):
     first, second = (make_video(tmp_path / name / "film.mp4", count=20) for name in ("one", "two"))
-    assert look_at_upload(studio, visit, str(first)) == "64 x 48, 20 frames at 25 per second."
-    look_at_upload(studio, visit, str(second))
-    assert not first.exists() and second.exists()
+    text, former = look_at_upload(studio, visit, str(first))
+    assert text == "64 x 48, 20 frames at 25 per second."
+    text, own = look_at_upload(studio, visit, str(second))
+    assert not first.exists() and not second.exists() and not Path(former).exists()
+    assert [path for path in visit.folder.rglob("*") if path.is_file()] == [Path(own)]
+
+
+def test_two_visitors_may_upload_the_same_file(studio, visits, tmp_path):
+    visitors, given, own = [visits.of("somebody"), visits.of("another")], tmp_path / "up" / "film.mp4", []
+    for visit in visitors:  # gradio names the folder of an upload by what is in it
+        own.append(Path(look_at_upload(studio, visit, str(make_video(given, count=20)))[1]))
+    assert not given.parent.exists() and own[0] != own[1] and {path.name for path in own} == {"film.mp4"}
+    visitors[0].drop_uploads()
+    assert not own[0].exists()
+    for path in (given, own[1]):  # the first if its button was pressed before the file had been looked at
+        assert visitors[1].take_upload(path) == own[1]
+    assert "20 frames" in reconstruct_upload(studio, visitors[1], Work(), str(own[1]), "pad")[0]
+    assert not own[1].exists() and not visitors[1].uploads and not list(tmp_path.rglob("film.mp4"))
+
+
+def test_a_frame_that_is_too_large_is_refused_before_it_is_decoded(studio, tmp_path, monkeypatch):
+    film = tmp_path / "film.gif"
+    picture = struct.pack("<cHHHHB", b",", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"  # one pixel of the canvas
+    film.write_bytes(b"GIF89a" + struct.pack("<HHBBB", 15000, 15000, 0x80, 0, 0) + bytes(6) + picture + b";")
+    for name in ("index_frames", "open_file"):
+        monkeypatch.setattr(films, name, lambda path: pytest.fail("a frame is decoded"))
+    with pytest.raises(UserError, match=r"^film.gif has frames of 15000 x 15000, and up to 9,437,184 pixels are taken"):
+        check_upload(film, studio.limits)
+
+
+def test_a_video_of_too_many_frames_is_refused(tmp_path):
+    film = make_video(tmp_path / "film.mkv", count=40, fps=400)
+    assert check_upload(film, Limits(seconds=1)).num_frames == 40
+    with pytest.raises(UserError, match=r"^film.mkv has 40 frames, and up to 24 are taken$"):
+        check_upload(film, Limits(seconds=0.2))
 
 
 def test_the_end_of_a_visit_stops_its_work_and_removes_all_of_it(studio, visits, tmp_path):

@@ -244,10 +244,10 @@ def test_a_long_video_is_written_as_its_clips_come(tmp_path):
 def test_guidance_reaches_the_pipeline(folder, tmp_path, monkeypatch):
     calls = []
     original = VidTwinDiffusionPipeline.__call__
-    monkeypatch.setattr(VidTwinDiffusionPipeline, "__call__", lambda *a, **k: calls.append((a, k)) or original(*a, **k))
+    monkeypatch.setattr(VidTwinDiffusionPipeline, "__call__", lambda *a, **k: calls.append(k) or original(*a, **k))
     common = ["--pipeline", str(folder), "--class=0", "--num-inference-steps=2", "--out", str(tmp_path)]
     main([*common, "--guidance-scale", "[3, 1.5]", "--guidance-interval", "[0.2, 0.8]"])
     main([*common, "--guidance-scale", "2"])
-    (pair, first), (single, second) = calls
-    assert tuple(pair[3]) == (3, 1.5) and tuple(first["guidance_interval"]) == (0.2, 0.8)
-    assert single[3] == 2 and tuple(second["guidance_interval"]) == (0, 1)
+    first, second = calls
+    assert tuple(first["guidance_scale"]) == (3, 1.5) and tuple(first["guidance_interval"]) == (0.2, 0.8)
+    assert second["guidance_scale"] == 2 and tuple(second["guidance_interval"]) == (0, 1)

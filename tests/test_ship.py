@@ -90,6 +90,9 @@ def test_the_run_that_the_autoencoder_started_from_is_told_as_well(runs, tmp_pat
     rows = rows_of((out / "README.md").read_text())
     assert rows["preset"] == ["control", "tiny", "none"] and rows["seed"] == ["3", "5", "3"]
     assert yaml.safe_load((out / "autoencoder_start.yaml").read_text())["seed"] == 5
+    path.write_text(path.read_text().replace(str(tmp_path / "start"), str(tmp_path / "start" / "model")))
+    main([*runs, "--measure", "false"])
+    assert yaml.safe_load((out / "autoencoder_start.yaml").read_text())["seed"] == 5
     assert str(tmp_path) not in (out / "autoencoder.yaml").read_text()
 
 

@@ -12,7 +12,7 @@ from autoencoder.common.errors import UserError
 
 UPSCALES = ("nearest", "bicubic", "none")
 SHOWN_WIDTH = 256
-REPEATED = re.compile(r"(\d+) x (\d+), shown at (\d+) x (\d+) \(nearest\)")
+REPEATED = re.compile(r"(\d{1,5}) x (\d{1,5}), shown at (\d{1,5}) x (\d{1,5}) \(nearest\)")
 
 
 def upscaled(frames: np.ndarray, upscale: str, width: int = SHOWN_WIDTH) -> tuple[np.ndarray, str]:

@@ -20,6 +20,7 @@ from pipelines.output import FPS
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpeg,mpegts,asf,flv,ogg"
 NAMES = ("mp4", "mov", "mkv", "webm", "avi", "gif", "mpg", "ts", "wmv", "flv", "ogg")
 MOST_PIXELS = 4096 * 2304  # of a frame: some are in memory at a time
+MOST_RATE = 120  # frames per second of the longest video: each takes work, however short it is shown
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def check_upload(path: str | Path, limits: Limits) -> VideoFile:
     """Look at an uploaded file, without decoding more than a frame of it.
 
     Raises:
-        UserError: if it is gone, no video, too large or too long; one sentence that names it as its owner does.
+        UserError: if it is gone, no video, too large, too long or of too many frames; one sentence that names it as its
+            owner does.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,18 +51,28 @@ def check_upload(path: str | Path, limits: Limits) -> VideoFile:
         raise UserError(f"{path.name} has {size:.1f} MB, and up to {limits.megabytes:g} MB are taken")
     with named_by_owner(path):
         try:
-            av.open(str(path), options={"format_whitelist": CONTAINERS}, metadata_errors="replace").close()
+            with av.open(str(path), options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as container:
+                codecs = [stream.codec_context for stream in container.streams.video]
+                sizes = [(codec.width, codec.height) for codec in codecs]
         except av.ArgumentError as error:  # of a format that is not on the list
             raise UnreadableVideo(f"{path}: it is no {', '.join(NAMES[:-1])} or {NAMES[-1]} file") from error
         except (av.FFmpegError, OSError) as error:
             raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
+        for size in sizes:  # before a frame is decoded: a small file may hold a huge one
+            _check_size(path, *size)
         seconds, video = index_frames(path).end, open_file(path)
-    width, height = video.format.width, video.format.height
     if seconds > limits.seconds:
         raise UserError(f"{path.name} lasts {seconds:.1f} s, and up to {limits.seconds:g} s are taken")
+    if video.num_frames > limits.seconds * MOST_RATE:
+        most = f"{limits.seconds * MOST_RATE:,.0f}"
+        raise UserError(f"{path.name} has {video.num_frames:,} frames, and up to {most} are taken")
+    _check_size(path, video.format.width, video.format.height)
+    return video
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         raise UserError(f"{path.name} has frames of {width} x {height}, and up to {MOST_PIXELS:,} pixels are taken")
-    return video
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """The page as a whole: its tabs, its looks, and what is done when a visitor leaves."""
 
+from typing import Any
+
 import gradio as gr
+from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
 from pipelines.page.controls import Desk
 from pipelines.page.recombine import recombine_tab
@@ -31,6 +34,25 @@ JS = """() => setInterval(() => {
 }, 1000)"""
 
 
+class Page(gr.Blocks):
+    """gradio's, which would fetch an address that is sent as a file, and be it as the value of a slider."""
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any) -> list[Any]:
+        """The values that are given to a function, from those that were sent.
+
+        Raises:
+            gr.Error: at an address.
+        """
+        traverse(inputs, _refuse_address, is_file_obj_with_meta)
+        return await super().preprocess_data(block_fn, inputs, *rest)
+
+
+def _refuse_address(file: dict[str, Any]) -> dict[str, Any]:
+    if is_http_url_like(file["path"]):
+        raise gr.Error("upload the file itself, not its address", print_exception=False)
+    return file
+
+
 def theme() -> gr.themes.Base:
     """The page's looks."""
     return gr.themes.Default(font=FONTS, font_mono=MONO_FONTS)
@@ -45,9 +67,7 @@ def lay_out(studio: Studio, visits: Visits, delete_cache: tuple[int, int]) -> gr
         delete_cache: seconds between two sweeps of gradio's files, and the age at which these are removed.
     """
     desk, limits = Desk(studio, visits), studio.limits
-    with gr.Blocks(
-        title="VidTwin Diffusion", analytics_enabled=False, delete_cache=delete_cache, fill_width=True
-    ) as page:
+    with Page(title="VidTwin Diffusion", analytics_enabled=False, delete_cache=delete_cache, fill_width=True) as page:
         gr.Markdown(
             "# VidTwin Diffusion\n"
             "A video is a *structure* latent S (what is seen) and a *dynamics* latent D (how it moves). Videos of up "

@@ -156,8 +156,11 @@ def report(vae: AutoencoderVidTwin, result: Reconstruction) -> str:
     return "\n".join(lines)
 
 
-def look_at_upload(studio: Studio, visit: Visit, path: str | None) -> str:
+def look_at_upload(studio: Studio, visit: Visit, path: str | None) -> tuple[str, str]:
     """Say what an uploaded video is; one that is not taken is removed, and so are earlier ones.
+
+    Returns:
+        The sentence, and where the file is now.
 
     Raises:
         UserError: if it is not taken.
@@ -165,13 +168,14 @@ def look_at_upload(studio: Studio, visit: Visit, path: str | None) -> str:
     if path is None:
         raise UserError("nothing was uploaded")
     visit.drop_uploads()
+    own = visit.take_upload(path)
     try:
-        video = check_upload(visit.take_upload(path), studio.limits)
+        video = check_upload(own, studio.limits)
     except UserError:
-        visit.drop_upload(path)
+        visit.drop_upload(own)
         raise
     form = video.format
-    return f"{form.width} x {form.height}, {video.num_frames} frames at {float(form.rate):.4g} per second."
+    return f"{form.width} x {form.height}, {video.num_frames} frames at {float(form.rate):.4g} per second.", str(own)
 
 
 def reconstruct_upload(
@@ -188,13 +192,13 @@ def reconstruct_upload(
     """
     if path is None:
         raise UserError("there is no video: upload one first")
-    folder = visit.new_folder("reconstruct")
+    folder, own = visit.new_folder("reconstruct"), visit.take_upload(path)
     try:
-        video = check_upload(path, studio.limits)
-        with named_by_owner(Path(path)):
+        video = check_upload(own, studio.limits)
+        with named_by_owner(own):
             result = reconstruct(studio.vae, video, mode, folder, work)
     finally:
-        visit.drop_upload(path)
+        visit.drop_upload(own)
     visit.keep_newest(folder)
     return report(studio.vae, result), result.files
 
@@ -216,7 +220,7 @@ def reconstruct_tab(desk: Desk) -> None:
 
     def look(visit: Visit, work: Work, path: str | None):
         try:
-            return look_at_upload(studio, visit, path), gr.skip()
+            return look_at_upload(studio, visit, path)
         except UserError as error:
             return sentence(error), None
 

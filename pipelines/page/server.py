@@ -75,7 +75,7 @@ def launch(studio: "Studio", visits: "Visits", config: AppConfig, port: int) -> 
     page = lay_out(studio, visits, (SWEEP_S, AGE_S))
     page.queue(default_concurrency_limit=1, max_size=QUEUE, api_open=False)
     page.launch(
-        server_name=config.host,
+        server_name=f"[{config.host}]" if ":" in config.host else config.host,  # IPv6 as in an address
         server_port=port,
         share=False,
         max_file_size=round(config.max_megabytes * 2**20),

@@ -63,7 +63,7 @@ def take_upload(studio: Studio, visit: Visit, name: str, path: str) -> str:
         UserError: if it is no such video; the control then has no clip.
     """
     visit.clips.pop(name, None)
-    visit.take_upload(path)
+    path = visit.take_upload(path)
     try:
         visit.clips[name] = read_clip(path, studio.vae, studio.limits)
     finally:

@@ -1,7 +1,9 @@
 """What the page holds for each visitor, for as long as he is there."""
 
+import os
 import shutil
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -21,7 +23,7 @@ class Visit:
         clips: what was read from his uploads, uint8 (T, S, S, 3), by the control that took it.
         ends: latents of the two clips between which he walks, by the tab.
         work: what runs for him, by its button.
-        uploads: files that he has uploaded and that are still there.
+        uploads: files that he has uploaded and that are still there, by the path that each was uploaded to.
         is_over: whether he has left.
     """
 
@@ -29,7 +31,7 @@ class Visit:
     clips: dict[str, torch.Tensor] = field(default_factory=dict)
     ends: dict[str, tuple[VidTwinLatents, VidTwinLatents]] = field(default_factory=dict)
     work: dict[str, Work] = field(default_factory=dict)
-    uploads: set[Path] = field(default_factory=set)
+    uploads: dict[Path, Path] = field(default_factory=dict)
     is_over: bool = False
 
     def new_folder(self, name: str) -> Path:
@@ -45,21 +47,31 @@ class Visit:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def take_upload(self, path: str | Path) -> Path:
-        """Note an uploaded file, which `drop_upload` or the visit's end removes."""
-        self.uploads.add(Path(path))
-        return Path(path)
+        """Move an uploaded file to the visit, unless it is there; `drop_upload` or the visit's end removes it.
 
-    def drop_upload(self, path: str | Path) -> None:
-        """Remove an uploaded file, and the folder that was made for it."""
+        gradio gives a file that is uploaded twice one path, so that it would be removed for both who uploaded it.
+
+        Returns:
+            Where it is now; a path at which there is no file is returned as it is.
+        """
         path = Path(path)
-        path.unlink(missing_ok=True)
-        self.uploads.discard(path)
-        if path.parent.is_dir() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
+        own = self.uploads.get(path, path)
+        if self.folder not in own.parents and own.is_file():
+            own = self.uploads[path] = self.new_folder("upload") / path.name
+            os.replace(path, own)
+            _remove_empty(path.parent)
+        return own
+
+    def drop_upload(self, path: Path) -> None:
+        """Remove an uploaded file that was taken, and the folder that was made for it."""
+        if path.is_file():
+            path.unlink(missing_ok=True)
+            _remove_empty(path.parent)
+        self.uploads = {given: own for given, own in self.uploads.items() if own != path}
 
     def drop_uploads(self) -> None:
         """Remove all files that he has uploaded."""
-        for path in tuple(self.uploads):
+        for path in tuple(self.uploads.values()):
             self.drop_upload(path)
 
     def end(self) -> None:
@@ -69,6 +81,11 @@ class Visit:
             work.stop()
         self.drop_uploads()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds something, or is gone
+        folder.rmdir()
 
 
 class Visits:

@@ -163,7 +163,7 @@ def build_transformer(
         **cache.statistics,
     )
     if place:
-        start_from(model, place, cache.identity["autoencoder"], config.init_missing)
+        start_from(model, place, cache.identity["autoencoder"], config.init_missing, as_it_is=config.lora_rank > 0)
     if config.lora_rank:
         new_classes = [name for name in cache.class_names if name not in names]
         add_lora(model, config.lora_rank, config.lora_alpha, config.lora_targets, new_classes)

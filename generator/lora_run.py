@@ -1,6 +1,7 @@
 """What a training of LoRA has beside other trainings: its base, samples of that, and the weights that it leaves."""
 
 from collections.abc import Callable, Sequence
+from functools import cache as once
 from pathlib import Path
 
 import torch
@@ -48,11 +49,15 @@ class LoraRun:
         config = self.config
         if not config.lora_replay:
             return cache
-        pipeline = self.make_pipeline(self._base())
-        pipeline.set_progress_bar_config(disable=True)
+
+        @once
+        def base() -> VidTwinDiffusionPipeline:  # not read where all samples are in the folder
+            pipeline = self.make_pipeline(self._base())
+            pipeline.set_progress_bar_config(disable=True)
+            return pipeline
 
         def sample(labels: Sequence[int], seeds: Sequence[int]) -> VidTwinLatents:
-            out = pipeline(
+            out = base()(
                 labels,
                 config.sample_steps,
                 config.sample_guidance,

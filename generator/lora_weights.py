@@ -121,13 +121,24 @@ class LoraWeights:
         save_safetensors(tensors, Path(folder) / (weight_name or LORA_WEIGHT_NAME_SAFE), metadata)
 
     def check_shapes(self, model: nn.Module, source: object) -> None:
-        """Compare the adapter with the linears of a model without adapters.
+        """Compare the adapter with the linears of a model, and the rows with its class embedding.
+
+        Args:
+            model: may have other adapters.
+            source: of the weights, for the message.
 
         Raises:
-            UserError: if there are no such linears, or their sizes are others; the message names the source.
+            UserError: if there are no such linears, or sizes are others; the message names the source.
         """
-        sizes = {name: module.weight.shape for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        linears = {
+            name.removesuffix(".base_layer"): module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and ".lora_" not in name
+        }
+        sizes = {name: linear.weight.shape for name, linear in linears.items()}
         unlike = [name for name, tensor in self.layers.items() if not _fits(name, tensor, sizes)]
+        if self.class_rows.shape != (len(self.class_names), model.class_embedding.weight.shape[1]):
+            unlike.append(f"{CLASS_ROWS} {tuple(self.class_rows.shape)} of {len(self.class_names)} classes")
         if unlike or not self.layers:
             raise UserError(f"{source} does not fit this transformer: {first_few(unlike)}")
 

@@ -9,6 +9,7 @@ import torch
 from autoencoder.checkpoint import fingerprint, load_autoencoder
 from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.fitting import fit_weights, tell_misfits, unlike_settings
+from generator.config import ObjectiveConfig
 from generator.dit import STATISTICS, VidTwinDiT
 from generator.settings import TransformerSettings
 
@@ -17,7 +18,9 @@ SETTINGS = [field.name for field in fields(TransformerSettings)]
 NUM_NAMED = 10  # classes that a message lists at most
 
 
-def start_from(model: VidTwinDiT, folder: str | Path, autoencoder: str, init_missing: bool = False) -> None:
+def start_from(
+    model: VidTwinDiT, folder: str | Path, autoencoder: str, init_missing: bool = False, as_it_is: bool = False
+) -> None:
     """Give a transformer the weights of a trained one.
 
     A class takes the row of the class of its name, and the null class that of the null class. If both are of the
@@ -30,6 +33,7 @@ def start_from(model: VidTwinDiT, folder: str | Path, autoencoder: str, init_mis
         folder: of a saved transformer; its autoencoder is in the folder vae beside it, as in a pipeline.
         autoencoder: fingerprint of the autoencoder whose latents the model is for.
         init_missing: whether what does not fit may begin anew: classes, latents, and weights of other settings.
+        as_it_is: whether LoRA is to adapt the model, which the message of an error says then.
 
     Raises:
         UserError: if the trained model predicts something else; or if anything else does not fit, and `init_missing`
@@ -46,7 +50,7 @@ def start_from(model: VidTwinDiT, folder: str | Path, autoencoder: str, init_mis
         weights[CLASSES] = _rows_by_name(weights[CLASSES], own[CLASSES], old, new)
     fit = fit_weights(own, weights)
     settings = unlike_settings(model.config, given.config, SETTINGS)
-    tell_misfits(folder, [*remarks, *fit.misfits], settings, init_missing)
+    tell_misfits(folder, [*remarks, *fit.misfits], settings, init_missing, as_it_is)
     model.load_state_dict(fit.weights)
     if is_same_scale:
         model.set_statistics(**{name: given.config[name] for name in STATISTICS})
@@ -80,6 +84,26 @@ def check_target(folder: str | Path, wanted: str) -> None:
             f"init_from={folder}: the model there predicts {kind!r}, and its weights say nothing of {wanted!r}, which "
             f"this run is to learn: give --objective.kind {kind}"
         )
+
+
+def check_times(folder: str | Path, objective: ObjectiveConfig) -> None:
+    """Refuse a base for LoRA that knows no such noise levels as its training is to draw; its config stays as it is.
+
+    Args:
+        folder: of the base.
+        objective: of the training.
+
+    Raises:
+        UserError: naming the settings of the objective.
+    """
+    config = VidTwinDiT.load_config(folder)
+    asked = {"independent_times": "independent_times", "frame_times": "history_share and frame_share"}
+    for setting, flags in asked.items():
+        if getattr(objective, setting) and not config.get(setting):
+            raise UserError(
+                f"init_from={folder}: the model there was trained without {flags}, which LoRA cannot add: leave that "
+                "out of --objective, or train the weights themselves with --lora-rank 0"
+            )
 
 
 def _unlike_latents(folder: Path, autoencoder: str) -> list[str]:

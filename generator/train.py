@@ -53,21 +53,34 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainConfig, dict[str, Any], RunF
     config = commands.build(TrainConfig, parser.instantiate(settings))
 
     from generator.checkpoint import is_same_autoencoder
-    from generator.fit import check_previews
-    from generator.lora import check_peft
-    from generator.start import check_target
 
-    check_previews(config)
-    if config.lora_rank:
-        check_peft()
-    if config.init_from and not config.resume:  # before hours of encoding
-        check_target(transformer(config.init_from), config.objective.kind)
+    check(config)
     if config.resume:
         same = {"autoencoder": partial(is_same_autoencoder, folder)}
+        if config.lora_rank:  # the base may have been moved; the checkpoint knows whether it is the same one
+            same["init_from"] = lambda saved, now: True
         announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE, same)
     if not config.dry_run:
         folder.claim()
     return config, vars(settings.model), folder, text
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse what could not be trained or previewed, before hours of encoding.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    from generator.fit import check_previews
+    from generator.lora import check_peft
+    from generator.start import check_target, check_times
+
+    check_previews(config)
+    if config.lora_rank:
+        check_peft()
+        check_times(model_folder(config.init_from, "transformer"), config.objective)
+    if config.init_from and not config.resume:
+        check_target(model_folder(config.init_from, "transformer"), config.objective.kind)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

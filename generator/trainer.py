@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.compiling import should_compile
-from autoencoder.common.cost import PeakMemory, training_flops
+from autoencoder.common.cost import PeakMemory, count_flops, training_flops
 from autoencoder.common.errors import UserError
 from autoencoder.common.guard import FiniteGuard
 from autoencoder.common.precision import set_tf32
@@ -79,7 +79,7 @@ class GeneratorTrainer:
             raise UserError(f"{len(held_out)} held-out clips are too few for {accelerator.num_processes} processes")
         self.cache, self.config, self.folder, self.accelerator = cache, config, folder, accelerator
         self.held_out = held_out
-        self.flops_per_step = flops_of_sample(model) * config.batch_size
+        self.flops_per_step = flops_of_sample(model, config) * config.batch_size
         optimizer, self.schedule = config.optimizer.build(model, config.max_steps, config.precision)
         if config.attention_backend:
             model.set_attention_backend(config.attention_backend)
@@ -217,14 +217,18 @@ class GeneratorTrainer:
         sums: dict[str, torch.Tensor] = {}
         for part, size in enumerate(self._sizes, start=1):
             with nullcontext() if part == len(self._sizes) else self.accelerator.no_sync(self.wrapped):
-                terms, weight = self._losses(next(batches)), size / sum(self._sizes)
+                terms, weight = self._losses(self._to_learn(next(batches))), size / sum(self._sizes)
                 self.accelerator.backward(terms["loss"] * weight)
             sums = {name: sums.get(name, 0) + term.detach() * weight for name, term in terms.items()}
         return sums
 
+    def _to_learn(self, batch: NoisyBatch) -> NoisyBatch:
+        """A batch with the targets of training, which validation does not have."""
+        with self.accelerator.autocast():
+            return as_the_base(self.model, batch) if self.config.lora_replay else batch
+
     def _losses(self, batch: NoisyBatch) -> dict[str, torch.Tensor]:
         with self.accelerator.autocast():  # DDP's forward has it, FSDP2's has not
-            batch = as_the_base(self.model, batch) if self.config.lora_replay else batch
             losses = denoising_losses(self.wrapped, batch, self.model.mask, self.model.layout.num_structure_tokens)
         return {"loss": losses.total, "loss_structure": losses.structure, "loss_dynamics": losses.dynamics}
 
@@ -299,8 +303,14 @@ def _check_processes(config: TrainConfig, accelerator: Accelerator) -> None:
         )
 
 
-def flops_of_sample(model: VidTwinDiT) -> int:
-    """FLOPs that a training step takes for one sample."""
+def flops_of_sample(model: VidTwinDiT, config: TrainConfig) -> int:
+    """FLOPs that a training step takes for one sample.
+
+    LoRA takes about twice the forward: frozen weights need no gradients, which are half of a backward. Its replay takes
+    about one forward more, the base's.
+    """
     tokens = torch.empty(1, model.layout.num_tokens, model.layout.token_dim, device="meta")
     times, labels = torch.empty(1, device="meta"), torch.empty(1, dtype=torch.long, device="meta")
+    if config.lora_rank:
+        return (2 + bool(config.lora_replay)) * count_flops(model, tokens, times, labels)
     return training_flops(model, tokens, times, labels)

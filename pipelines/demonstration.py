@@ -76,7 +76,7 @@ def expected_cost() -> str:
             **transformer_settings,
         )
         flops = [first.max_steps * first.batch_size * flops_of_clip(AutoencoderVidTwin(**short), first)]
-    flops.append(GENERATOR_STEPS * second.batch_size * flops_of_sample(transformer))
+    flops.append(GENERATOR_STEPS * second.batch_size * flops_of_sample(transformer, second))
     names = (f"autoencoder, {first.max_steps} steps", f"transformer, {GENERATOR_STEPS} steps", "both trainings")
     counts = map(format_flops, [*flops, sum(flops)])
     return aligned(dict(zip(names, counts, strict=True)))

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LoraBaseMixin
 from diffusers.utils import get_adapter_name
-from diffusers.utils.peft_utils import unscale_lora_layers
 
 from autoencoder.checkpoint import weights_fingerprint
 from autoencoder.common.cost import forget_flops
@@ -20,15 +20,15 @@ COMPONENTS = ("transformer",)
 class LoraLoaderMixin(LoraBaseMixin):
     """Loads, fuses and unloads adapters of the transformer, and the classes that they bring.
 
-    Those of diffusers' calls that are not here are inherited, such as `set_adapters`, `disable_lora` and
-    `get_list_adapters`. A class stays in the pipeline for as long as its adapter is loaded, whatever the scale.
+    Those of diffusers' calls that are not here are inherited, such as `get_list_adapters`. A class stays in the
+    pipeline for as long as its adapter is loaded, whatever the scale.
     """
 
     _lora_loadable_modules = list(COMPONENTS)
     # Instances replace these, never change them.
     _lora_weights: dict[str, LoraWeights] = {}  # by the adapter's name
     _lora_base: tuple[str, str] | None = None  # dtype and fingerprint of the transformer before the first one
-    _unfused: tuple[float, dict[str, torch.Tensor]] | None = None  # scale of the fused ones, and the weights before
+    _unfused: list[tuple[dict[str, float], torch.Tensor]] | None = None  # of `_state`, before adapters were fused
 
     def load_lora_weights(
         self, source: str | Path, adapter_name: str | None = None, weight_name: str | None = None
@@ -48,8 +48,7 @@ class LoraLoaderMixin(LoraBaseMixin):
         check_peft()
         weights = LoraWeights.load(source, weight_name)
         name = adapter_name or get_adapter_name(self.transformer)
-        self._check_lora(source, weights, name)
-        base = self._lora_base or _identity(self.transformer)
+        base = self._check_lora(source, weights, name)
         self.transformer.load_lora_adapter(
             weights.layers, prefix=None, adapter_name=name, metadata=weights.config, _pipeline=self
         )
@@ -94,15 +93,22 @@ class LoraLoaderMixin(LoraBaseMixin):
             adapter_names: which ones; all active ones by default.
 
         Raises:
-            UserError: if none is loaded, or some are fused already.
+            UserError: if none is loaded, they are disabled, or some are fused already.
+            ValueError: if `safe_fusing` finds weights that are not finite. All are as they were then.
         """
-        if not self._lora_weights or self._unfused is not None:
-            state = "adapters are fused already: unfuse_lora() first" if self._unfused else "no adapter is loaded"
-            raise UserError(f"fuse_lora: {state}")
-        before = {name: weight.detach().clone() for name, weight in self._adapted_weights().items()}
-        super().fuse_lora(list(components), lora_scale, safe_fusing, adapter_names)
+        if not self._lora_weights:
+            raise UserError("fuse_lora: no adapter is loaded")
+        self._check_unfused("fuse_lora")
+        if any(layer.disable_adapters for layer in self._adapted_layers()):
+            raise UserError("fuse_lora: the adapters are disabled: enable_lora() first")
+        before = self._state()
+        try:
+            super().fuse_lora(list(components), lora_scale, safe_fusing, adapter_names)
+        except BaseException:
+            self._restore(before)
+            raise
         forget_flops(self.transformer)
-        self._unfused = lora_scale, before
+        self._unfused = before
 
     def unfuse_lora(self, components: Sequence[str] = COMPONENTS) -> None:
         """Take fused adapters out of the weights again, to the bit; they stay loaded.
@@ -113,13 +119,39 @@ class LoraLoaderMixin(LoraBaseMixin):
         if self._unfused is None:
             raise UserError("unfuse_lora: no adapter is fused")
         super().unfuse_lora(list(components))
-        scale, before = self._unfused
-        with torch.no_grad():
-            for name, weight in self._adapted_weights().items():
-                weight.copy_(before[name])  # peft subtracts what it has added, which rounds
-        unscale_lora_layers(self.transformer, scale)
+        self._restore(self._unfused)
         forget_flops(self.transformer)
         self._unfused = None
+
+    def set_adapters(self, adapter_names: list[str] | str, adapter_weights: Any = None) -> None:
+        """Choose the active adapters and their scales, as in diffusers.
+
+        Raises:
+            UserError: if adapters are fused.
+        """
+        self._check_unfused("set_adapters")
+        super().set_adapters(adapter_names, adapter_weights)
+        forget_flops(self.transformer)
+
+    def disable_lora(self) -> None:
+        """Sample without the adapters, until `enable_lora`; they and their classes stay loaded.
+
+        Raises:
+            UserError: if adapters are fused.
+        """
+        self._check_unfused("disable_lora")
+        super().disable_lora()
+        forget_flops(self.transformer)
+
+    def enable_lora(self) -> None:
+        """Sample with the adapters again after `disable_lora`.
+
+        Raises:
+            UserError: if adapters are fused.
+        """
+        self._check_unfused("enable_lora")
+        super().enable_lora()
+        forget_flops(self.transformer)
 
     def unload_lora_weights(self) -> None:
         """Remove all adapters and their classes: the transformer has the bits of its base again.
@@ -144,8 +176,7 @@ class LoraLoaderMixin(LoraBaseMixin):
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         if unknown := [name for name in names if name not in self._lora_weights]:
             raise UserError(f"{unknown[0]!r} is none of the loaded adapters: {first_few(self._lora_weights)}")
-        if self._unfused is not None:
-            raise UserError(f"delete_adapters: adapters are fused: unfuse_lora() before {names[0]!r} can go")
+        self._check_unfused("delete_adapters")
         if set(names) == set(self._lora_weights):
             return self.unload_lora_weights()
         super().delete_adapters(names)
@@ -165,8 +196,13 @@ class LoraLoaderMixin(LoraBaseMixin):
                 "save_lora_weights(); fuse_lora() and then unload_lora_weights() make one transformer of all"
             )
 
-    def _check_lora(self, source: object, weights: LoraWeights, name: str) -> None:
-        """Refuse an adapter that cannot be loaded now."""
+    def _check_unfused(self, call: str) -> None:
+        """Refuse what cannot be done while adapters are fused."""
+        if self._unfused is not None:
+            raise UserError(f"{call}: adapters are fused already: unfuse_lora() first")
+
+    def _check_lora(self, source: object, weights: LoraWeights, name: str) -> tuple[str, str]:
+        """Refuse an adapter that cannot be loaded now; returns the identity of the base."""
         if name in self._lora_weights:
             raise UserError(f"adapter_name={name!r} is in use: give another one, or delete_adapters({name!r})")
         if self._unfused is not None:
@@ -180,16 +216,27 @@ class LoraLoaderMixin(LoraBaseMixin):
             )
         if taken := set(weights.class_names).intersection(self.transformer.config.id2label.values()):
             raise UserError(f"{source} brings the class {min(taken)!r}, which the pipeline has already")
-        if not self._lora_weights:
-            weights.check_shapes(self.transformer, source)
+        weights.check_shapes(self.transformer, source)
+        return dtype, here
 
-    def _adapted_weights(self) -> dict[str, torch.Tensor]:
-        """The weights beside which there are adapters, by name."""
-        return {
-            name: parameter
-            for name, parameter in self.transformer.named_parameters()
-            if name.endswith(".base_layer.weight")
-        }
+    def _adapted_layers(self) -> list[torch.nn.Module]:
+        """peft's layers, which hold a linear and the adapters beside it."""
+        from peft.tuners.lora import LoraLayer
+
+        return [module for module in self.transformer.modules() if isinstance(module, LoraLayer)]
+
+    def _state(self) -> list[tuple[dict[str, float], torch.Tensor]]:
+        """Of every adapted layer, the scales of its adapters by name, and a copy of its weight."""
+        return [(dict(layer.scaling), layer.weight.detach().clone()) for layer in self._adapted_layers()]
+
+    @torch.no_grad()
+    def _restore(self, state: list[tuple[dict[str, float], torch.Tensor]]) -> None:
+        """Take all adapters out of the weights, and bring scales and weights back to a `_state`."""
+        for layer, (scaling, weight) in zip(self._adapted_layers(), state, strict=True):
+            if layer.merged:
+                layer.unmerge()
+            layer.scaling.update(scaling)
+            layer.weight.copy_(weight)  # peft subtracts what it has added, which rounds
 
 
 def _identity(transformer: torch.nn.Module) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -170,6 +171,46 @@ def test_adapters_cost_until_they_are_fused(tmp_path):
     assert flops() == base
 
 
+def test_adapters_that_are_disabled_cost_nothing_and_fused_ones_are_not_touched(tmp_path):
+    pipe = tiny_pipeline()
+
+    def flops() -> int:
+        return pipe(NAMES[0], 2, generator=0).cost.sampling.flops
+
+    base, old = flops(), sample(pipe, NAMES[0])
+    pipe.load_lora_weights(saved(tmp_path))
+    adapted_flops, new = flops(), sample(pipe, NAMES[0])
+    pipe.disable_lora()
+    assert flops() == base and max_difference(sample(pipe, NAMES[0]), old) == 0
+    with pytest.raises(UserError, match=r"fuse_lora: the adapters are disabled: enable_lora\(\) first"):
+        pipe.fuse_lora()
+    pipe.enable_lora()
+    assert flops() == adapted_flops and max_difference(sample(pipe, NAMES[0]), new) == 0
+    pipe.fuse_lora()
+    for call in (pipe.disable_lora, pipe.enable_lora, lambda: pipe.set_adapters("default_0", 0.5)):
+        with pytest.raises(UserError, match=r"_(lora|adapters): adapters are fused already: unfuse_lora\(\) first"):
+            call()
+    assert flops() == base and max_difference(sample(pipe, NAMES[0]), new) <= 1e-5
+
+
+def test_a_fusing_that_fails_leaves_nothing_fused(tmp_path):
+    pipe = tiny_pipeline()
+    weights = adapted()[1]
+    last = "blocks.1.feed_forward.2.lora_B.weight"
+    assert list(weights.layers)[-1] == last
+    layers = weights.layers | {last: torch.full_like(weights.layers[last], torch.inf)}
+    replace(weights, layers=layers).save(tmp_path)
+    pipe.load_lora_weights(tmp_path)
+    pipe.set_adapters("default_0", 0.25)
+    layer = pipe.transformer.blocks[0].attention.qkv
+    before, scale = fingerprint(pipe.transformer), layer.scaling["default_0"]
+    with pytest.raises(ValueError, match="NaN"):
+        pipe.fuse_lora(lora_scale=0.5, safe_fusing=True)
+    assert fingerprint(pipe.transformer) == before and not layer.merged and layer.scaling["default_0"] == scale
+    pipe.unload_lora_weights()
+    assert fingerprint(pipe.transformer) == fingerprint(tiny_pipeline().transformer)
+
+
 def test_two_adapters_bring_their_classes_and_take_them_away(tmp_path):
     first, second = saved(tmp_path / "a"), saved(tmp_path / "b", ("Star",), seed=1)
     alone = tiny_pipeline()
@@ -234,14 +275,25 @@ def test_wrong_files_are_refused_and_leave_the_pipeline_as_it_was(tmp_path):
         other.load_lora_weights(saved(tmp_path / "lora"))
     weights = adapted()[1]
     broken = {name: tensor[:, :-1] if "lora_A" in name else tensor for name, tensor in weights.layers.items()}
-    LoraWeights(broken, weights.config, weights.base, weights.class_names, weights.class_rows).save(tmp_path / "cut")
+    replace(weights, layers=broken).save(tmp_path / "cut")
     with pytest.raises(
         UserError, match=r"does not fit this transformer: blocks.0.attention.proj.lora_A.weight, .*\(8 in all\)"
     ):
         pipe.load_lora_weights(tmp_path / "cut")
     assert fingerprint(pipe.transformer) == before and fingerprint(other.transformer) == before_other
 
+    replace(weights, class_rows=weights.class_rows[:, 1:]).save(tmp_path / "narrow")
+    with pytest.raises(UserError, match=r"narrow does not fit this transformer: class_rows \(2, 31\) of 2 classes"):
+        pipe.load_lora_weights(tmp_path / "narrow")
+    assert not hasattr(pipe.transformer, "peft_config") and pipe.transformer.config.num_classes == len(NAMES)
+
     pipe.load_lora_weights(tmp_path / "lora", adapter_name="one")
+    replace(weights, layers=broken, class_names=["x", "y"]).save(tmp_path / "cut")
+    with pytest.raises(
+        UserError, match=r"does not fit this transformer: blocks.0.attention.proj.lora_A.weight, .*8 in"
+    ):
+        pipe.load_lora_weights(tmp_path / "cut")
+    assert pipe.get_list_adapters() == {"transformer": ["one"]}
     with pytest.raises(UserError, match="adapter_name='one' is in use"):
         pipe.load_lora_weights(tmp_path / "lora", adapter_name="one")
     with pytest.raises(UserError, match="brings the class 'Diamond Left', which the pipeline has already"):
@@ -253,7 +305,7 @@ def test_wrong_files_are_refused_and_leave_the_pipeline_as_it_was(tmp_path):
     pipe.fuse_lora()
     with pytest.raises(UserError, match="fused already"):
         pipe.fuse_lora()
-    with pytest.raises(UserError, match="adapters are fused: unfuse_lora"):
+    with pytest.raises(UserError, match="delete_adapters: adapters are fused already: unfuse_lora"):
         pipe.delete_adapters("one")
 
 

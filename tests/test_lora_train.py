@@ -1,6 +1,7 @@
 """Training LoRA by the command: what it leaves, resuming, replay, and what is refused."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from generator import VidTwinDiT, train
 from generator.cache_reader import LatentCache
 from generator.config import TrainConfig
 from generator.lora import add_lora, as_the_base
+from generator.lora_run import LoraRun
 from generator.objective import NoisyBatch
 from generator.replay import JoinedCaches, replay_cache
-from generator.trainer import _check_processes
+from generator.trainer import _check_processes, flops_of_sample
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.sample import main as sample
 
@@ -97,6 +99,59 @@ def test_a_run_whose_base_has_changed_is_not_resumed(base):
     base.save_pretrained("base/transformer")
     with pytest.raises(UserError, match="adapts another model than the one that --init-from names now"):
         train.main([*RUN, "--max-steps=2", "--output-dir=run", "--resume"])
+
+
+def test_a_run_whose_base_was_moved_is_resumed(base, capsys):
+    train.main([*RUN, "--max-steps=1", "--output-dir=run"])
+    Path("base").rename("moved")
+    flags = [*RUN, "--init-from=moved", "--autoencoder=moved/vae", "--max-steps=2", "--output-dir=run"]
+    train.main([*flags, "--resume"])
+    assert "resuming run from step 1" in capsys.readouterr().out and RunFolder("run").checkpoint_path(2).is_file()
+
+
+def test_noise_levels_that_the_base_does_not_know_are_refused_at_once(base, tmp_path):
+    flags = [*RUN, "--output-dir=run", "--objective.independent_times=true"]
+    with pytest.raises(UserError, match="init_from=base/transformer: .* without history_share and frame_share, which"):
+        train.main([*flags, "--objective.history_share=0.5"])
+    base.register_to_config(independent_times=False)
+    base.save_pretrained("base/transformer")
+    with pytest.raises(UserError, match="trained without independent_times, which LoRA cannot add: leave that out"):
+        train.main(flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_base_that_does_not_fit_is_not_to_begin_anew(base):
+    message = r"LoRA adapts a model as it is: give --model.hidden-size 32$"
+    with pytest.raises(UserError, match=message):
+        train.main([*RUN, "--model.hidden_size=64", "--output-dir=run"])
+
+
+def test_replay_leaves_the_held_out_loss_what_it_is(base):
+    flags = [*RUN, "--classes=circle_horizontal,diamond_vertical", "--max-steps=1", "--validate-every=1"]
+    flags += ["--val-videos=4", "--optimizer.learning-rate=1e-12"]
+    losses = []
+    for count in (0, 5):
+        train.main([*flags, f"--lora-replay={count}", f"--output-dir=run{count}"])
+        pipe = VidTwinDiffusionPipeline.from_pretrained(f"run{count}/pipeline")
+        losses.append(pipe.config.training["metrics"]["held-out loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_finished_replay_is_not_sampled_again_and_its_base_not_read(base, monkeypatch):
+    flags = [*RUN, "--lora-replay=2", "--max-steps=1", "--output-dir=run"]
+    train.main(flags)
+    read, load = [], LoraRun._base
+    monkeypatch.setattr(LoraRun, "_base", lambda run: read.append(run) or load(run))
+    train.main([*flags, "--max-steps=2", "--resume"])
+    assert len(read) == 2, "for its identity, and to be fused"
+
+
+def test_lora_computes_no_gradients_of_frozen_weights():
+    model = tiny_pipeline().transformer
+    whole = flops_of_sample(model, TrainConfig())
+    lora = TrainConfig(lora_rank=2, init_from="base")
+    assert 3 * flops_of_sample(model, lora) == 2 * whole
+    assert flops_of_sample(model, replace(lora, lora_replay=3)) == whole
 
 
 def test_the_new_classes_are_sampled_by_the_command_with_lora(base, tmp_path):

@@ -61,7 +61,9 @@ def unlike_settings(own: Mapping[str, Any], given: Mapping[str, Any], names: Col
     return {name: given[name] for name in names if as_yaml(own[name]) != as_yaml(given[name])}
 
 
-def tell_misfits(source: object, misfits: Sequence[str], settings: Mapping[str, Any], init_missing: bool) -> None:
+def tell_misfits(
+    source: object, misfits: Sequence[str], settings: Mapping[str, Any], init_missing: bool, as_it_is: bool = False
+) -> None:
     """Refuse what does not fit, or say that it begins anew; the first process prints that.
 
     Args:
@@ -69,6 +71,7 @@ def tell_misfits(source: object, misfits: Sequence[str], settings: Mapping[str, 
         misfits: what does not fit, each in a few words.
         settings: the settings of the model that are others there, as `unlike_settings` returns them.
         init_missing: whether what does not fit may begin anew.
+        as_it_is: whether the model is LoRA's base, in which nothing may.
 
     Raises:
         UserError: if something does not fit, and may not begin anew; the message says which settings would be right.
@@ -79,11 +82,12 @@ def tell_misfits(source: object, misfits: Sequence[str], settings: Mapping[str, 
         right = " ".join(
             f"{flag(f'model.{name}')} {as_yaml(value)}".replace(", ", ",") for name, value in settings.items()
         )
-        remedy = f"Give {right}, or let" if right else "Let"
-        raise UserError(
-            f"init_from={source}: the model there does not fit this run: {listed}. {remedy} what does not fit begin "
-            "anew by --init-missing"
-        )
+        if as_it_is:
+            remedy = "LoRA adapts a model as it is" + f": give {right}" * bool(right)
+        else:
+            begin = f"Give {right}, or let" if right else "Let"
+            remedy = f"{begin} what does not fit begin anew by --init-missing"
+        raise UserError(f"init_from={source}: the model there does not fit this run: {listed}. {remedy}")
     if is_first_process():
         anew = f"begins anew where that does not fit: {'; '.join(misfits)}" if misfits else "all fits"
         print(f"starts from {source}: {anew}")

@@ -39,7 +39,6 @@ class AutoencoderStep:
         self.discriminator = PatchDiscriminator() if config.gan else None
         self.trained: list[tuple[nn.Module, OptimizerConfig]] = [(self.model, config.optimizer)]
         if self.discriminator:
-            self.discriminator.requires_grad_(False)
             self.trained.append((self.discriminator, config.discriminator_optimizer))
         self.frozen = [self.lpips] if self.lpips else []
         self.num_averages = int(config.ema_decay > 0)
@@ -54,6 +53,7 @@ class AutoencoderStep:
         reconstruction = self.model.decode(posterior.sample()).sample
         losses = [self.loss(reconstruction, video, posterior)[0]]
         if self.discriminator:
+            self.discriminator.requires_grad_(False)  # its own step is another one
             losses.append(generator_hinge(self.discriminator(reconstruction).float()))
         return losses
 

@@ -41,7 +41,7 @@ def lines_of(run: RunFolder) -> list[dict[str, float]]:
 def wandb_parts(run: RunFolder) -> list[Path]:
     """What each start of a run kept at Weights & Biases, in their order."""
     parts = sorted(run.wandb_id.parent.glob("offline-run-*"))
-    assert all(part.name.endswith(run.wandb_id.read_text()) for part in parts), "one run"
+    assert all(run.wandb_id.read_text() in part.name for part in parts), "one run"  # numbered within a second
     return parts
 
 

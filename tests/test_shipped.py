@@ -39,9 +39,10 @@ def test_it_samples_every_class_by_name(pipe):
 def test_the_card_says_how_it_was_made_and_what_it_reaches(pipe):
     training = pipe.config.training
     for stage, facts in training["stages"].items():
-        assert all(facts[key] not in (None, "", "none") for key in STAGE), stage
+        assert all(facts[key] not in (None, "") for key in STAGE), stage
         settings = yaml.safe_load((pretrained("shapes") / f"{stage}.yaml").read_text())
-        assert preset_of(stage, settings) == facts["preset"] and not PLACES & settings.keys()
+        assert facts["preset"] == (preset_of(stage.split("_")[0], settings) or "none")
+        assert not PLACES & settings.keys()
     assert not [name for name in card_figures(None) if training["metrics"][name].startswith("not measured")]
     card = (pretrained("shapes") / "README.md").read_text()
     assert sorted(card.splitlines()) == sorted(model_card(pipe).splitlines())  # JSON has its keys in another order

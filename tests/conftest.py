@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers.models.attention_dispatch import attention_backend
 
 
@@ -24,6 +25,14 @@ def default_attention_backend():
     """A model's choice of attention backend is kept for the whole process; no test is to see another's."""
     with attention_backend("native"):
         yield
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps what a process's first run set up, such as its precision; each test here wants its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

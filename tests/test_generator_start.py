@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from tiny_models import NAMES, max_difference, noise_latents, tiny_pipeline
 from video_files import make_video
 
@@ -25,11 +24,7 @@ RUN += ["--batch-size=2", "--sample-steps=1", "--sample-classes=1", "--checkpoin
 FROZEN = ["--optimizer.name=adamw", "--optimizer.learning-rate=1e-12"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 @pytest.fixture(scope="module")

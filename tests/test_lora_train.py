@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from tiny_models import tiny_pipeline
 
 from autoencoder.common.errors import UserError
@@ -39,11 +38,7 @@ RUN += [
 RUN += ["--optimizer.learning-rate=0.01", "--max-steps=4"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 @pytest.fixture

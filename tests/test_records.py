@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from tiny_models import tiny_vae
 
@@ -26,11 +25,7 @@ SECOND += ["--precision=fp32", "--log-every=1", "--sample-classes=1", "--optimiz
 SECOND += ["--model.hidden-size=16", "--model.num-layers=1", "--model.num-attention-heads=2"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def lines_of(run: RunFolder) -> list[dict[str, float]]:

@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.state import AcceleratorState
 from test_generator_train import EXACT, arguments, records, transformer_weights
 from test_latent_cache import make_autoencoder
 
@@ -47,12 +46,7 @@ train.commands.run_command(lambda: train.main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps what a process's first run set up."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def launch(script, flags, cwd) -> subprocess.CompletedProcess:

@@ -93,7 +93,9 @@ class Desk:
             try:
                 with self.studio.turn:
                     work.check()
-                    text, *shown = function(visit, work, *values)
+                    found = function(visit, work, *values)
+                    work.check()  # what was stopped at its end shows nothing more
+                text, *shown = found
             except WorkStopped:
                 text = "Stopped."
             except UserError as error:

@@ -27,9 +27,9 @@ def default_attention_backend():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Accelerate keeps what a process's first run set up, such as its precision; each test here wants its own."""
+    """Accelerate keeps what a process's first run set up, such as its precision; no test is to see another's."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

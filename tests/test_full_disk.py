@@ -23,8 +23,6 @@ from generator import train as second_stage
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 
-fresh_accelerate = test_generator_train.fresh_accelerate  # for the tests of this file, too
-
 LIMITS = resource.getrlimit(resource.RLIMIT_FSIZE)
 EVERY = {"max_steps": 4, "checkpoint_every": 2, "validate_every": 9, "log_every": 1}
 

@@ -24,9 +24,6 @@ RUN += ["--batch-size=2", "--sample-steps=1", "--sample-classes=1", "--checkpoin
 FROZEN = ["--optimizer.name=adamw", "--optimizer.learning-rate=1e-12"]
 
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-
-
 @pytest.fixture(scope="module")
 def films(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("films")

@@ -111,9 +111,6 @@ def records(run: Path, tag: str = "train/loss") -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
     """A folder as stage one leaves it."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import test_autoencoder_cuda
 import test_generator_cuda
-import test_generator_train
 import test_gpu
 import torch
 from safetensors.torch import load_file
@@ -26,7 +25,6 @@ from generator import train as second_stage
 from generator.config import ObjectiveConfig
 from pipelines.schedulers import convert_scheduler
 
-fresh_accelerate = test_generator_train.fresh_accelerate  # for the tests of this file, too
 exact_products = test_gpu.exact_products
 
 RUN = {"batch_size": 4, "micro_batch_size": 2, "checkpoint_every": 2, "log_every": 1, "compile": "false"}

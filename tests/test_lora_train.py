@@ -38,9 +38,6 @@ RUN += [
 RUN += ["--optimizer.learning-rate=0.01", "--max-steps=4"]
 
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-
-
 @pytest.fixture
 def base(tmp_path, monkeypatch) -> VidTwinDiT:
     """The transformer of a pipeline of the ten classes, which lies in base/ of the current folder."""

@@ -20,8 +20,6 @@ from autoencoder.training import fit as first_fit
 from generator import train as second_stage
 from pipelines import VidTwinDiffusionPipeline
 
-fresh_accelerate = test_generator_train.fresh_accelerate  # for the tests of this file, too
-
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:

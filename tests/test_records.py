@@ -25,9 +25,6 @@ SECOND += ["--precision=fp32", "--log-every=1", "--sample-classes=1", "--optimiz
 SECOND += ["--model.hidden-size=16", "--model.num-layers=1", "--model.num-attention-heads=2"]
 
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-
-
 def lines_of(run: RunFolder) -> list[dict[str, float]]:
     with open(run.csv, newline="") as file:
         return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]

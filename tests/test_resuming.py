@@ -17,8 +17,6 @@ from autoencoder.training.config import TrainConfig as FirstConfig
 from generator import train as second_stage
 from generator.config import TrainConfig as SecondConfig
 
-fresh_accelerate = test_generator_train.fresh_accelerate  # for the tests of this file, too
-
 SAVED = {"max_steps": 20, "batch_size": 8, "log_every": 10, "data_root": "data/mine", "precision": "fp32"}
 SAVED |= {"optimizer": {"learning_rate": 0.001, "schedule": "constant"}, "model": {"sizes": [1, 2]}}
 DEFAULTS = SAVED | {"data_root": None, "crop": "random", "optimizer": {"learning_rate": 0.1, "schedule": "cosine"}}

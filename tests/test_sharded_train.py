@@ -46,9 +46,6 @@ train.commands.run_command(lambda: train.main(sys.argv[1:]))
 """
 
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerate")
-
-
 def launch(script, flags, cwd) -> subprocess.CompletedProcess:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     return subprocess.run([*torchrun, str(script), *flags], cwd=cwd, capture_output=True, text=True, timeout=300)

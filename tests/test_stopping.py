@@ -22,7 +22,6 @@ from generator import latent_cache
 from generator import train as second_stage
 from generator.trainer import GeneratorTrainer
 
-fresh_accelerate = test_generator_train.fresh_accelerate  # for the tests of this file, too
 workplace = test_generator_train.workplace
 
 SHORT = {"max_steps": 6, "checkpoint_every": 100, "validate_every": 5}

@@ -5,7 +5,7 @@ them and the structure. The latents are taken as they are: what the autoencoder 
 place in the clip, so that decoding and encoding it again would lose more (benchmarks/results/README.md).
 """
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -51,6 +51,8 @@ class Windows:
         """
         clip_frames, patch = transformer.layout.dynamics_shape[1], transformer.layout.dynamics_patch_size[0]
         num_frames = clip_frames if num_frames is None else check_count("num_frames", num_frames)
+        if num_frames > sys.maxsize:
+            raise UserError(f"num_frames must be at most {sys.maxsize}, got {num_frames}")
         is_long = num_frames > clip_frames
         if is_long and not transformer.config["frame_times"]:
             raise UserError(
@@ -77,7 +79,7 @@ class Windows:
         """Number of clips."""
         if self.num_frames <= self.clip_frames:
             return 1
-        return 1 + math.ceil((self.num_frames - self.clip_frames) / (self.clip_frames - self.overlap))
+        return 1 - (self.clip_frames - self.num_frames) // (self.clip_frames - self.overlap)
 
     def new(self, index: int) -> slice:
         """The frames of clip `index` that no clip before it holds and the video has."""

@@ -193,7 +193,7 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
 
     def stream(
         self, class_id: ClassId | Sequence[ClassId], num_frames: int | None = None, **arguments: Any
-    ) -> Iterator[VidTwinPipelineOutput]:
+    ) -> Iterator[VidTwinPipelineOutput | tuple]:
         """Generate videos clip by clip, in the memory of one clip whatever their length.
 
         Args:
@@ -212,7 +212,8 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
         """
         call = inspect.signature(self.__call__).bind(class_id, num_frames=num_frames, **arguments)
         call.apply_defaults()
-        return self._outputs(self._prepare(call.arguments))
+        outputs = self._outputs(self._prepare(call.arguments))
+        return outputs if call.arguments["return_dict"] else (out.to_tuple() for out in outputs)
 
     def label(self, class_id: ClassId) -> int:
         """The 0-based id of one class.
@@ -268,15 +269,17 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
     @torch.no_grad()
     def _outputs(self, plan: Plan) -> Iterator[VidTwinPipelineOutput]:
         """The clips of a call, as `stream` yields them."""
-        for index, (latents, sampling) in enumerate(self._clips(plan)):
-            if plan.call.output_type == "latent":
-                yield VidTwinPipelineOutput(frames=latents, cost=PipelineCost(sampling, None))
-                continue
-            video, decoding = self._decode(latents, plan.call.decode_chunk_size or len(latents))
-            video = video[:, :, plan.windows.new(index)]  # (B, 3, T, H, W)
-            frames = self.video_processor.postprocess_video(video, plan.call.output_type)
-            yield VidTwinPipelineOutput(frames=frames, cost=PipelineCost(sampling, decoding))
-        self.maybe_free_model_hooks()
+        try:
+            for index, (latents, sampling) in enumerate(self._clips(plan)):
+                if plan.call.output_type == "latent":
+                    yield VidTwinPipelineOutput(frames=latents, cost=PipelineCost(sampling, None))
+                    continue
+                video, decoding = self._decode(latents, plan.call.decode_chunk_size or len(latents))
+                video = video[:, :, plan.windows.new(index)]  # (B, 3, T, H, W)
+                frames = self.video_processor.postprocess_video(video, plan.call.output_type)
+                yield VidTwinPipelineOutput(frames=frames, cost=PipelineCost(sampling, decoding))
+        finally:  # a stream may be closed half-way
+            self.maybe_free_model_hooks()
 
     def _clips(self, plan: Plan) -> Iterator[tuple[VidTwinLatents, Cost]]:
         """The latents of each clip, and what sampling them cost."""

@@ -189,6 +189,30 @@ def test_callbacks_count_the_steps_of_each_clip_and_end_the_video():
     assert labels == [2, 1, 1, 1, 1], "what a callback sets holds for the clips that follow"
 
 
+def test_a_stream_that_is_closed_half_way_leaves_nothing_over(monkeypatch):
+    pipe, freed = long_pipeline(), []
+    monkeypatch.setattr(pipe, "maybe_free_model_hooks", lambda: freed.append(True))
+    stream = pipe.stream(0, 40, num_inference_steps=2, generator=0)
+    first = next(stream)
+    assert not freed
+    stream.close()
+    assert freed and pipe.current_timestep is None and torch.is_grad_enabled()
+    assert np.array_equal(pipe(0, 2, generator=0).frames, first.frames)
+
+
+def test_a_stream_without_return_dict_yields_tuples():
+    pipe = long_pipeline()
+    common = {"num_inference_steps": 1, "generator": 0, "num_frames": 12}
+    frames, costs = zip(*pipe.stream(0, return_dict=False, **common), strict=True)
+    assert np.array_equal(np.concatenate(frames, axis=1), pipe(0, **common).frames)
+    assert all(cost.decoding.flops > 0 for cost in costs)
+
+
+def test_a_video_without_end_is_streamed():
+    first = next(long_pipeline().stream(0, sys.maxsize, num_inference_steps=1))
+    assert first.frames.shape == (1, FRAMES, 16, 16, 3)
+
+
 def test_streams_take_turns():
     pipe = long_pipeline()
     common = {"num_inference_steps": 2, "num_frames": 16}
@@ -202,6 +226,7 @@ def test_streams_take_turns():
     "arguments, message",
     [
         ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"num_frames": 10**20}, f"num_frames must be at most {sys.maxsize}, got {10**20}"),
         ({"num_frames": 16.0}, "num_frames must be a whole number, got 16.0"),
         ({"num_frames": 16, "overlap": 3}, "overlap=3: .* 2 of which share a dynamics token .* from 2, 4, 6"),
         ({"num_frames": 16, "overlap": 8}, "overlap=8: clips of 8 frames"),

@@ -66,7 +66,7 @@ class VidTwinPipelineOutput(BaseOutput):
 
         Args:
             path: ends in .mp4, .gif or .webp. Of several videos, number i is written to "name-i.mp4".
-            fps: frames per second; a GIF has at most 50.
+            fps: frames per second, 0.01 to 1000; a GIF has at most 50.
             upscale: makes small videos at least 256 pixels wide: "nearest" repeats pixels, "bicubic" smooths them,
                 "none" writes them as they are.
             grid: write all videos as one, in which they move side by side, numbered from 0.
@@ -103,7 +103,7 @@ def save_video(
     Args:
         frames: (T, H, W, 3) or a tensor (T, 3, H, W), float in [0, 1] or uint8; or a list of images.
         path: ends in .mp4, .gif or .webp; missing folders are made.
-        fps: frames per second; a GIF has at most 50.
+        fps: frames per second, 0.01 to 1000; a GIF has at most 50.
         upscale: "nearest" or "bicubic" make a small video at least 256 pixels wide; "none" writes it as it is.
 
     Returns:

@@ -56,7 +56,7 @@ class SampleConfig:
     lora_scale: float = 1.0
     """How far they change the pipeline: 0 leaves it as it is, but for the new classes."""
     fps: float = 8.0
-    """Frames per second of the files; a GIF shows at most 50."""
+    """Frames per second of the files, 0.01 to 1000; a GIF shows at most 50."""
     format: Literal["mp4", "gif", "webp"] = "mp4"
     """Ending of the files. A GIF has 256 colours and keeps to hundredths of a second; any browser plays all three."""
     upscale: Literal["nearest", "bicubic", "none"] = "nearest"
@@ -79,6 +79,8 @@ class SampleConfig:
                 raise UserError(f"{name} must be at least 1, got {value}")
         if not self.fps > 0 or (self.clip_fps is not None and not self.clip_fps > 0):
             raise UserError(f"fps and clip_fps must be positive, got {self.fps} and {self.clip_fps}")
+        if not 0.01 <= self.fps <= 1000:
+            raise UserError(f"fps={self.fps}: videos have 0.01 to 1000 frames per second")
         if self.format == "gif" and self.fps > 50:
             raise UserError(f"fps={self.fps}: a GIF shows at most 50 frames per second, --format webp takes more")
         if self.clip_start < 0:

@@ -10,6 +10,7 @@ import numpy as np
 
 from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import SHEET_COLUMNS, evenly_spaced, save_png, sheet, unit_to_uint8
+from autoencoder.common.upscaling import SHOWN_WIDTH
 from autoencoder.data.video_io import open_mp4, write_video
 from autoencoder.latents import VidTwinLatents
 from pipelines.checkpoint import load_pipeline
@@ -25,10 +26,13 @@ def class_ids(pipe: VidTwinDiffusionPipeline, classes: Sequence[str]) -> list[in
     """The ids of classes, given as names, as ids in digits, or as "all"; a class named by a number goes first.
 
     Raises:
-        UserError: for an unknown class; the message lists the nearest ones.
+        UserError: for an unknown class, whose message lists the nearest ones, or for "all" beside others.
     """
     if [name.casefold() for name in classes] == ["all"]:
         return list(range(pipe.transformer.config.num_classes))
+    known = (pipe.transformer.config.id2label or {}).values()
+    if "all" in map(str.casefold, classes) and "all" not in map(str.casefold, known):
+        raise UserError(f"--class all is every class, and stands alone: got {', '.join(classes)}")
     return [pipe.label(name) for name in classes]
 
 
@@ -141,6 +145,18 @@ def _write_clips(
     return [np.stack(frames) for frames in kept], size, sum_costs(costs)
 
 
+def _check_format(config: SampleConfig, is_long: bool, size: int) -> None:
+    """Refuse a format that cannot hold the videos, before they are sampled; `size` is their width and height."""
+    if is_long and config.format != "mp4":
+        raise UserError(
+            f"format={config.format!r}: a video longer than a clip is written as its clips come: --format mp4 allows it"
+        )
+    if config.format == "mp4" and size % 2 and (config.upscale == "none" or size >= SHOWN_WIDTH):
+        raise UserError(
+            f"format='mp4' takes no odd sides, and the videos have {size} x {size}: give --format webp or gif"
+        )
+
+
 def execute(config: SampleConfig) -> None:
     """Sample, and write videos and a sheet."""
     pipe = load_pipeline(config.pipeline, config.device, config.scheduler)
@@ -153,10 +169,7 @@ def execute(config: SampleConfig) -> None:
     file_names = class_file_names(names)
     paths = [config.out / f"{file_names[class_id]}_{seed}.{config.format}" for class_id, seed in wanted]
     is_long = config.num_frames is not None and config.num_frames > pipe.vae.config.num_frames
-    if is_long and config.format != "mp4":
-        raise UserError(
-            f"format={config.format!r}: a video longer than a clip is written as its clips come: --format mp4 allows it"
-        )
+    _check_format(config, is_long, pipe.vae.config.sample_size)
     if there := [path.name for path in paths if path.exists()]:
         print(f"{len(there)} of these videos are in {config.out} already and are replaced, the first one {there[0]}")
     labels = [names[class_id] for class_id, _ in wanted]

@@ -73,6 +73,23 @@ def test_a_rate_that_a_gif_cannot_have_is_refused_before_any_work(folder, tmp_pa
     assert not names(tmp_path)
 
 
+def test_videos_of_odd_sides(tmp_path):
+    tiny_pipeline(sample_size=25, patch_size=5).save_pretrained(tmp_path / "pipeline")
+    common = ["--pipeline", str(tmp_path / "pipeline"), "--class=0", "--num-inference-steps=1", "--device=cpu"]
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="'mp4' takes no odd sides, and the videos have 25 x 25: give --format webp"):
+        main([*common, "--out", str(out), "--upscale=none"])
+    assert not out.exists()
+    main([*common, "--out", str(out), "--upscale=none", "--format=webp"])
+    main([*common, "--out", str(out)])
+    assert names(out) == ["Circle_Left_0.mp4", "Circle_Left_0.webp", "sheet.png"]
+
+
+def test_all_stands_alone(folder, tmp_path):
+    with pytest.raises(ValueError, match="--class all is every class, and stands alone: got YoYo, All"):
+        main(["--pipeline", str(folder), "--class=YoYo", "--class=All", "--out", str(tmp_path / "out")])
+
+
 def test_a_video_depends_on_its_class_and_seed_alone(folder, tmp_path, monkeypatch):
     written = {}
     monkeypatch.setattr(sampling, "write_video", lambda path, frames, *_: written.update({path: frames.astype(int)}))

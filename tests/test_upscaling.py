@@ -25,6 +25,9 @@ def noise(height: int, width: int, count: int = 2) -> np.ndarray:
         (20, 32, "nearest", 8, "32 x 20, shown at 256 x 160 (nearest)"),
         (20, 30, "nearest", 9, "30 x 20, shown at 270 x 180 (nearest)"),
         (224, 224, "bicubic", 2, "224 x 224, shown at 448 x 448 (bicubic)"),
+        (25, 25, "nearest", 12, "25 x 25, shown at 300 x 300 (nearest)"),
+        (21, 30, "bicubic", 10, "30 x 21, shown at 300 x 210 (bicubic)"),
+        (33, 257, "nearest", 1, "257 x 33"),
         (32, 256, "nearest", 1, "256 x 32"),
         (32, 300, "bicubic", 1, "300 x 32"),
         (32, 32, "none", 1, "32 x 32"),
@@ -65,6 +68,13 @@ def test_an_enlarged_video_is_read_as_it_was(tmp_path, ending, most):
     assert shown.shape == (8, 256, 256, 3)
     plain = resized(shown, 32)
     assert (plain.float() - clip.float()).abs().max() > 2 * max(most, (back.float() - clip.float()).abs().max())
+
+
+@pytest.mark.parametrize("side", [9, 25])
+def test_an_enlarged_video_of_odd_sides_goes_into_every_format(tmp_path, side):
+    for ending in ("mp4", "gif", "webp"):
+        write_video(tmp_path / f"clip.{ending}", noise(side, side), 8, "nearest")
+    assert ClipReader(2, side, None).read(tmp_path / "clip.mp4").shape == (2, side, side, 3)
 
 
 def test_a_whole_video_is_encoded_as_it_was(tmp_path):

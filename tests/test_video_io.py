@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.util
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from autoencoder.data.video_io import (
     resize_and_crop,
     write_video,
 )
+from autoencoder.whole_videos.video_file import open_file
 
+WRITTEN = ("mp4", "gif", "webp")
 CLIPS = Path(__file__).parents[2] / "shared" / "clips"
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
 needs_decord = pytest.mark.skipif(importlib.util.find_spec("decord") is None, reason="decord is not installed")
@@ -333,6 +336,8 @@ def test_write_video(tmp_path):
         ("a.mp4", (0, 16, 16, 3), 8, r"\(0, 16, 16, 3\)"),
         ("a.mp4", (2, 3, 16, 16), 8, r"\(2, 3, 16, 16\)"),
         ("a.mp4", (2, 16, 16, 3), 0, "fps=0"),
+        *((f"a.{ending}", (2, 16, 16, 3), 1e-3, r"fps=0.001: must be positive, from 0.01") for ending in WRITTEN),
+        *((f"a.{ending}", (2, 16, 16, 3), 1e6, r"fps=1000000.0: .* to 1000 frames per second") for ending in WRITTEN),
         ("a.gif", (2, 16, 16, 3), 60, "a GIF shows at most 50 frames per second"),
     ],
 )
@@ -340,6 +345,21 @@ def test_write_video_refuses(tmp_path, name, shape, fps, message):
     with pytest.raises(ValueError, match=message):
         write_video(tmp_path / name, np.zeros(shape, dtype=np.uint8), fps)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fps", [0.01, 12.5, 50])
+@pytest.mark.parametrize("ending", WRITTEN)
+def test_a_rate_is_kept(tmp_path, ending, fps):
+    path = tmp_path / f"video.{ending}"
+    write_video(path, numbered_frames(3), fps)
+    if ending == "mp4":
+        assert open_file(path).format.rate == Fraction(fps).limit_denominator(1001)
+        return
+    with Image.open(path) as picture:
+        for index in range(3):
+            picture.seek(index)
+            picture.load()
+            assert picture.info["duration"] == 1000 / fps
 
 
 @pytest.mark.parametrize("form", ["float", "bfloat16", "channels first", "images", "list of arrays"])

@@ -10,11 +10,11 @@ from pipelines import VidTwinDiffusionPipeline
 NAMES = ("Circle Left", "Circle Right", "Square Left")
 
 
-def tiny_vae(num_frames: int = 4, sample_size: int = 16) -> AutoencoderVidTwin:
+def tiny_vae(num_frames: int = 4, sample_size: int = 16, patch_size: int = 4) -> AutoencoderVidTwin:
     return AutoencoderVidTwin(
         num_frames=num_frames,
         sample_size=sample_size,
-        patch_size=4,
+        patch_size=patch_size,
         hidden_size=16,
         num_layers=1,
         num_attention_heads=2,
@@ -36,6 +36,7 @@ def tiny_pipeline(
     independent_times: bool = False,
     num_frames: int = 4,
     sample_size: int = 16,
+    patch_size: int = 4,
     **options,
 ) -> VidTwinDiffusionPipeline:
     """A pipeline as training leaves it, but with random weights: initialised as usual it would answer 0.
@@ -44,7 +45,7 @@ def tiny_pipeline(
     further arguments of the transformer.
     """
     torch.manual_seed(0)
-    vae = tiny_vae(num_frames, sample_size)
+    vae = tiny_vae(num_frames, sample_size, patch_size)
     transformer = cls(
         structure_shape=vae.structure_shape,
         dynamics_shape=vae.dynamics_shape,

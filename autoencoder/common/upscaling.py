@@ -18,6 +18,8 @@ REPEATED = re.compile(r"(\d{1,5}) x (\d{1,5}), shown at (\d{1,5}) x (\d{1,5}) \(
 def upscaled(frames: np.ndarray, upscale: str, width: int = SHOWN_WIDTH) -> tuple[np.ndarray, str]:
     """Enlarge frames by the smallest whole factor that makes them at least `width` pixels wide.
 
+    It is even where a side is odd, because mp4 takes no odd one.
+
     Args:
         frames: uint8 (T, H, W, 3).
         upscale: "nearest" repeats pixels, "bicubic" smooths them, "none" leaves frames as they are.
@@ -33,6 +35,8 @@ def upscaled(frames: np.ndarray, upscale: str, width: int = SHOWN_WIDTH) -> tupl
         raise UserError(f"upscale={upscale!r} is none of {', '.join(UPSCALES)}")
     height, stored = frames.shape[1:3]
     factor = 1 if upscale == "none" else max(1, math.ceil(width / stored))
+    if factor > 1 and (height % 2 or stored % 2):
+        factor += factor % 2
     if factor == 1:
         return frames, f"{stored} x {height}"
     size, filter_ = (factor * stored, factor * height), Image.Resampling[upscale.upper()]

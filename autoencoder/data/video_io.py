@@ -30,6 +30,7 @@ SAMPLINGS = ("time", "stride")
 CROPS = ("center", "random")
 UNSEEDED = ("middle", "first")
 MOST_OF_GIF = 50  # frames per second
+RATES = (0.01, 1000)  # frames per second that all formats can tell
 # Containers round time stamps (Matroska to 1 ms), so a sample this close before a frame is meant to show that frame.
 STAMP_ROUNDING_S = 1.1e-3
 
@@ -289,7 +290,7 @@ def write_video(path: str | Path, frames: Frames, fps: float, upscale: str = "no
     Args:
         path: ends in .mp4 (H.264, 4:2:0, near lossless), .gif or .webp; missing folders are made.
         frames: as `as_frames` takes them; for mp4 H and W are even.
-        fps: frames per second; a GIF has at most 50, and keeps to hundredths of a second.
+        fps: frames per second, 0.01 to 1000; a GIF has at most 50, and keeps to hundredths of a second.
         upscale: "nearest" or "bicubic" make a small video at least 256 pixels wide, see `upscaled`.
 
     Returns:
@@ -304,10 +305,14 @@ def write_video(path: str | Path, frames: Frames, fps: float, upscale: str = "no
     frames, note = upscaled(as_frames(frames), upscale)
     if ending not in WRITERS:
         raise UserError(f"{path}: the name of the file must end in {' or '.join(WRITERS)}")
-    if not 0 < fps < float("inf"):
-        raise UserError(f"fps={fps}: must be positive")
+    _check_rate(fps)
     WRITERS[ending](frames, path, fps, note)
     return note
+
+
+def _check_rate(fps: float) -> None:
+    if not RATES[0] <= fps <= RATES[1]:
+        raise UserError(f"fps={fps}: must be positive, from {RATES[0]} to {RATES[1]} frames per second")
 
 
 @contextmanager
@@ -324,8 +329,7 @@ def open_mp4(path: str | Path, fps: float, upscale: str = "none") -> Iterator[Ca
     Raises:
         UserError: if shape, dtype, values, rate or `upscale` does not fit.
     """
-    if not 0 < fps < float("inf"):
-        raise UserError(f"fps={fps}: must be positive")
+    _check_rate(fps)
     with _mp4(Path(path), fps) as append:
 
         def write(frames: Frames) -> str:
@@ -348,7 +352,8 @@ def _mp4(path: Path, fps: float) -> Iterator[Callable[[np.ndarray, str], None]]:
                 size = height, width = frames.shape[1:3]
                 if height % 2 or width % 2 or not height or not width:
                     raise UserError(
-                        f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0"
+                        f"the frames are {width} wide and {height} high; 4:2:0 colour needs both even and not 0, while "
+                        ".gif and .webp take odd ones"
                     )
                 stream.height, stream.width = size
                 container.metadata["comment"] = comment

@@ -1,6 +1,7 @@
 """What a command line and its files say: layers, their order, and one line for what does not fit."""
 
 import inspect
+import os
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -262,11 +263,24 @@ def test_a_file_in_the_way_of_a_folder_is_one_line_before_any_work(files, capsys
     assert parser.read([]).output_dir == Path("new/folder") and not Path("new").exists()
 
 
+@pytest.mark.parametrize("given, locked", [("there", "there"), ("there/new/folder", "there"), ("new", ".")])
+def test_a_folder_that_may_not_be_written_to_is_one_line_before_any_work(files, capsys, monkeypatch, given, locked):
+    Path("there").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(SystemExit):
+        commands.make_parser(Output, "Do it.").read(["--output-dir", given])
+    error = capsys.readouterr().err
+    assert error == f"error: --output-dir must be a folder that may be written to, and {locked} may not\n"
+    assert not list(Path("there").iterdir()) and not Path("new").exists()
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
         ("--fps 0", "fps and clip_fps must be positive, got 0.0 and 8.0"),
         ("--clip-fps -1", "fps and clip_fps must be positive, got 8.0 and -1.0"),
+        ("--fps 0.001", "fps=0.001: videos have 0.01 to 1000 frames per second"),
+        ("--fps 1e6", "fps=1000000.0: videos have 0.01 to 1000 frames per second"),
         ("--clip-start -1", "clip_start must be a second from 0 on, got -1.0"),
         ("--num-videos 0", "num_videos must be at least 1, got 0"),
     ],

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 HELP = ("-h", "--help")
 OUTPUT_FOLDERS = {"output_dir", "out", "latent_cache"}  # settings that are checked before any work
+READ_FOLDERS = {"latent_cache"}  # those of them that may be there already, and are then only read
 UNSET = ("help", "config")  # flags that are not settings
 PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "[true|false]"}
 WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false", NoneType: "null"}
@@ -170,6 +172,8 @@ class CommandParser(ArgumentParser):
         for key in OUTPUT_FOLDERS & set(self.names.settings):
             if namespace[key] is not None and (obstacle := _file_in_the_way(Path(namespace[key]))):
                 self.error(f"{self._source(key)} must be a folder, or be made one, but {obstacle} is a file")
+            if namespace[key] is not None and key not in READ_FOLDERS and (locked := _locked(Path(namespace[key]))):
+                self.error(f"{self._source(key)} must be a folder that may be written to, and {locked} may not")
         return namespace
 
     def _text_of(self, key: str, setting: Setting) -> str:
@@ -220,6 +224,12 @@ class CommandParser(ArgumentParser):
 def _file_in_the_way(folder: Path) -> Path | None:
     """What keeps a folder from being made: itself or a parent that is a file."""
     return next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+
+
+def _locked(folder: Path) -> Path | None:
+    """The folder, or the parent in which it would be made, if nothing may be written there."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return None if there is None or os.access(there, os.W_OK | os.X_OK) else there
 
 
 def _numbers(value: Any) -> Iterator[Any]:

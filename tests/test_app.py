@@ -1,6 +1,8 @@
 """The work behind the page of `pipelines.app`, without a browser."""
 
+import io
 import struct
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +11,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import noise_latents, tiny_pipeline
 from video_files import make_video
 
@@ -263,7 +266,9 @@ def test_what_is_not_taken_is_told_in_one_sentence_without_its_place(studio, vis
     av.open(str(playlist)).close()  # FFmpeg would open the file that it names
     sound.write_bytes(bytes(2**20 + 1))
     formats = "mp4, mov, mkv, webm, avi, gif, mpg, ts, wmv, flv or ogg"
+    (tmp_path / "empty.mp4").touch()
     refused = {
+        tmp_path / "empty.mp4": "empty.mp4 cannot be read as a video: the file is empty",
         notes: "notes.mp4 cannot be read as a video: Invalid data found when processing input",
         playlist: f"playlist.mp4 cannot be read as a video: it is no {formats} file",
         sound: "large.mp4 has 1.0 MB, and up to 1 MB are taken",
@@ -357,9 +362,52 @@ def test_work_whose_visitor_has_left_leaves_nothing_and_bad_input_becomes_a_line
     assert not studio.turn.locked()
 
 
+@pytest.mark.parametrize("names", [("../../../up", "/up", "a/b"), ("up\0", "x" * 300, ""), None])
+def test_classes_of_any_name_are_sampled_to_files_of_the_visit(visit, tmp_path, names):
+    pipe = tiny_pipeline()
+    pipe.transformer.register_to_config(id2label=names and {str(index): name for index, name in enumerate(names)})
+    studio = Studio(pipe, Limits())
+    assert studio.classes == list(names or "012")
+    for class_name in studio.classes:
+        ((file,), _) = sample(studio, visit, Work(), class_name, 7, 1, SamplingSettings(steps=1))
+        assert Path(file).resolve().parents[2] == visit.folder.resolve() and file.endswith("_7.mp4")
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [Path(file)]
+
+
+def with_large_picture(path: Path) -> Path:
+    """Ten frames of 64 x 48 pixels and one of 2000 x 2000, all of them whole JPEG files."""
+
+    def jpeg(width: int, height: int) -> bytes:
+        data = io.BytesIO()
+        Image.new("RGB", (width, height)).save(data, "JPEG")
+        return data.getvalue()
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for place in range(11):
+            packet = av.Packet(jpeg(64, 48) if place < 10 else jpeg(2000, 2000))
+            packet.pts = packet.dts = place
+            packet.time_base, packet.stream, packet.is_keyframe = Fraction(1, 5), stream, True
+            container.mux(packet)
+    return path
+
+
+def test_a_stream_whose_picture_grows_is_refused_before_the_large_frame_is_decoded(studio, visit, tmp_path):
+    film = with_large_picture(tmp_path / "film.avi")
+    reason = "a frame is damaged, or far larger than the first one$"
+    with pytest.raises(UserError, match=f"^{film}: {reason}"):
+        ClipReader(11, None, None).read(film)
+    assert "64 x 48, 11 frames" in look_at_upload(studio, visit, str(film))[0]
+    with pytest.raises(UserError, match=f"^film.avi cannot be read as a video: {reason}"):
+        reconstruct_upload(studio, visit, Work(), str(film), "pad")
+    assert not [path for path in visit.folder.rglob("*") if path.is_file()]
+
+
 def test_an_error_is_one_sentence_in_which_names_stay_text():
     error = UserError("<b>film</b>.mp4: it\n  is damaged")
     assert sentence(error) == "**&lt;b&gt;film&lt;/b&gt;.mp4: it is damaged.**"
+    assert sentence(UserError("_film_.mp4: it is `damaged`")) == r"**\_film\_.mp4: it is \`damaged\`.**"
 
 
 def test_a_pipeline_without_real_clips_has_a_page_of_uploads_and_samples(visits):

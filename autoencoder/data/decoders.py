@@ -15,7 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, open_video, stamp_of
+from autoencoder.data.frame_index import FrameIndex, UnreadableVideo, open_video, reason_of, stamp_of
 
 
 def has_decord() -> bool:
@@ -134,4 +134,4 @@ def decode(decoder: str, path: str | Path, index: FrameIndex, positions: np.ndar
     try:
         return DECODERS[decoder](path, index, positions)
     except (av.FFmpegError, OSError) as error:
-        raise UnreadableVideo(f"{path}: {error.strerror or error}") from error
+        raise UnreadableVideo(f"{path}: {reason_of(error)}") from error

@@ -23,6 +23,9 @@ END_TOLERANCE_S = 0.25
 MAX_MEAN_FRAME_S = 60.0
 # Streams without a header, for whose length the demuxer gives a guess from the bit rate.
 WITHOUT_LENGTH = ("mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "obu")
+# A frame may have so many times the pixels that the stream states, and so many in any case. Pictures that change their
+# size are refused anyway, but only once they are decoded: a small file may hold a huge one.
+MOST_GROWTH, LEAST_BOUND = 4, 2**20
 # Files whose index a process keeps, those read last. One takes some kilobytes.
 KEPT_INDICES = 4096
 
@@ -83,7 +86,21 @@ def open_video(path: str | Path) -> av.container.InputContainer:
     if problem is not None:
         container.close()
         raise UnreadableVideo(f"{path}: {problem}")
+    _bound_frames(container.streams.best("video").codec_context)
     return container
+
+
+def _bound_frames(codec: av.VideoCodecContext) -> None:
+    """Let the decoder refuse frames far larger than the stream says, before it takes memory for them."""
+    if stated := codec.width * codec.height:
+        codec.options = {**codec.options, "max_pixels": str(max(MOST_GROWTH * stated, LEAST_BOUND))}
+
+
+def reason_of(error: av.FFmpegError | OSError) -> str:
+    """Why a video does not decode, in words."""
+    if isinstance(error, av.ArgumentError):  # all that FFmpeg says of a frame beyond the bound
+        return "a frame is damaged, or far larger than the first one"
+    return error.strerror or str(error)
 
 
 def _obstacle_to_decoding(container: av.container.InputContainer) -> str | None:

@@ -23,6 +23,7 @@ from autoencoder.data.frame_index import (
     counts_by_decoding,
     index_frames,
     open_video,
+    reason_of,
     repeats_of,
     stamp_of,
 )
@@ -127,7 +128,7 @@ class VideoFile:
                         raise UnreadableVideo(f"{self.path}: the size of the picture changes at {frame.time:.3f} s")
                     yield TimedFrame(torch.from_numpy(pixels), stamp, duration)
         except (av.FFmpegError, OSError) as error:
-            raise UnreadableVideo(f"{self.path}: {error.strerror or error}") from error
+            raise UnreadableVideo(f"{self.path}: {reason_of(error)}") from error
 
     def _timing(self, stamp: int, duration: int) -> tuple[int, int]:
         """Stamp and duration in units of the format's time base."""

@@ -50,6 +50,8 @@ def check_upload(path: str | Path, limits: Limits) -> VideoFile:
     if size > limits.megabytes:
         raise UserError(f"{path.name} has {size:.1f} MB, and up to {limits.megabytes:g} MB are taken")
     with named_by_owner(path):
+        if not size:
+            raise UnreadableVideo(f"{path}: the file is empty")
         try:
             with av.open(str(path), options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as container:
                 codecs = [stream.codec_context for stream in container.streams.video]

@@ -1,6 +1,7 @@
 """What the tabs share: how work hangs on a button, and the controls that more than one tab has."""
 
 import html
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ MOST_GUIDANCE = 10.0
 MOST_SEED = 2**31 - 1
 HEIGHT = 330  # of a video with its label, in pixels
 UPLOAD_HEIGHT = 140
+MARKS = re.compile(r"[\\`*_\[\]$~|]")  # of Markdown amid a line
 
 
 class Desk:
@@ -137,6 +139,7 @@ def _work(progress: gr.Progress) -> Work:
 def sentence(error: UserError) -> str:
     """What an error says, as one sentence of Markdown; file names in it stay text."""
     text = html.escape(" ".join(str(error).split()), quote=False).rstrip(".")
+    text = MARKS.sub(r"\\\g<0>", text)
     return f"**{text}.**"
 
 

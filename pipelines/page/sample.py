@@ -4,6 +4,7 @@ import gradio as gr
 
 from autoencoder.common.cost import Cost, format_bytes, format_flops
 from autoencoder.common.pictures import unit_to_uint8
+from pipelines.file_names import class_file_names
 from pipelines.output import PipelineCost
 from pipelines.page.controls import (
     Desk,
@@ -35,9 +36,9 @@ def sample(
         The files, and what they cost.
     """
     out = studio.sample(class_name, seed, settings, work, count)
-    folder = visit.new_folder("sample")
+    folder, name = visit.new_folder("sample"), class_file_names(studio.classes)[studio.pipe.label(class_name)]
     files = [
-        show(unit_to_uint8(frames), folder / f"{class_name}_{int(seed) + index}.mp4")
+        show(unit_to_uint8(frames), folder / f"{name}_{int(seed) + index}.mp4")
         for index, frames in enumerate(out.frames)
     ]
     visit.keep_newest(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -84,15 +84,10 @@ class Visitor:
         self.page.set_default_timeout(TIMEOUT_MS)
         self.requests, self.complaints, self.pressed = [], [], set()
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", self._note)
+        self.page.on("console", lambda line: self.complaints.append(line.text) if line.type == "error" else None)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(url)
         self.page.wait_for_selector("#sample-go")
-
-    def _note(self, line: "ConsoleMessage") -> None:
-        """Keep an error, but for gradio's own where somebody stops what has not yet come into its queue."""
-        if line.type == "error" and not line.location["url"].endswith("/cancel"):
-            self.complaints.append(line.text)
 
     def tab(self, name: str) -> None:
         """Turn to a tab."""
@@ -116,6 +111,16 @@ class Visitor:
     def upload(self, place: str, path: Path) -> None:
         """Upload a file in a place, named by its id."""
         self.page.set_input_files(f"#{place} input[type=file]", path)
+
+    @contextmanager
+    def replies_held_back(self, address: str) -> Iterator[None]:
+        """Inside the block the server has the requests for an address, but the page waits for their replies."""
+        held = []
+        self.page.route(address, lambda route: held.append((route, route.fetch())))
+        yield
+        for route, reply in held:
+            route.fulfill(response=reply)
+        self.page.unroute(address)
 
     def wait_for(self, status: str, text: str) -> str:
         """Wait until the line of this id holds a text; returns the whole line."""

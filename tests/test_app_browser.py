@@ -63,11 +63,15 @@ def test_every_button_does_what_it_says(page, folder, tmp_path):
     assert "Traceback" not in (folder / "log.txt").read_text()
 
 
-def press_sample(visitor: Visitor) -> None:
+def begin_long_work(visitor: Visitor) -> None:
     visitor.fill("Number of videos", 8)
     visitor.fill("Steps", 200)
     visitor.press("sample-go")
     visitor.wait_for("sample-status", "sampling")
+
+
+def press_sample(visitor: Visitor) -> None:
+    begin_long_work(visitor)
     visitor.press("sample-stop")
     visitor.wait_for("sample-status", "Stopped.")
     visitor.wait_for_videos(0)
@@ -164,10 +168,7 @@ def test_a_file_that_is_too_large_is_refused_in_a_sentence(page, folder, tmp_pat
 
 def test_a_second_visitor_waits_and_may_leave_the_queue(page):
     first, second = page(), page()
-    first.fill("Number of videos", 8)
-    first.fill("Steps", 200)
-    first.press("sample-go")
-    first.wait_for("sample-status", "sampling")
+    begin_long_work(first)
     second.press("sample-go")
     second.wait_for("sample-status", "queue")
     second.press("sample-stop")
@@ -179,13 +180,25 @@ def test_a_second_visitor_waits_and_may_leave_the_queue(page):
     assert first.complaints == second.complaints == []
 
 
+def test_work_that_is_stopped_before_its_number_is_known_does_not_run(page):
+    first, second = page(), page()
+    begin_long_work(first)
+    with second.page.expect_response("**/reset"), second.replies_held_back("**/queue/join*"):
+        second.press("sample-go")
+        second.press("sample-stop")
+        second.wait_for("sample-status", "Stopped.")
+    first.press("sample-stop")
+    first.wait_for("sample-status", "Stopped.")
+    first.fill("Steps", 4)
+    first.start("sample-go", "sample-status", "decoding")  # it would come after the other one's
+    assert "Stopped." in second.page.inner_text("#sample-status") and second.page.locator("video[src]").count() == 0
+    assert first.complaints == second.complaints == []
+
+
 def test_a_signal_ends_the_page_amid_work_and_leaves_nothing(browser, tmp_path):
     with serving(tmp_path) as (url, process):
         visitor = Visitor(browser, url)
-        visitor.fill("Number of videos", 8)
-        visitor.fill("Steps", 200)
-        visitor.press("sample-go")
-        visitor.wait_for("sample-status", "sampling")
+        begin_long_work(visitor)
         process.terminate()
         assert process.wait(timeout=60) == 128 + 15
     assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]

@@ -84,6 +84,15 @@ def test_an_address_in_the_place_of_a_file_is_fetched_for_no_control(tmp_path, m
     assert fetched == []
 
 
+def test_what_two_visitors_upload_at_once_are_two_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with serving(tmp_path) as page, httpx.Client(base_url=f"{page.local_url}gradio_api/") as visitor:
+        sent = [visitor.post("upload", files={"files": ("film.mp4", b"the same")}).json() for _ in range(2)]
+        (first,), (second,) = (map(Path, paths) for paths in sent)
+        assert first != second and first.name == second.name == "film.mp4" and tmp_path in first.parents
+        assert first.read_bytes() == second.read_bytes() == b"the same"
+
+
 def test_a_page_is_served_at_an_address_of_ipv6(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     try:

@@ -1,8 +1,11 @@
 """The page as a whole: its tabs, its looks, and what is done when a visitor leaves."""
 
+import secrets
 from typing import Any
 
 import gradio as gr
+from gradio import route_utils
+from gradio.route_utils import GradioUploadFile
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
 from pipelines.page.controls import Desk
@@ -23,15 +26,32 @@ CSS = """
 [id$="-status"] :is(.error, .clear-status) { display: none; }
 [id$="-status"] :is(td, th) { word-break: normal; }
 """
-# Videos of one row that last equally long are shown at the same moment.
-JS = """() => setInterval(() => {
-  for (const row of document.querySelectorAll(".together")) {
-    const [first, ...others] = row.querySelectorAll("video");
-    for (const other of others)
-      if (Math.abs(other.duration - first.duration) < 0.01 && Math.abs(other.currentTime - first.currentTime) > 0.1)
-        other.currentTime = first.currentTime;
-  }
-}, 1000)"""
+# Work that is stopped before the server has said under which number it waits is cancelled as soon as it has: gradio
+# would cancel number null, and the work would go on. (A reset follows its cancel, and names no function.) Videos of one
+# row that last equally long are shown at the same moment.
+JS = """() => {
+  const send = window.fetch, joined = {};
+  let cancelled = null;
+  window.fetch = async (address, options) => {
+    const path = String(address.url ?? address).split("?")[0];
+    if (path.endsWith("/queue/join"))
+      return (joined[JSON.parse(options.body).fn_index] = send(address, options)).then(reply => reply.clone());
+    if (path.endsWith("/cancel") || path.endsWith("/reset")) {
+      const body = JSON.parse(options.body), reply = await joined[body.fn_index];
+      cancelled = body.event_id ??= reply ? (await reply.clone().json()).event_id : cancelled;
+      options = {...options, body: JSON.stringify(body)};
+    }
+    return send(address, options);
+  };
+  setInterval(() => {
+    for (const row of document.querySelectorAll(".together")) {
+      const [first, ...others] = row.querySelectorAll("video");
+      for (const other of others)
+        if (Math.abs(other.duration - first.duration) < 0.01 && Math.abs(other.currentTime - first.currentTime) > 0.1)
+          other.currentTime = first.currentTime;
+    }
+  }, 1000);
+}"""
 
 
 class Page(gr.Blocks):
@@ -45,6 +65,17 @@ class Page(gr.Blocks):
         """
         traverse(inputs, _refuse_address, is_file_obj_with_meta)
         return await super().preprocess_data(block_fn, inputs, *rest)
+
+
+class OwnUpload(GradioUploadFile):
+    """gradio's, which names the folder of an upload by its content alone: whoever uploads the same would share it."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.sha.update(secrets.token_bytes())
+
+
+route_utils.GradioUploadFile = OwnUpload  # gradio makes them by this name
 
 
 def _refuse_address(file: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Visit:
     def take_upload(self, path: str | Path) -> Path:
         """Move an uploaded file to the visit, unless it is there; `drop_upload` or the visit's end removes it.
 
-        gradio gives a file that is uploaded twice one path, so that it would be removed for both who uploaded it.
+        There it is removed with all else of him, and not by age. Whoever has an earlier path of it may go on giving it.
 
         Returns:
             Where it is now; a path at which there is no file is returned as it is.

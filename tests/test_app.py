@@ -98,6 +98,9 @@ def test_guidance_and_scheduler_are_used_and_the_pipelines_own_is_put_back(studi
         studio.sample("circle_vertical", 1, SamplingSettings(3, scheduler="DDIMScheduler"), Work())
     with pytest.raises(UserError, match="there is no seed"):
         studio.sample("circle_vertical", None, QUICK, Work())
+    for seed in (-5, 2**31):
+        with pytest.raises(UserError, match=f"the seed must be in 0 to 2147483647, got {seed}"):
+            studio.sample("circle_vertical", seed, QUICK, Work())
 
 
 def test_sampling_ends_after_the_step_in_which_it_is_stopped(studio, visit, monkeypatch):
@@ -124,6 +127,8 @@ def test_real_clips_are_held_out_clips_of_their_class(studio):
     for number in (101, None):
         with pytest.raises(UserError, match="have the numbers 1 to 100, got"):
             studio.real_clip("circle_horizontal", number)
+    with pytest.raises(UserError, match="the number of a clip must be at least 1, got 0"):
+        studio.real_clip("circle_horizontal", 0)
     other = Studio(tiny_pipeline(), Limits())
     assert other.real_clips is None and other.classes == ["Circle Left", "Circle Right", "Square Left"]
     with pytest.raises(UserError, match="upload a video instead"):

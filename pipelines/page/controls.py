@@ -15,7 +15,6 @@ from pipelines.page.work import Work, WorkStopped
 MODEL = "model"  # all work on the pipeline waits in one queue
 MOST_STEPS = 200
 MOST_GUIDANCE = 10.0
-MOST_SEED = 2**31 - 1
 HEIGHT = 330  # of a video with its label, in pixels
 UPLOAD_HEIGHT = 140
 MARKS = re.compile(r"[\\`*_\[\]$~|]")  # of Markdown amid a line
@@ -170,8 +169,8 @@ def class_choice(studio: Studio, index: int = 0) -> gr.Dropdown:
 
 
 def seed_field(**options: Any) -> gr.Number:
-    """A field for a seed."""
-    return gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MOST_SEED, **options)
+    """A field for a seed, whose range `Studio.sample` checks."""
+    return gr.Number(0, label="Seed", precision=0, **options)
 
 
 def shown_video(label: str, **options: Any) -> gr.Video:

@@ -90,9 +90,7 @@ class SourceControls:
         self.kind = gr.Radio(kinds, value=kinds[0], label=f"Clip {name[-1]} is", elem_id=f"{name}-kind")
         with gr.Row():
             self.class_name = class_choice(studio, index=index)
-            self.number = gr.Number(
-                1, label="Number of the clip", precision=0, minimum=1, visible=kinds[0] == REAL, min_width=120
-            )
+            self.number = gr.Number(1, label="Number of the clip", precision=0, visible=kinds[0] == REAL, min_width=120)
             self.seed = seed_field(visible=kinds[0] == SAMPLE, min_width=120)
         self.upload = upload_field(name, visible=False)
         self.shown = shown_video(f"clip {name[-1]}")

@@ -22,6 +22,8 @@ from pipelines.page.work import Work
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 from pipelines.schedulers import SCHEDULERS, convert_scheduler
 
+MOST_SEED = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class SamplingSettings:
@@ -94,7 +96,7 @@ class Studio:
 
         Args:
             class_name: one of `classes`.
-            seed: of the first video.
+            seed: of the first video, 0 to 2^31 - 1.
             settings: how to sample.
             work: is told of every step, and ends the sampling when it is stopped.
             count: number of videos.
@@ -102,11 +104,13 @@ class Studio:
             given: a latent for which the other one is sampled.
 
         Raises:
-            UserError: as the pipeline does, or if there is no seed.
+            UserError: as the pipeline does, or if there is no seed, or one out of range.
             WorkStopped: if the work was stopped.
         """
         if seed is None:
             raise UserError("there is no seed: give a whole number")
+        if not 0 <= seed <= MOST_SEED:
+            raise UserError(f"the seed must be in 0 to {MOST_SEED}, got {seed}")
         with self._scheduler(settings.scheduler):
             out = self.pipe(
                 class_name,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import PanelRow, moving_panels
 from autoencoder.common.upscaling import SHOWN_WIDTH, upscaled
 
@@ -30,8 +31,12 @@ def video_grid(
         uint8 (T, H, W, 3), H and W even.
 
     Raises:
-        UserError: if `upscale` is unknown.
+        UserError: if `upscale` is unknown, or the videos are not of one shape.
     """
+    if len(shapes := {clip.shape for clip in clips}) != 1:
+        raise UserError(
+            f"the videos of a grid must be of one shape, got {', '.join(map(str, sorted(shapes))) or 'none'}"
+        )
     count = min(len(clips), MOST_VIDEOS)
     labels = list(map(str, range(count))) if labels is None else labels
     width = SHOWN_WIDTH if count <= LARGE else SHOWN_WIDTH // 2

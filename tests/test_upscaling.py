@@ -7,9 +7,10 @@ import torch
 from PIL import ExifTags, Image
 from tiny_models import tiny_vae
 
+from autoencoder.common.errors import UserError
 from autoencoder.common.upscaling import repeats, unrepeated, upscaled
 from autoencoder.data import Shapes
-from autoencoder.data.video_io import ClipReader, index_frames, resized, write_video
+from autoencoder.data.video_io import ClipReader, UnreadableVideo, index_frames, resized, write_video
 from autoencoder.whole_videos.encoded_video import encode_video
 from autoencoder.whole_videos.video_file import open_file
 from pipelines.grid import video_grid
@@ -96,6 +97,8 @@ def test_files_say_what_they_show(tmp_path):
     with Image.open(tmp_path / "a.webp") as webp:
         assert webp.getexif()[ExifTags.Base.ImageDescription] == "16 x 16, shown at 256 x 256 (nearest)"
         assert webp.size == (256, 256)
+    with pytest.raises(UnreadableVideo, match="a.webp: FFmpeg reads no moving WebP: give the video as mp4 or GIF"):
+        ClipReader(2, 16, None).read(tmp_path / "a.webp")
 
 
 def plain_clips(count: int) -> list[np.ndarray]:
@@ -128,6 +131,26 @@ def test_a_grid_of_single_videos_has_even_lines(classes):
     tops, lefts = zip(*(corner(grid[0], index) for index in range(10)), strict=True)
     assert len(set(tops)) == 2 and len(set(lefts[:5])) == 5 and lefts[:5] == lefts[5:]
     assert not any(side % 2 for side in grid.shape[1:3])
+
+
+def test_a_grid_of_seven_has_a_line_that_is_not_full_and_one_of_one_is_the_video():
+    grid = video_grid(plain_clips(7))
+    tops, lefts = zip(*(corner(grid[0], index) for index in range(7)), strict=True)
+    assert lefts[:3] == lefts[4:] and len(set(lefts)) == 4 and len(set(tops)) == 2
+    assert shows(video_grid(plain_clips(1)), 0).sum() == 2 * 256**2
+
+
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        ([(3, 8, 8, 3), (2, 8, 8, 3)], r"must be of one shape, got \(2, 8, 8, 3\), \(3, 8, 8, 3\)$"),
+        ([(2, 8, 8, 3), (2, 8, 16, 3)], r"must be of one shape, got \(2, 8, 8, 3\), \(2, 8, 16, 3\)$"),
+        ([], "must be of one shape, got none$"),
+    ],
+)
+def test_a_grid_of_different_videos_is_refused(shapes, message):
+    with pytest.raises(UserError, match=message):
+        video_grid([np.zeros(shape, dtype=np.uint8) for shape in shapes])
 
 
 def test_a_grid_shows_so_many_videos_at_most():

@@ -104,6 +104,8 @@ def reason_of(error: av.FFmpegError | OSError) -> str:
 
 
 def _obstacle_to_decoding(container: av.container.InputContainer) -> str | None:
+    if container.format.name == "webp_pipe":
+        return "FFmpeg reads no moving WebP: give the video as mp4 or GIF"
     if container.format.name.endswith("_pipe"):  # so FFmpeg calls what reads a picture as a video of one frame
         return f"it is a single picture ({container.format.long_name}), not a video"
     stream = container.streams.best("video")

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from autoencoder.checkpoint import fingerprint
 from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError, first_few
@@ -21,7 +22,7 @@ from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
-from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
+from generator.latent_cache import LatentCache, autoencoder_folder, build_cache
 from generator.lora import add_lora
 from generator.lora_run import LoraRun
 from generator.objective import make_scheduler

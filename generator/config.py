@@ -204,7 +204,7 @@ class TrainConfig(RunConfig, CacheConfig):
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         RunConfig.MAY_CHANGE
         | CacheConfig.MAY_CHANGE
-        | {"latent_cache", "rebuild_cache", "validate_every", "val_videos", "gradient_checkpointing", "compile"}
+        | {"latent_cache", "rebuild_cache", "validate_every", "val_videos"}
         | {"sample_every", "sample_classes", "sample_steps", "sample_guidance", "sample_guidance_interval"}
     )
 
@@ -246,8 +246,6 @@ class TrainConfig(RunConfig, CacheConfig):
     """Steps between two validations: losses on held-out videos, whose latents are cached, too; null never validates."""
     val_videos: int = 256
     """Held-out videos to validate on, at most."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass, which saves memory."""
 
     def __post_init__(self):
         RunConfig.__post_init__(self)

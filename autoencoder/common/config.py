@@ -23,7 +23,8 @@ class RunConfig:
     """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"output_dir", "resume", "dry_run", "micro_batch_size", "attention_backend"}
+        {"output_dir", "resume", "dry_run", "micro_batch_size"}
+        | {"compile", "attention_backend", "gradient_checkpointing"}
         | {"logger", "log_every", "checkpoint_every", "keep_checkpoints"}
     )
 
@@ -58,6 +59,8 @@ class RunConfig:
     attention_backend: str | None = None
     """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
     null lets torch choose."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, which saves memory."""
     logger: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where scalars and previews are recorded: "tensorboard"; "wandb", Weights & Biases, for which pip install
     "vidtwin[wandb]"; "csv", a file of the scalars alone; or several of these."""

@@ -209,7 +209,7 @@ class TrainConfig(RunConfig, DataConfig):
         RunConfig.MAY_CHANGE
         | DataConfig.MAY_CHANGE
         | {"lpips_weights", "validate_every", "num_held_out"}
-        | {"accelerator", "devices", "num_nodes", "gradient_checkpointing", "compile"}
+        | {"accelerator", "devices", "num_nodes"}
     )
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -266,8 +266,6 @@ class TrainConfig(RunConfig, DataConfig):
     the processes that a launcher has started, or one CPU."""
     num_nodes: int = 1
     """Machines that train together."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass, which saves memory."""
 
     def __post_init__(self):
         RunConfig.__post_init__(self)

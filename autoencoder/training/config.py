@@ -286,6 +286,12 @@ class TrainConfig(RunConfig, DataConfig):
             raise UserError(f"gan_start={self.gan_start} is never reached in max_steps={self.max_steps}")
         self.micro_batches(self.num_processes)
 
+    def kl_weights_in(self, step: int) -> tuple[float, float] | None:
+        """Weights of both latents' KL divergences in a step, numbered from 1; None where they have one and the same."""
+        if self.structure_kl == self.dynamics_kl == KLConfig():
+            return None
+        return self.structure_kl.weight_in(step, self.kl_weight), self.dynamics_kl.weight_in(step, self.kl_weight)
+
     @property
     def device(self) -> "torch.device":
         """The device that `accelerator` stands for on this machine."""

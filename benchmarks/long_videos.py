@@ -48,9 +48,8 @@ class LongVideosConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark, from command-line arguments."""
-    config = commands.build(
-        LongVideosConfig, commands.make_parser(LongVideosConfig, __doc__, "benchmarks.long_videos").read(argv)
-    )
+    parser = commands.make_parser(LongVideosConfig, __doc__, "benchmarks.long_videos")
+    config = commands.build(LongVideosConfig, parser.read(argv))
 
     from benchmarks.work.long_videos import execute
 

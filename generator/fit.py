@@ -227,7 +227,7 @@ def train(
         folder: the run's folder, which goes on from its newest checkpoint.
         callbacks: called with the trainer after every step.
         accelerator: made by `make_accelerator`, which is called if none is given.
-        progress: whether to show progress bars.
+        progress: whether to show progress bars, and to print and record what is trained and where.
 
     Returns:
         The trainer, whose `scalars` hold the last record.

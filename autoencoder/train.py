@@ -40,14 +40,9 @@ def parse(
     vae = partial(model_folder, part="vae")
     folder, settings = prepare(parser, argv, RUNS, preset=lambda asked: PRESETS.get(asked.dataset, "tiny"), started=vae)
 
-    import torch
-
-    from autoencoder.common.checkpoints import newest_whole_checkpoint
     from autoencoder.common.device import resolve_device
     from autoencoder.common.precision import settle_precision
     from autoencoder.training.fit import check_inputs
-    from autoencoder.training.start import start_from
-    from autoencoder.vidtwin import AutoencoderVidTwin
 
     device = "cpu" if settings.accelerator == "cpu" else resolve_device("auto")
     settings.precision = settle_precision(settings.precision, device, folder.config)
@@ -57,13 +52,25 @@ def parse(
         announce_resumed(folder, text, parser, TrainConfig.MAY_CHANGE)
     if needs_inputs:
         check_inputs(config, settings.model.num_frames, settings.model.sample_size)
-    torch.manual_seed(config.seed)  # the weights that the model starts from
-    model = AutoencoderVidTwin(**vars(settings.model))
-    if config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]:
-        start_from(model, model_folder(config.init_from, "vae"), config.init_missing)
+    model = _build_model(config, settings.model, folder)
     if not config.dry_run:
         folder.claim()
     return config, model, folder, text
+
+
+def _build_model(config: TrainConfig, settings: AutoencoderSettings, folder: RunFolder) -> "AutoencoderVidTwin":
+    """The autoencoder with the weights that the run starts from; a checkpoint in `folder` takes their place later."""
+    import torch
+
+    from autoencoder.common.checkpoints import newest_whole_checkpoint
+    from autoencoder.training.start import start_from
+    from autoencoder.vidtwin import AutoencoderVidTwin
+
+    torch.manual_seed(config.seed)
+    model = AutoencoderVidTwin(**vars(settings))
+    if config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]:
+        start_from(model, model_folder(config.init_from, "vae"), config.init_missing)
+    return model
 
 
 def main(argv: Sequence[str] | None = None) -> None:

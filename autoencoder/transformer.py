@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from autoencoder.common.errors import UserError
 
 NORM_EPS = 1e-6
+MLP_RATIO = 4  # hidden width of a feed-forward over the width
+IMAGE_CHANNELS = 3
 
 
 class AttentionProcessor:
@@ -96,11 +98,11 @@ class SpatialTemporalBlock(nn.Module):
     share one gate.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0):
+    def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.spatial_attention = Attention(dim, num_heads)
         self.temporal_attention = Attention(dim, num_heads, causal=True)
-        self.feed_forward = FeedForward(dim, int(mlp_ratio * dim))
+        self.feed_forward = FeedForward(dim, MLP_RATIO * dim)
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
 
     def forward(self, x: torch.Tensor, temporal_position: torch.Tensor | None = None) -> torch.Tensor:
@@ -196,12 +198,11 @@ class Encoder(nn.Module):
         dim: int,
         num_layers: int,
         num_heads: int,
-        in_channels: int = 3,
         patch_overlap: int = 0,
     ):
         super().__init__()
         self.patch_size, self.patch_overlap = patch_size, patch_overlap
-        self.patch_embedding = nn.Linear(in_channels * (patch_size + 2 * patch_overlap) ** 2, dim)
+        self.patch_embedding = nn.Linear(IMAGE_CHANNELS * (patch_size + 2 * patch_overlap) ** 2, dim)
         self.transformer = SpatialTemporalTransformer(num_frames, grid_size, dim, num_layers, num_heads)
 
     def forward(self, video: torch.Tensor) -> torch.Tensor:
@@ -217,21 +218,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Backbone features to video; no input projection."""
 
-    def __init__(
-        self,
-        num_frames: int,
-        grid_size: int,
-        patch_size: int,
-        dim: int,
-        num_layers: int,
-        num_heads: int,
-        out_channels: int = 3,
-    ):
+    def __init__(self, num_frames: int, grid_size: int, patch_size: int, dim: int, num_layers: int, num_heads: int):
         super().__init__()
         self.patch_size, self.grid_size = patch_size, grid_size
         self.transformer = SpatialTemporalTransformer(num_frames, grid_size, dim, num_layers, num_heads)
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
-        self.proj_out = nn.Linear(dim, patch_size**2 * out_channels)
+        self.proj_out = nn.Linear(dim, patch_size**2 * IMAGE_CHANNELS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, F, h w, C) -> (B, 3, F, H, W)."""

@@ -17,7 +17,7 @@ from autoencoder.ablations import PLACE_CHANNELS, DynamicsQFormerEncoder, SpaceI
 from autoencoder.common.chatter import silence_empty_casts
 from autoencoder.common.errors import UserError
 from autoencoder.dynamics import DynamicsDecoder, DynamicsEncoder
-from autoencoder.latents import VidTwinLatents, VidTwinPosterior
+from autoencoder.latents import Generators, VidTwinLatents, VidTwinPosterior
 from autoencoder.structure import QFormer, StructureDecoder, StructureEncoder, halved
 from autoencoder.transformer import Decoder, Encoder, initialize_backbone, initialize_branch
 
@@ -248,6 +248,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
 
         Args:
             video: float (B, 3, F, H, W) in [-1, 1].
+            return_dict: whether to return an `EncoderOutput` rather than a plain tuple.
 
         Returns:
             `.latent_dist`, a `VidTwinPosterior`.
@@ -283,6 +284,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
         Args:
             latents: as `encode` returns them.
             part: "both", or "structure" or "dynamics" to leave the other one out.
+            return_dict: whether to return a `DecoderOutput` rather than a plain tuple.
 
         Returns:
             `.sample`, video (B, 3, F, H, W), about [-1, 1].
@@ -327,7 +329,7 @@ class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMix
         self,
         video: torch.Tensor,
         sample_posterior: bool = False,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         return_dict: bool = True,
     ) -> AutoencoderOutput | tuple[torch.Tensor, VidTwinPosterior]:
         """Encode and decode.

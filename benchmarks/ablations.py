@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common import commands
-from benchmarks.settings import (
-    check_counts,
-    chosen_variants,
-)
+from autoencoder.common.errors import check_least
+from benchmarks.settings import chosen_variants
 
 FULL, ONE_LATENT = "full", "one_latent"
 # The paper's PSNR in dB and SSIM, taken at one early step of its own training.
@@ -44,7 +42,7 @@ class AblationConfig:
     """Folder of the runs and of ablations.json; the runs of an earlier comparison are replaced."""
 
     def __post_init__(self):
-        check_counts(seeds=self.seeds, max_steps=self.max_steps)
+        check_least(self, 1, "seeds", "max_steps")
         self.names = chosen_variants(self.variants, list(PAPER))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common import commands
-from benchmarks.settings import check_counts
+from autoencoder.common.errors import check_least
 
 
 @dataclass
@@ -36,7 +36,7 @@ class CacheBenchmarkConfig:
 
     def __post_init__(self):
         counts = ("clips", "factor", "shard_size", "batch_size", "batches")
-        check_counts(**{name: getattr(self, name) for name in counts})
+        check_least(self, 1, *counts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common import commands
-from benchmarks.settings import (
-    check_counts,
-    chosen_variants,
-)
+from autoencoder.common.errors import check_least
+from benchmarks.settings import chosen_variants
 
 DEFAULT = "default"
 # Flags of `generator.train` by variant.
@@ -70,7 +68,7 @@ class ChoicesConfig:
 
     def __post_init__(self):
         counts = ("max_steps", "max_videos", "seeds", "videos_per_class", "num_inference_steps")
-        check_counts(**{name: getattr(self, name) for name in counts})
+        check_least(self, 1, *counts)
         chosen_variants(self.variants.replace("+", ","), list(CHOICES))
         self.names = self.variants.split(",")
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
-from autoencoder.common.cost import count_flops
-from benchmarks.suite import TRAINING_FLOPS, preset_model
+from autoencoder.common.cost import count_flops, training_flops
+from benchmarks.suite import preset_model
 from benchmarks.turns import Contender
 from generator import VidTwinDiT
 
@@ -216,4 +216,4 @@ def training_step(name: str, model: nn.Module, inputs: tuple, dtype: torch.dtype
         optimizer.step()
         optimizer.zero_grad()
 
-    return Contender(name, model, call, TRAINING_FLOPS * count_flops(model, *inputs))
+    return Contender(name, model, call, training_flops(model, *inputs))

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoencoder.common import commands
-from autoencoder.common.errors import UserError
-from benchmarks.settings import check_counts
+from autoencoder.common.errors import UserError, check_least
 
 SAMPLINGS = ("time", "stride")
 
@@ -33,7 +32,7 @@ class DataBenchmarkConfig:
         for sampling in self.samplings:
             if sampling not in SAMPLINGS:
                 raise UserError(f"sampling must be of {', '.join(SAMPLINGS)}, got {sampling!r}")
-        check_counts(rounds=self.rounds, num_frames=self.num_frames, size=self.size)
+        check_least(self, 1, "rounds", "num_frames", "size")
         if not self.sample_fps > 0:
             raise UserError(f"sample_fps must be positive, got {self.sample_fps}")
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoencoder.common import commands
-from autoencoder.common.errors import UserError
-from benchmarks.settings import check_counts
+from autoencoder.common.errors import UserError, check_least
 
 
 @dataclass
@@ -47,10 +46,8 @@ class GoalsConfig:
     """Where to run, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
 
     def __post_init__(self):
-        names = ("samples_per_class", "exchanged_pairs", "held_out_clips", "num_inference_steps")
-        check_counts(**{name: getattr(self, name) for name in names})
-        if self.judged_clips is not None:
-            check_counts(judged_clips=self.judged_clips)
+        names = ("samples_per_class", "exchanged_pairs", "held_out_clips", "num_inference_steps", "judged_clips")
+        check_least(self, 1, *names)
         if not self.pipelines:
             raise UserError("nothing to measure: give folders of pipelines by --pipeline")
 

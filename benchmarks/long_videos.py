@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoencoder.common import commands
-from autoencoder.common.errors import UserError
-from benchmarks.settings import check_counts
+from autoencoder.common.errors import UserError, check_least
 
 
 @dataclass
@@ -42,16 +41,15 @@ class LongVideosConfig:
 
     def __post_init__(self):
         names = ("num_frames", "videos_per_class", "num_inference_steps")
-        check_counts(**{name: getattr(self, name) for name in names})
+        check_least(self, 1, *names)
         if not self.overlaps:
             raise UserError("overlaps is an empty list: give one or more, such as [4, 8]")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark, from command-line arguments."""
-    config = commands.build(
-        LongVideosConfig, commands.make_parser(LongVideosConfig, __doc__, "benchmarks.long_videos").read(argv)
-    )
+    parser = commands.make_parser(LongVideosConfig, __doc__, "benchmarks.long_videos")
+    config = commands.build(LongVideosConfig, parser.read(argv))
 
     from benchmarks.work.long_videos import execute
 

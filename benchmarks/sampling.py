@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoencoder.common import commands
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, check_least
 from benchmarks.settings import DTYPE_NAMES
 
 PARTS = ("denoiser", "decoder", "equal")
@@ -41,9 +41,7 @@ class SamplingConfig:
                 raise UserError(f"parts must be of {', '.join(PARTS)}, got {part!r}")
         if self.dtype not in DTYPE_NAMES:
             raise UserError(f"dtype must be of {', '.join(DTYPE_NAMES)}, got {self.dtype!r}")
-        for name in ("steps", "layers", "rounds"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        check_least(self, 1, "steps", "layers", "rounds")
 
     @property
     def part_list(self) -> list[str]:

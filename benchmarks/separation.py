@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoencoder.common import commands
-from autoencoder.common.errors import UserError
-from benchmarks.settings import check_counts
+from autoencoder.common.errors import UserError, check_least
 
 
 @dataclass
@@ -53,15 +52,13 @@ class SeparationConfig:
     """Where to run, such as "cpu" or "cuda:0"; "auto" takes CUDA where there is one."""
 
     def __post_init__(self):
-        check_counts(count=self.count, num_inference_steps=self.num_inference_steps)
+        check_least(self, 1, "count", "num_inference_steps", "judged_clips")
         if self.probe_clips != 0 and self.probe_clips < 100:
             raise UserError(f"probe_clips must be at least 100, or 0 for no probes, got {self.probe_clips}")
         if not (self.checkpoints or self.pipeline):
             raise UserError("nothing to measure: give folders of autoencoders by --checkpoint, or a --pipeline")
         if self.judge is not None and self.dataset != "sprites":
             raise UserError(f"a judge is for --dataset sprites; the oracle judges {self.dataset}")
-        if self.judged_clips is not None:
-            check_counts(judged_clips=self.judged_clips)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

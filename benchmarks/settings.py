@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, check_least
 
 DTYPE_NAMES = ("fp32", "bf16")
 
@@ -64,8 +64,7 @@ class BenchmarkConfig:
                 raise UserError(f"dtype must be of {', '.join(DTYPE_NAMES)}, got {dtype!r}")
         if not all(entry.isdecimal() and int(entry) for entry in self.batch_size.split(",")):
             raise UserError(f"batch_size must be positive integers, separated by commas, got {self.batch_size!r}")
-        if self.rounds < 1:
-            raise UserError(f"rounds must be at least 1, got {self.rounds}")
+        check_least(self, 1, "rounds")
 
     @property
     def size_list(self) -> list[str]:

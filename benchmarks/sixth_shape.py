@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common import commands
-from autoencoder.common.errors import UserError
-from benchmarks.settings import check_counts
+from autoencoder.common.errors import UserError, check_least
 
 
 @dataclass
@@ -47,7 +46,7 @@ class SixthShapeConfig:
 
     def __post_init__(self):
         names = ("num_clips", "seeds", "samples_per_class", "held_out_clips", "num_inference_steps")
-        check_counts(**{name: getattr(self, name) for name in names})
+        check_least(self, 1, *names)
         if self.held_out_clips not in range(12, 1001):
             raise UserError(f"held_out_clips must be 12 to 1000, got {self.held_out_clips}")
         if self.num_clips < 2:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common import commands
-from autoencoder.common.errors import ExistingFileError, UserError
-from benchmarks.settings import check_counts
+from autoencoder.common.errors import ExistingFileError, UserError, check_least
 
 
 @dataclass
@@ -36,7 +35,7 @@ class JudgeConfig:
     """Where to train; "auto" takes CUDA where there is one."""
 
     def __post_init__(self):
-        check_counts(epochs=self.epochs, batch_size=self.batch_size, width=self.width)
+        check_least(self, 1, "epochs", "batch_size", "width")
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate must be positive, got {self.learning_rate}")
 

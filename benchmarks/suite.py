@@ -11,14 +11,13 @@ import yaml
 from torch import nn
 
 from autoencoder.common import commands
-from autoencoder.common.cost import count_flops
+from autoencoder.common.cost import count_flops, training_flops
 from autoencoder.common.device import resolve_device
 from benchmarks.measure import measure_in_turns, time_by_kind
 from benchmarks.report import HEADER, Result, environment, write_json
 from benchmarks.settings import DTYPE_NAMES, BenchmarkConfig
 
 DTYPES = dict(zip(DTYPE_NAMES, (torch.float32, torch.bfloat16), strict=True))
-TRAINING_FLOPS = 3  # of a forward; by convention a backward pass counts as two
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def training_step(stage: Stage, size: str, batch_size: int, dtype: str, device: 
         optimizer.step()
         optimizer.zero_grad()
 
-    return Work(call, model, TRAINING_FLOPS * count_flops(model, *inputs))
+    return Work(call, model, training_flops(model, *inputs))
 
 
 WORKS = {"forward": forward, "training step": training_step}

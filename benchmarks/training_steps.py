@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autoencoder import AutoencoderVidTwin
-from autoencoder.common.optimization import OptimizerConfig
+from autoencoder.common.config import OptimizerConfig
 from autoencoder.metrics.lpips import Lpips
 from autoencoder.training import config as stage_one
 from autoencoder.training.discriminator import PatchDiscriminator

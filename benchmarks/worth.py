@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoencoder.common import commands
-from autoencoder.common.errors import UserError
-from benchmarks.settings import check_counts
+from autoencoder.common.errors import UserError, check_least
 
 
 @dataclass
@@ -43,7 +42,7 @@ class WorthConfig:
 
     def __post_init__(self):
         counts = ("num_shapes", "max_steps", "max_videos", "seeds", "num_samples", "num_inference_steps")
-        check_counts(**{name: getattr(self, name) for name in counts})
+        check_least(self, 1, *counts)
         names = [text.partition("=")[0] for text in self.checkpoints]
         if len(set(names)) < 3 or len(set(names)) < len(names) or not all("=" in text for text in self.checkpoints):
             raise UserError(

@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Encode a data set, from command-line arguments."""
     config = parse(argv)
 
-    from autoencoder.checkpoint import load_autoencoder
+    from autoencoder.checkpoint import fingerprint, load_autoencoder
     from autoencoder.common.processes import process_group
-    from generator.latent_cache import autoencoder_folder, build_cache, fingerprint
+    from generator.latent_cache import autoencoder_folder, build_cache
 
     folder = autoencoder_folder(config.autoencoder)
     with process_group() as (rank, _):

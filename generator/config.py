@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from autoencoder.common.config import OptimizerConfig, RunConfig
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, check_least
 from autoencoder.data.config import HELD_OUT_SHARE, DataConfig
 
 FLOW_KINDS = ("flow", "flow_sample")
@@ -41,10 +41,7 @@ class CacheConfig(DataConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("clips_per_video", "shard_size", "max_videos"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        check_least(self, 1, "clips_per_video", "shard_size", "max_videos")
         if self.shard_size % (1 + self.flip):
             raise UserError(f"shard_size must be even where clips are mirrored, got {self.shard_size}")
 
@@ -204,7 +201,7 @@ class TrainConfig(RunConfig, CacheConfig):
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         RunConfig.MAY_CHANGE
         | CacheConfig.MAY_CHANGE
-        | {"latent_cache", "rebuild_cache", "validate_every", "val_videos", "gradient_checkpointing", "compile"}
+        | {"latent_cache", "rebuild_cache", "validate_every", "val_videos"}
         | {"sample_every", "sample_classes", "sample_steps", "sample_guidance", "sample_guidance_interval"}
     )
 
@@ -246,16 +243,11 @@ class TrainConfig(RunConfig, CacheConfig):
     """Steps between two validations: losses on held-out videos, whose latents are cached, too; null never validates."""
     val_videos: int = 256
     """Held-out videos to validate on, at most."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass, which saves memory."""
 
     def __post_init__(self):
         RunConfig.__post_init__(self)
         CacheConfig.__post_init__(self)
-        for name in ("sample_every", "sample_classes", "sample_steps", "validate_every", "val_videos"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        check_least(self, 1, "sample_every", "sample_classes", "sample_steps", "validate_every", "val_videos")
         for name in ("ema_decay", "second_ema_decay"):
             decay = getattr(self, name)
             if decay is not None and not 0 <= decay < 1:
@@ -266,9 +258,7 @@ class TrainConfig(RunConfig, CacheConfig):
             raise UserError(f"sample_guidance_interval must satisfy 0 <= low <= high <= 1, got {(low, high)}")
 
     def _check_lora(self) -> None:
-        for name in ("lora_rank", "lora_replay"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_least(self, 0, "lora_rank", "lora_replay")
         if self.lora_replay and not self.lora_rank:
             raise UserError(f"lora_replay={self.lora_replay} is for LoRA: give a --lora-rank, too")
         if self.lora_alpha is not None and not self.lora_alpha > 0:

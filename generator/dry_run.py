@@ -6,14 +6,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from autoencoder.checkpoint import fingerprint
 from autoencoder.common.run import RunFolder
 from autoencoder.common.summary import step_memory, summary
-from autoencoder.vidtwin import AutoencoderVidTwin
-from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
-from generator.fit import build_transformer
-from generator.latent_cache import autoencoder_folder, build_cache
+from generator.fit import build_transformer, open_autoencoder
+from generator.latent_cache import build_cache
 from generator.report import describe_run
 from generator.trainer import GeneratorTrainer
 
@@ -29,9 +26,7 @@ def dry_run(config: TrainConfig, model_settings: dict[str, Any], folder: RunFold
         folder: the run's folder; it is not created. If it holds a run, the step is that after its newest checkpoint.
         accelerator: the run's accelerator.
     """
-    vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
-    autoencoder_hash = fingerprint(vae)
-    check_autoencoder(folder, autoencoder_hash)
+    vae, autoencoder_hash = open_autoencoder(config, folder, accelerator.device)
     size = config.micro_batches(accelerator.num_processes)[0]
     few = replace(config, max_videos=min(size, config.max_videos or size), clips_per_video=1, validate_every=None)
     with TemporaryDirectory(prefix="vidtwin-dry-run-") as temporary:

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from autoencoder.checkpoint import fingerprint
 from autoencoder.common.checkpoints import newest_whole_checkpoint
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError, first_few
@@ -21,7 +22,7 @@ from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
-from generator.latent_cache import LatentCache, autoencoder_folder, build_cache, fingerprint
+from generator.latent_cache import LatentCache, autoencoder_folder, build_cache
 from generator.lora import add_lora
 from generator.lora_run import LoraRun
 from generator.objective import make_scheduler
@@ -170,6 +171,33 @@ def build_transformer(
     return model
 
 
+def open_autoencoder(config: TrainConfig, folder: RunFolder, device: torch.device) -> tuple[AutoencoderVidTwin, str]:
+    """The autoencoder of a run, on a device, and its fingerprint.
+
+    Raises:
+        MissingFileError: if there is none.
+        UserError: if the run's checkpoints are of the latents of another one.
+    """
+    vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(device)
+    autoencoder_hash = fingerprint(vae)
+    check_autoencoder(folder, autoencoder_hash)
+    return vae, autoencoder_hash
+
+
+def _build_caches(
+    config: TrainConfig, vae: AutoencoderVidTwin, autoencoder_hash: str, show: bool
+) -> tuple[LatentCache, LatentCache | None]:
+    """The training set, and the clips to validate on, if there are any."""
+    place = config.latent_cache or config.cache_folder(autoencoder_hash)
+    cache = build_cache(vae, config, place, show, config.rebuild_cache)
+    if not config.validate_every:
+        return cache, None
+    place = f"{config.latent_cache}-val" if config.latent_cache else config.held_out.cache_folder(autoencoder_hash)
+    held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
+    _check_classes(cache, held_out)
+    return cache, held_out
+
+
 def _check_classes(cache: LatentCache, held_out: LatentCache) -> None:
     """Refuse caches in which a label means different classes."""
     if held_out.class_names != cache.class_names:
@@ -199,7 +227,7 @@ def train(
         folder: the run's folder, which goes on from its newest checkpoint.
         callbacks: called with the trainer after every step.
         accelerator: made by `make_accelerator`, which is called if none is given.
-        progress: whether to show progress bars.
+        progress: whether to show progress bars, and to print and record what is trained and where.
 
     Returns:
         The trainer, whose `scalars` hold the last record.
@@ -219,17 +247,9 @@ def _train(
     accelerator: Accelerator,
     progress: bool,
 ) -> GeneratorTrainer:
-    vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
-    autoencoder_hash = fingerprint(vae)
-    check_autoencoder(folder, autoencoder_hash)
+    vae, autoencoder_hash = open_autoencoder(config, folder, accelerator.device)
     show = progress and accelerator.is_main_process
-    place = config.latent_cache or config.cache_folder(autoencoder_hash)
-    cache = build_cache(vae, config, place, show, config.rebuild_cache)
-    held_out = None
-    if config.validate_every:
-        place = f"{config.latent_cache}-val" if config.latent_cache else config.held_out.cache_folder(autoencoder_hash)
-        held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
-        _check_classes(cache, held_out)
+    cache, held_out = _build_caches(config, vae, autoencoder_hash, show)
 
     def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
         return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
@@ -244,7 +264,18 @@ def _train(
         log_run(trainer.records, folder, accelerator.device, trainer.step)
 
     trainer.run([VideoSampler(make_pipeline, config), *callbacks], progress)
-    facts = facts_of_training(config, trainer, cache, autoencoder_hash)
+    _save_pipelines(trainer, make_pipeline, lora, facts_of_training(config, trainer, cache, autoencoder_hash))
+    return trainer
+
+
+def _save_pipelines(
+    trainer: GeneratorTrainer,
+    make_pipeline: Callable[[VidTwinDiT], VidTwinDiffusionPipeline],
+    lora: LoraRun | None,
+    facts: dict[str, Any],
+) -> None:
+    """Leave a pipeline of every moving average, and LoRA's weights; all processes must call it."""
+    folder = trainer.folder
     for number, (average, end) in enumerate(zip(trainer.averages, ENDINGS, strict=False)):
         transformer = trainer.averaged_model(average)
         if transformer is not None:
@@ -256,7 +287,6 @@ def _train(
             pipeline.register_to_config(training=facts | {"metrics": metrics})
             with atomic_folder(folder.path / f"{folder.pipeline.name}{end}") as temporary:
                 pipeline.save_pretrained(temporary)
-    return trainer
 
 
 def facts_of_training(

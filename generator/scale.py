@@ -61,10 +61,10 @@ def _checked_statistics(
     for kind, values in (("mean", mean), ("std", std)):
         if len(values) != channels:
             raise ValueError(f"{name}_{kind} must hold {channels} numbers, one per channel, got {len(values)}")
-    for channel, (center, spread) in enumerate(zip(mean, std, strict=True)):
-        if not (math.isfinite(center) and math.isfinite(spread) and spread > 0):
+    for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):
+        if not (math.isfinite(centre) and math.isfinite(spread) and spread > 0):
             raise UserError(
-                f"channel {channel} of the {name} latent has mean {center} and std {spread}: "
+                f"channel {channel} of the {name} latent has mean {centre} and std {spread}: "
                 "the mean must be finite and the std finite and positive"
             )
     return mean, std

@@ -11,7 +11,7 @@ from einops import rearrange
 from autoencoder.common.errors import UserError
 from autoencoder.latents import VidTwinLatents
 
-STRUCTURE, DYNAMICS_X, DYNAMICS_Y = range(3)
+STRUCTURE = 0  # type of a token; 1 and 2 are dynamics along x and along y
 
 
 @dataclass(frozen=True)

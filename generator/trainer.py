@@ -13,11 +13,10 @@ from diffusers.training_utils import EMAModel
 from torch.distributed.tensor import DTensor
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
-from autoencoder.common.compiling import should_compile
+from autoencoder.common.compiling import set_up_model
 from autoencoder.common.cost import PeakMemory, count_flops, training_flops
 from autoencoder.common.errors import UserError
 from autoencoder.common.guard import FiniteGuard
-from autoencoder.common.precision import set_tf32
 from autoencoder.common.processes import CommonStop
 from autoencoder.common.progress import progress_bar
 from autoencoder.common.records import Records, open_loggers
@@ -81,16 +80,7 @@ class GeneratorTrainer:
         self.held_out = held_out
         self.flops_per_step = flops_of_sample(model, config) * config.batch_size
         optimizer, self.schedule = config.optimizer.build(model, config.max_steps, config.precision)
-        if config.attention_backend:
-            model.set_attention_backend(config.attention_backend)
-        if config.gradient_checkpointing:
-            model.enable_gradient_checkpointing()
-        if accelerator.device.type == "cuda":
-            set_tf32(config.tf32)
-        compiles, remark = should_compile(config.compile, accelerator.device)
-        accelerator.print(remark)
-        if compiles:
-            model.compile_repeated_blocks()
+        set_up_model(model, config, accelerator.device)
         # The schedule stays outside: accelerate would step it once per process.
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.model = model

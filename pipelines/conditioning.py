@@ -20,7 +20,7 @@ from autoencoder.latents import VidTwinLatents
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
 from generator.objective import NUM_TRAIN_TIMESTEPS
-from generator.tokens import STRUCTURE, TokenLayout
+from generator.tokens import STRUCTURE
 from pipelines.arguments import describe, plain
 from pipelines.video_input import FORMS, as_video
 
@@ -109,37 +109,43 @@ class GivenLatent:
     @classmethod
     def make(
         cls,
-        name: str,
-        source: LatentSource,
+        structure: LatentSource | None,
+        dynamics: LatentSource | None,
         batch_size: int,
         transformer: VidTwinDiT,
-        device: torch.device,
         reader: "LatentReader",
-    ) -> "GivenLatent":
+    ) -> "GivenLatent | None":
         """Take a latent from its source.
 
         Args:
-            name: "structure" or "dynamics".
-            source: both latents, of which one is taken; that one alone; a file or a list of files; or a video
-                (`as_video`). An array that has the shape of the latent is taken for the latent.
+            structure, dynamics: source of the latent that is given, and None for the other one: both latents, of which
+                one is taken; that one alone; a file or a list of files; or a video (`as_video`). An array that has the
+                shape of the latent is taken for the latent.
             batch_size: number of videos B; a single source serves all of them.
             transformer: the network that is to sample the other latent.
-            device: the sampling's device.
-            reader: reads or encodes the latents of a file or a video.
+            reader: reads or encodes the latents of a file or a video, on the sampling's device.
+
+        Returns:
+            What is given; None if nothing is.
 
         Raises:
-            UserError: if the transformer was not trained for it, or the number, shape or values do not fit.
+            UserError: if both are given, the transformer was not trained for it, or number, shape or values do not fit.
             TypeError: if the source is none of these.
         """
+        if structure is not None and dynamics is not None:
+            raise UserError("structure and dynamics are both given: there is nothing left to sample")
+        if structure is None and dynamics is None:
+            return None
+        name, source = ("dynamics", dynamics) if structure is None else ("structure", structure)
         if not transformer.config["independent_times"]:
             raise UserError(
                 f"{name} is given, but the transformer was not trained with independent_times and knows both latents "
                 "at one noise level only: train it with --objective.independent_times true"
             )
-        layout = transformer.layout
-        values = _take(name, source, batch_size, _shape(layout, name), reader).to(device)
-        both = {other: values.new_zeros(len(values), *_shape(layout, other)) for other in NAMES} | {name: values}
-        num_frames = 0 if name == "structure" else layout.dynamics_shape[1]
+        shapes = dict(zip(NAMES, (transformer.layout.structure_shape, transformer.layout.dynamics_shape), strict=True))
+        values = _take(name, source, batch_size, shapes[name], reader).to(reader.device)
+        both = {other: values.new_zeros(len(values), *shape) for other, shape in shapes.items()} | {name: values}
+        num_frames = 0 if name == "structure" else transformer.layout.dynamics_shape[1]
         return cls.of(VidTwinLatents(**both), name == "structure", num_frames, transformer)
 
     @property
@@ -341,7 +347,3 @@ def _take(
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _shape(layout: TokenLayout, name: str) -> tuple[int, ...]:
-    return layout.structure_shape if name == "structure" else layout.dynamics_shape

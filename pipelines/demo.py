@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common.commands import build, make_parser, run_command
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, check_least
 from autoencoder.common.locks import locked_folder
 
 
@@ -37,8 +37,7 @@ class DemoConfig:
     always choose by themselves."""
 
     def __post_init__(self):
-        if self.num_inference_steps < 1:
-            raise UserError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        check_least(self, 1, "num_inference_steps")
         if self.pipeline is None and not self.train:
             raise UserError("nothing to show: leave --train true, or name a --pipeline")
 

@@ -14,10 +14,11 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 
-# `from_pretrained` finds the classes of the components among the modules that are already imported.
 from autoencoder.common.cost import Cost, count_flops, measure
 from autoencoder.common.errors import NumericalError, UserError
 from autoencoder.latents import Generators, VidTwinLatents
+
+# `from_pretrained` finds the classes of the components among the modules that are already imported.
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.dit import VidTwinDiT
 from pipelines.arguments import ClassId, Seed, check_count, class_labels, describe, make_generators
@@ -259,7 +260,8 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
         classes = class_labels(call.class_id, self.transformer.config)
         labels = [label for label in classes for _ in range(num_videos_per_class)]
         generator = make_generators(call.generator, len(labels))
-        given = self._given_latent(call.structure, call.dynamics, len(labels), call.clip_fps, call.clip_start)
+        reader = LatentReader(self.vae, call.clip_fps, call.clip_start, torch.device(self._execution_device))
+        given = GivenLatent.make(call.structure, call.dynamics, len(labels), self.transformer, reader)
         tokens = self._initial_tokens(len(labels), generator, call.latents)
         self._solver(call.num_inference_steps)  # so that a wrong number is refused here
         steps = step_arguments(self.scheduler, generator, call.eta)
@@ -342,23 +344,6 @@ class VidTwinDiffusionPipeline(DiffusionPipeline, LoraLoaderMixin):
         if len(noise) != batch_size:
             raise UserError(f"latents hold noise for {len(noise)} videos, {batch_size} are asked for")
         return layout.pack(noise.to(device, torch.float32))  # (B, N, D)
-
-    def _given_latent(
-        self,
-        structure: LatentSource | None,
-        dynamics: LatentSource | None,
-        batch_size: int,
-        clip_fps: float | None,
-        clip_start: float,
-    ) -> GivenLatent | None:
-        if structure is not None and dynamics is not None:
-            raise UserError("structure and dynamics are both given: there is nothing left to sample")
-        if structure is None and dynamics is None:
-            return None
-        name, source = ("dynamics", dynamics) if structure is None else ("structure", structure)
-        device = torch.device(self._execution_device)
-        reader = LatentReader(self.vae, clip_fps, clip_start, device)
-        return GivenLatent.make(name, source, batch_size, self.transformer, device, reader)
 
     def _sample(
         self, plan: Plan, tokens: torch.Tensor, given: GivenLatent | None, solver: Solver

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoencoder.common.commands import build, make_parser, run_command
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, check_least
 from autoencoder.common.files import atomic_path
 
 
@@ -34,8 +34,7 @@ class RecombineConfig:
     def __post_init__(self):
         if self.count < 10:
             raise UserError(f"count must be at least 10, one of every class, got {self.count}")
-        if self.num_inference_steps < 1:
-            raise UserError(f"num_inference_steps must be at least 1, got {self.num_inference_steps}")
+        check_least(self, 1, "num_inference_steps")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoencoder.common.commands import build, make_parser, run_command
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, check_least
 
 
 @dataclass
@@ -73,10 +73,7 @@ class SampleConfig:
     def __post_init__(self):
         if not self.classes:
             raise UserError("no class is given: name one with --class, or --class all")
-        for name in ("num_videos", "num_inference_steps", "batch_size", "num_frames", "overlap"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        check_least(self, 1, "num_videos", "num_inference_steps", "batch_size", "num_frames", "overlap")
         if not self.fps > 0 or (self.clip_fps is not None and not self.clip_fps > 0):
             raise UserError(f"fps and clip_fps must be positive, got {self.fps} and {self.clip_fps}")
         if not 0.01 <= self.fps <= 1000:

@@ -23,7 +23,8 @@ from autoencoder import evaluate as command
 from autoencoder.checkpoint import fingerprint
 from autoencoder.whole_videos import evaluation as evaluation_file
 from autoencoder.whole_videos import video_file
-from autoencoder.whole_videos.scores import ListedVideo, Protocol, VideoScore, best_median_worst, list_videos
+from autoencoder.whole_videos.listed_videos import ListedVideo, list_videos
+from autoencoder.whole_videos.scores import Protocol, VideoScore, best_median_worst
 from autoencoder.whole_videos.video_file import open_file
 
 FRAMES, SIZE = 4, 16  # of the tiny model

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fakecuda import FakeCuda
 
-from autoencoder.common.optimization import OptimizerConfig
+from autoencoder.common.config import OptimizerConfig
 from benchmarks import gpu as gpu_command
 from benchmarks.work import gpu
 from benchmarks.work.gpu import Bench, GpuConfig, Row

@@ -17,7 +17,8 @@ from autoencoder import AutoencoderVidTwin, VidTwinLatents
 from autoencoder import evaluate as command
 from autoencoder.common.errors import UserError
 from autoencoder.metrics.interpolation import halfway, pairs_of_clips, pairs_of_moments
-from autoencoder.whole_videos.scores import ListedVideo, Protocol, decoded, encoded, made_shapes
+from autoencoder.whole_videos.listed_videos import ListedVideo, made_shapes
+from autoencoder.whole_videos.scores import Protocol, decoded, encoded
 
 
 def latents_at(places: list[float], dynamics: list[float] | None = None) -> VidTwinLatents:

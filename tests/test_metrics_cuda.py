@@ -25,7 +25,8 @@ from autoencoder.metrics.i3d_network import I3DNetwork
 from autoencoder.metrics.lpips import Lpips
 from autoencoder.whole_videos.clips import decode_frames, encode_frames
 from autoencoder.whole_videos.encoded_video import decode_video, encode_video
-from autoencoder.whole_videos.scores import Evaluation, ListedVideo, Protocol
+from autoencoder.whole_videos.listed_videos import ListedVideo
+from autoencoder.whole_videos.scores import Evaluation, Protocol
 from autoencoder.whole_videos.video_file import open_file
 from generator import latent_cache
 from generator.config import CacheConfig

@@ -10,7 +10,8 @@ from video_files import UNIT_MATRIX, make_video
 
 from autoencoder.data.orientation import AS_STORED, OddAngle, Orientation, orientation_of
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
-from autoencoder.whole_videos.scores import ListedVideo, Protocol
+from autoencoder.whole_videos.listed_videos import ListedVideo
+from autoencoder.whole_videos.scores import Protocol
 from autoencoder.whole_videos.video_file import open_file, open_writer
 
 FAULTS = Path(__file__).parents[2] / "shared" / "faults" / "videos"

@@ -4,7 +4,6 @@ A command's config is a dataclass with a docstring under each field. Every field
 and an unknown one is an error.
 """
 
-import errno
 import subprocess
 import sys
 from argparse import SUPPRESS
@@ -14,14 +13,12 @@ from typing import Any
 
 from autoencoder.common.chatter import silence_chatter
 from autoencoder.common.errors import UserError, message_of
+from autoencoder.common.files import DISK_ERRORS
 from autoencoder.common.parser import CommandParser, HelpFormatter
 from autoencoder.common.presets import PRESETS, preset_names, preset_path, preset_summary
 from autoencoder.common.signals import Stopped, catch_signals
 
 __all__ = ["PRESETS", "build", "make_parser", "preset_path", "run_command", "start_command"]
-
-# What the operating system may refuse without saying for which file: writing to a disk or beyond a quota that is full.
-NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def make_parser(
@@ -114,6 +111,6 @@ def run_command(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f"error: {message_of(error)}")
     except OSError as error:
-        if error.filename is None and error.errno not in NAMELESS:
+        if error.filename is None and error.errno not in DISK_ERRORS:  # these come without the name of a file
             raise
         sys.exit(f"error: {error}")

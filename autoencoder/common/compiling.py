@@ -1,4 +1,4 @@
-"""Deciding whether the blocks of a model are compiled."""
+"""How a run's model computes: attention kernel, checkpointing, TF32, and whether its blocks are compiled."""
 
 import importlib.util
 import os
@@ -6,8 +6,34 @@ import shutil
 from typing import Literal
 
 import torch
+from diffusers import ModelMixin
+
+from autoencoder.common.config import RunConfig
+from autoencoder.common.launchers import is_first_process
+from autoencoder.common.precision import set_tf32
 
 COMPILERS = ("c++", "g++", "clang++", "cl")
+
+
+def set_up_model(model: ModelMixin, config: RunConfig, device: torch.device) -> None:
+    """Make a model compute as a config says; the first process prints whether its blocks are compiled.
+
+    Args:
+        model: that trains.
+        config: the run's config.
+        device: the run's device.
+    """
+    if config.attention_backend:
+        model.set_attention_backend(config.attention_backend)
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    if device.type == "cuda":
+        set_tf32(config.tf32)
+    compiles, remark = should_compile(config.compile, device)
+    if is_first_process():
+        print(remark)
+    if compiles:
+        model.compile_repeated_blocks()
 
 
 def should_compile(setting: bool | Literal["auto"], device: torch.device) -> tuple[bool, str]:

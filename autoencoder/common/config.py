@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, check_least
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,8 @@ class RunConfig:
     """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
-        {"output_dir", "resume", "dry_run", "micro_batch_size", "attention_backend"}
+        {"output_dir", "resume", "dry_run", "micro_batch_size"}
+        | {"compile", "attention_backend", "gradient_checkpointing"}
         | {"logger", "log_every", "checkpoint_every", "keep_checkpoints"}
     )
 
@@ -58,6 +59,8 @@ class RunConfig:
     attention_backend: str | None = None
     """Attention kernel by diffusers' name, such as "flash", for which flash-attn must be installed, or "_native_math";
     null lets torch choose."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass, which saves memory."""
     logger: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Where scalars and previews are recorded: "tensorboard"; "wandb", Weights & Biases, for which pip install
     "vidtwin[wandb]"; "csv", a file of the scalars alone; or several of these."""
@@ -70,10 +73,7 @@ class RunConfig:
 
     def __post_init__(self):
         sizes = ("batch_size", "micro_batch_size")
-        for name in ("max_steps", *sizes, "log_every", "checkpoint_every", "keep_checkpoints"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        check_least(self, 1, "max_steps", *sizes, "log_every", "checkpoint_every", "keep_checkpoints")
         _check_loggers(self.logger)
         if self.init_missing and self.init_from is None:
             raise UserError("init_missing says what becomes of a model to start from: give --init-from, too")
@@ -145,8 +145,7 @@ class OptimizerConfig:
             raise UserError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
         if not 0 <= self.momentum < 1:
             raise UserError(f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
-        if self.newton_schulz_steps < 1:
-            raise UserError(f"optimizer.newton_schulz_steps must be at least 1, got {self.newton_schulz_steps}")
+        check_least(self, 1, "newton_schulz_steps", group="optimizer.")
         if not self.fallback_lr_scale > 0:
             raise UserError(f"optimizer.fallback_lr_scale must be positive, got {self.fallback_lr_scale}")
         if self.weight_decay < 0 or self.warmup_steps < 0:

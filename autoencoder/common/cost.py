@@ -16,6 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+TRAINING_FLOPS = 3  # of a forward; by convention a backward pass counts as two
+
 _COUNTS: WeakKeyDictionary[nn.Module, dict[tuple, int]] = WeakKeyDictionary()
 
 # Where torch keeps the hooks of a module; each is an ordered dict.
@@ -65,12 +67,12 @@ def format_bytes(size: float) -> str:
 
 
 def training_flops(call: nn.Module | Callable, *inputs: torch.Tensor) -> int:
-    """FLOPs of a training step on `inputs`: a backward pass costs twice its forward.
+    """FLOPs of a training step on `inputs`, `TRAINING_FLOPS` times those of its forward.
 
     Args:
         call, inputs: as for `count_flops`.
     """
-    return 3 * count_flops(call, *inputs)
+    return TRAINING_FLOPS * count_flops(call, *inputs)
 
 
 @contextmanager

@@ -19,6 +19,24 @@ class NumericalError(UserError, FloatingPointError):
     """The arithmetic left the range of numbers, as when a training diverges."""
 
 
+def check_least(settings: object, least: int, *names: str, group: str = "") -> None:
+    """Check that fields of a config are not below a number; None passes.
+
+    Args:
+        settings: the config.
+        least: the number.
+        names: of the fields.
+        group: what the user writes before their names, such as "exchange.".
+
+    Raises:
+        UserError: naming the first field that is, or is no number at all, and its value.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= least:
+            raise UserError(f"{group}{name} must be at least {least}, got {value}")
+
+
 def first_few(names: Iterable[str], count: int = 3, separator: str = ", ") -> str:
     """The first names for a message, or "nothing"; names of files keep to UTF-8, with other bytes escaped."""
     names = [name.encode(errors="backslashreplace").decode() for name in names]

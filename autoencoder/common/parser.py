@@ -176,11 +176,14 @@ class CommandParser(ArgumentParser):
                 self.error(f"{self._source(key)} must be a folder that may be written to, and {locked} may not")
         return namespace
 
+    def _kind(self, key: str) -> Any:
+        """The type of a setting; None where there is no such setting, or no type of it is known."""
+        return next((getattr(action, "_typehint", None) for action in self._actions if action.dest == key), None)
+
     def _text_of(self, key: str, setting: Setting) -> str:
         """The text of a setting as YAML has it: names with commas between them are a list where one is wanted."""
         text = setting.text.strip()
-        kind = next((getattr(action, "_typehint", None) for action in self._actions if action.dest == key), None)
-        if list[str] not in members(kind) or text == "null" or text.startswith("["):
+        if list[str] not in members(self._kind(key)) or text == "null" or text.startswith("["):
             return setting.text
         return json.dumps([name.strip() for name in text.split(",")])
 
@@ -207,9 +210,7 @@ class CommandParser(ArgumentParser):
 
     def _in_a_line(self, message: str) -> str:
         if match := re.match(r'Parser key "([^"]+)":', message):
-            kind = next(
-                (getattr(action, "_typehint", None) for action in self._actions if action.dest == match[1]), None
-            )
+            kind = self._kind(match[1])
             if kind is not None and match[1] in self.merged:
                 return f"{self._source(match[1])} must be {in_words(kind)}, got {self.merged[match[1]].text!r}"
         if match := re.match(r"the following arguments are required: (.*)", message):

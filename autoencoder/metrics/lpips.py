@@ -41,6 +41,7 @@ class Lpips(torchmetrics_lpips._NoTrainLpips):
         super().__init__(pretrained=False, net="vgg", pnet_rand=True)
 
     def train(self, mode: bool = True) -> "Lpips":
+        """Stay in eval mode; torchmetrics', which sees to that, has no default for `mode` as `nn.Module.train` does."""
         return super().train(mode)
 
     def forward(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from autoencoder.common.config import OptimizerConfig, RunConfig
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, check_least
 from autoencoder.data.config import DataConfig
 from autoencoder.training.schedules import remaining, risen
 
@@ -15,14 +15,6 @@ if TYPE_CHECKING:
 
 def _discriminator_optimizer() -> OptimizerConfig:
     return OptimizerConfig(name="adam", learning_rate=8e-5)
-
-
-def _check_not_negative(settings: object, group: str, *names: str) -> None:
-    """Raise a `UserError` if one of these settings, called `group.name` by the user, is below 0; None is allowed."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not value >= 0:
-            raise UserError(f"{group}.{name} must be at least 0, got {value}")
 
 
 @dataclass
@@ -73,7 +65,7 @@ class ExchangeConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"exchange.{name} must lie in [0, 1], got {getattr(self, name)}")
         steps = ("start", "warmup_steps", "view_start", "view_warmup_steps", "structure_only_steps")
-        _check_not_negative(self, "exchange", *steps, "structure_only_decay", "blur")
+        check_least(self, 0, *steps, "structure_only_decay", "blur", group="exchange.")
         if not 0 <= self.scale < 1:
             raise UserError(f"exchange.scale must lie in [0, 1), got {self.scale}")
         if not 0 <= self.align < 0.5:
@@ -160,7 +152,7 @@ class GuideConfig:
 
     def __post_init__(self):
         names = ("weight", "steps", "decay_steps", "taught_steps", "taught_decay")
-        _check_not_negative(self, "dynamics_guide", *names)
+        check_least(self, 0, *names, group="dynamics_guide.")
 
     def weight_in(self, step: int) -> float:
         """The weight in a step, numbered from 1."""
@@ -195,7 +187,7 @@ class InterpolatingNoiseConfig:
     def __post_init__(self):
         if not 0 <= self.level <= 1:
             raise UserError(f"interpolating_noise.level must lie in [0, 1], got {self.level}")
-        _check_not_negative(self, "interpolating_noise", "strength", "start", "warmup_steps")
+        check_least(self, 0, "strength", "start", "warmup_steps", group="interpolating_noise.")
 
 
 @dataclass
@@ -209,7 +201,7 @@ class TrainConfig(RunConfig, DataConfig):
         RunConfig.MAY_CHANGE
         | DataConfig.MAY_CHANGE
         | {"lpips_weights", "validate_every", "num_held_out"}
-        | {"accelerator", "devices", "num_nodes", "gradient_checkpointing", "compile"}
+        | {"accelerator", "devices", "num_nodes"}
     )
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -266,20 +258,14 @@ class TrainConfig(RunConfig, DataConfig):
     the processes that a launcher has started, or one CPU."""
     num_nodes: int = 1
     """Machines that train together."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass, which saves memory."""
 
     def __post_init__(self):
         RunConfig.__post_init__(self)
         DataConfig.__post_init__(self)
-        for name in ("validate_every", "num_held_out", "devices", "num_nodes"):
-            value = getattr(self, name)
-            if value != "auto" and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}")
+        devices = () if self.devices == "auto" else ("devices",)
+        check_least(self, 1, "validate_every", "num_held_out", *devices, "num_nodes")
         weights = ("kl_weight", "lpips_weight", "gan_weight", "latent_noise")
-        for name in (*weights, "gan_start", "gan_warmup_steps", "squared_error_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_least(self, 0, *weights, "gan_start", "gan_warmup_steps", "squared_error_steps")
         if not 0 < self.lpips_share <= 1:
             raise UserError(f"lpips_share must lie in (0, 1], got {self.lpips_share}")
         if not 0 <= self.ema_decay < 1:
@@ -287,6 +273,12 @@ class TrainConfig(RunConfig, DataConfig):
         if self.gan and self.gan_start >= self.max_steps:
             raise UserError(f"gan_start={self.gan_start} is never reached in max_steps={self.max_steps}")
         self.micro_batches(self.num_processes)
+
+    def kl_weights_in(self, step: int) -> tuple[float, float] | None:
+        """Weights of both latents' KL divergences in a step, numbered from 1; None where they have one and the same."""
+        if self.structure_kl == self.dynamics_kl == KLConfig():
+            return None
+        return self.structure_kl.weight_in(step, self.kl_weight), self.dynamics_kl.weight_in(step, self.kl_weight)
 
     @property
     def device(self) -> "torch.device":

@@ -9,11 +9,11 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, Lightning
 from torch import nn
 
 from autoencoder.common.checkpoints import newest_whole_checkpoint
-from autoencoder.common.compiling import should_compile
+from autoencoder.common.compiling import set_up_model
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_folder
 from autoencoder.common.launchers import is_first_process
-from autoencoder.common.precision import resolve_precision, set_tf32
+from autoencoder.common.precision import resolve_precision
 from autoencoder.common.records import Records, open_loggers
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.signals import StopSignals
@@ -187,18 +187,8 @@ def _prepare(
         Exchange(config.exchange, config.seed, config.batch_size) if config.exchange.is_on else None,
         ViewChange(blur=0.0, **asdict(config.augmentation)) if config.augmentation.is_on else None,
     )
-    if config.attention_backend:
-        model.set_attention_backend(config.attention_backend)
-    if config.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    if config.device.type == "cuda":
-        set_tf32(config.tf32)
-    compiles, remark = should_compile(config.compile, config.device)
-    if is_first_process():
-        print(remark)
-    if compiles:
-        # The last layer stays outside of compiled code: the adaptive weight takes gradients there alone.
-        model.compile_repeated_blocks()
+    # Where blocks are compiled, the last layer stays outside: the adaptive weight takes gradients there alone.
+    set_up_model(model, config, config.device)
     return data, VidTwinModule(model, config, len(data.train), lpips)
 
 

@@ -25,12 +25,12 @@ from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import VideoPSNR, VideoSSIM
 from autoencoder.metrics.i3d import full_precision
 from autoencoder.metrics.separation import exchange_scalars
-from autoencoder.training.config import KLConfig, TrainConfig
+from autoencoder.training.config import TrainConfig
 from autoencoder.training.exchange import KEPT, SOURCES
 from autoencoder.training.gan import build_discriminator, discriminator_term, gan_share, generator_term
 from autoencoder.training.guide import GUIDE_CHANNELS, guide_error, place_guide, teach
 from autoencoder.training.losses import VidTwinLoss
-from autoencoder.training.noise import Noise, add_noise, interpolate
+from autoencoder.training.noise import Noise, disturbed
 from autoencoder.training.sides import Side
 from autoencoder.vidtwin import AutoencoderVidTwin
 
@@ -253,18 +253,15 @@ class VidTwinModule(LightningModule):
         if len(sources) == 2:
             posterior = posterior[: len(video)].exchanged(posterior[len(video) :])
         latents = posterior.sample(noise=VidTwinLatents(*noise["posterior"]))
-        if "latents" in noise:
-            latents = add_noise(latents, noise["latents"])
-        if "interpolation" in noise:
-            latents = interpolate(latents, *noise["interpolation"])
+        latents = disturbed(latents, noise)
         if guide_weight or taught:
             guide = self._guide(video)
             latents = teach(latents, guide, taught)
         if kept is not None:
             latents = VidTwinLatents(latents.structure, latents.dynamics * kept.view(-1, 1, 1, 1))
         reconstruction = self.model.decode(latents).sample
-        settle = self._settling()
-        loss, terms = self.loss(reconstruction, video, posterior, self._kl_weights(), self._squares_errors(), settle)
+        kl_weights, squared = self.config.kl_weights_in(step), step <= self.config.squared_error_steps
+        loss, terms = self.loss(reconstruction, video, posterior, kl_weights, squared, self._settling())
         if guide_weight or taught:
             error = guide_error(posterior.mean.dynamics, self._guide(sources[0]) if len(sources) == 1 else guide)
             loss = loss + guide_weight * video[0, :, 0].numel() * error
@@ -281,14 +278,6 @@ class VidTwinModule(LightningModule):
         channels, _, positions = self.model.dynamics_shape
         return place_guide(video, positions // 2, channels, self.config.dynamics_guide.background)
 
-    def _kl_weights(self) -> tuple[float, float] | None:
-        """Weights of the KL divergences in this step; None where the two latents have one and the same."""
-        config, step = self.config, self.global_step + 1
-        if config.structure_kl == config.dynamics_kl == KLConfig():
-            return None
-        structure, dynamics = config.structure_kl, config.dynamics_kl
-        return structure.weight_in(step, config.kl_weight), dynamics.weight_in(step, config.kl_weight)
-
     def _settling(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """In the first micro-batch of a run that starts from a trained model, what averages over the processes.
 
@@ -298,9 +287,6 @@ class VidTwinModule(LightningModule):
             return None
         self._is_settled = True
         return partial(self.trainer.strategy.reduce, reduce_op="mean")
-
-    def _squares_errors(self) -> bool:
-        return self.global_step < self.config.squared_error_steps
 
     def _clip_gradients(self, loss: torch.Tensor, with_discriminator: bool) -> dict[str, torch.Tensor]:
         """Clip the gradients, make the optimisers skip a step that is not finite, and return the norms before."""

@@ -62,6 +62,15 @@ class LatentNoise:
         return structure, dynamics
 
 
+def disturbed(latents: VidTwinLatents, noise: Noise) -> VidTwinLatents:
+    """Latents as they are decoded in training: with the noise of `LatentNoise` but for that of the posterior."""
+    if "latents" in noise:
+        latents = add_noise(latents, noise["latents"])
+    if "interpolation" in noise:
+        latents = interpolate(latents, *noise["interpolation"])
+    return latents
+
+
 def add_noise(latents: VidTwinLatents, noise: Pair) -> VidTwinLatents:
     """The latents with the noise "latents" of `LatentNoise` added."""
     structure, dynamics = (part.to(latents.structure.dtype) for part in noise)

@@ -27,14 +27,12 @@ from autoencoder.metrics.i3d import AUTO, NONE, choose_i3d
 from autoencoder.metrics.i3d_network import SIDE
 from autoencoder.metrics.installed_weights import INSTALL
 from autoencoder.vidtwin import AutoencoderVidTwin
+from autoencoder.whole_videos.listed_videos import ListedVideo, list_videos, made_shapes
 from autoencoder.whole_videos.scores import (
     Evaluation,
-    ListedVideo,
     Protocol,
     VideoScore,
     best_median_worst,
-    list_videos,
-    made_shapes,
     mean_metrics,
     reconstruction,
 )

@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from autoencoder import AutoencoderVidTwin
+from autoencoder.checkpoint import fingerprint
 from autoencoder.common import commands
 from autoencoder.common.device import resolve_device
 from autoencoder.common.files import atomic_path
@@ -21,7 +22,7 @@ from benchmarks.comparison import (
     write_report,
 )
 from benchmarks.report import environment
-from generator.latent_cache import autoencoder_folder, fingerprint
+from generator.latent_cache import autoencoder_folder
 from pipelines.checkpoint import load_pipeline
 from pipelines.evaluation.shares import oracle_share
 

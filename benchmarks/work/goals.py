@@ -58,10 +58,13 @@ def execute(config: GoalsConfig) -> None:
     goal_settings = GoalSettings(**settings(config))
     named = [name_and_folder(text) for text in config.pipelines]
     pipes = [checked_pipeline(name, config) for _, name in named]
+    judged = None
+    if any(class_names(pipe) == SPRITES_CLASSES for pipe in pipes):
+        judged = JudgedSprites(config.judge, config.data_root, config.judged_clips, SPRITES_SEED, config.device)
     results = []
     for (column, name), pipe in zip(named, pipes, strict=True):
         print(f"measuring {name}", flush=True)
-        found, sprites = measure(pipe, name, config, goal_settings)
+        found, sprites = measure(pipe, name, goal_settings, judged)
         columns.setdefault(column, []).append(found)
         parts = (getattr(found, part) for part in ("figures", "unsampled", "real", "exchanged", "by_class"))
         results.append(PipelineFigures(column, name, *parts, sprites))
@@ -92,13 +95,19 @@ def checked_pipeline(name: str, config: GoalsConfig) -> VidTwinDiffusionPipeline
 
 
 def measure(
-    pipe: VidTwinDiffusionPipeline, name: str, config: GoalsConfig, goal_settings: GoalSettings
+    pipe: VidTwinDiffusionPipeline, name: str, goal_settings: GoalSettings, judged: JudgedSprites | None
 ) -> tuple[Findings, list[SpritesRow] | None]:
-    """Measure a pipeline of moving shapes or of sprites, of this folder or name; of sprites also all rows."""
+    """Measure a pipeline of moving shapes, or of sprites by these judged ones, of which also all rows are returned.
+
+    Args:
+        pipe: the pipeline.
+        name: its folder or name.
+        goal_settings: how moving shapes are measured, and the steps and the guidance of both.
+        judged: needed for a pipeline of sprites only.
+    """
     if class_names(pipe) == SHAPES_CLASSES:
         return measure_goals(pipe, goal_settings), None
-    judged = JudgedSprites(config.judge, config.data_root, config.judged_clips, SPRITES_SEED, config.device)
-    sample = sampler(pipe, config.num_inference_steps, config.guidance_scale, SPRITES_SEED)
+    sample = sampler(pipe, goal_settings.num_inference_steps, goal_settings.guidance_scale, SPRITES_SEED)
     rows = judged.measure(Path(name), pipe.vae, sample)
     return sprites_findings(rows), rows
 

@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from autoencoder import AutoencoderVidTwin, VidTwinLatents
-from autoencoder.common.cost import count_flops, format_bytes, format_flops, measure
+from autoencoder.common.cost import count_flops, format_bytes, format_flops, measure, training_flops
 from autoencoder.common.device import resolve_device
 from autoencoder.common.errors import UserError
 from autoencoder.common.files import atomic_path
 from benchmarks.gpu import GpuConfig
 from benchmarks.report import environment, write_json
-from benchmarks.suite import TRAINING_FLOPS
 from benchmarks.training_steps import DenoiserStep, Step, make_step
 from benchmarks.work.memory import count_presets
 from generator.objective import make_scheduler
@@ -113,7 +112,7 @@ class Bench:
             step = make_step(stage, config, settings)
             work = self._step_work(step, batch_size, mode)
             inputs = _forward_inputs(step, batch_size)
-            flops = TRAINING_FLOPS * count_flops(step.model, *inputs)
+            flops = training_flops(step.model, *inputs)
             row = self._timed(work, flops, batch_size)
         # A single GPU takes one micro-batch at a time; the moving averages of a run are not part of this step.
         counted = count_presets(stage, preset, **changes)

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from autoencoder.common.config import OptimizerConfig
 from autoencoder.common.files import atomic_path
-from autoencoder.common.optimization import OptimizerConfig
 from benchmarks import memory as command
 from benchmarks.memory import MemoryConfig
 from benchmarks.report import write_json

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autoencoder import AutoencoderVidTwin
-from autoencoder.common.cost import count_flops, format_bytes, format_flops, measure
+from autoencoder.common.cost import TRAINING_FLOPS, count_flops, format_bytes, format_flops, measure
 from autoencoder.common.device import resolve_device
 from autoencoder.common.plots import pyplot, save_figure
 from benchmarks.report import environment, write_json
 from benchmarks.resources import ResourcesConfig
 from benchmarks.saved_memory import count_memory
-from benchmarks.suite import TRAINING_FLOPS, preset_model
+from benchmarks.suite import preset_model
 from benchmarks.uniform_dit import Grid, UniformDiT, num_tokens, patchify
 
 # A 16 x 224 x 224 clip, (d, T, H, W) (arXiv 2412.17726); iVideoGPT works at 256 x 256.

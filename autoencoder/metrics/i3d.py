@@ -12,7 +12,6 @@ i3d-kinetics-400, and only with them is a distance called FVD. They come in thre
 
 import hashlib
 import io
-import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.metrics.i3d_network import BATCH_NORM_EPS, MIN_FRAMES, NUM_CLASSES, SIDE, I3DNetwork
 from autoencoder.metrics.installed_weights import INSTALL, InstalledWeights
+from autoencoder.metrics.weight_files import assign, read_tensors
 
 TORCHSCRIPT_FILE = "i3d_torchscript.pt"
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
@@ -168,6 +168,8 @@ class I3D(nn.Module):
             raise MissingFileError(f"no I3D weights at {path}: put {KNOWN_FILES} there; nothing is downloaded")
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 == INSTALLED.sha256:
+            raise UserError(f"{path} is the file of {INSTALLED.distribution}: --i3d auto (I3D.installed()) takes it")
         if _is_script(content):
             identity = _identity(path, sha256, "TorchScript", sha256 == TORCHSCRIPT_SHA256, allow_unknown)
             if bn_eps != BATCH_NORM_EPS:
@@ -325,11 +327,9 @@ def _read_script(content: bytes, path: Path) -> torch.jit.ScriptModule:
 def _read_state_dict(content: bytes, path: Path, bn_eps: float) -> I3DNetwork:
     network = _empty_network(bn_eps)
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        network.load_state_dict(state, assign=True)
-    except (RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
-        raise UserError(f"{path} does not hold the weights of I3D ({STATE_DICT_FILE} does): {reason}") from error
+        assign(network, read_tensors(io.BytesIO(content)))
+    except UserError as error:
+        raise UserError(f"{path} does not hold the weights of I3D ({STATE_DICT_FILE} does): {error}") from error
     return network.float()
 
 

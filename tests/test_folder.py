@@ -209,6 +209,16 @@ def test_no_videos(tmp_path, root):
         assert part in str(caught.value)
 
 
+def test_what_is_no_folder_and_no_list(tmp_path):
+    plant(tmp_path, ["one.mp4"])
+    with pytest.raises(FileNotFoundError, match="no videos in .*one.mp4: it is a file. It must be a folder with"):
+        everything(tmp_path / "one.mp4")
+    path = tmp_path / "list.csv"
+    path.write_text("path,label\none.mp4,a\n", encoding="utf-16")
+    with pytest.raises(UserError, match="list.csv is UTF-16 text, .*: save it as UTF-8"):
+        everything(path)
+
+
 def test_wrong_arguments(tmp_path):
     plant(tmp_path, TREE)
     for options, message in (({"split": "test"}, "split='test'"), ({"val_share": 1.5}, "val_share=1.5")):

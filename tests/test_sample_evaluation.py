@@ -423,6 +423,8 @@ def test_chunks_do_not_overlap(archive, pipeline, tmp_path):
     settings = {"data_root": archive, "num_samples": 15, "num_inference_steps": 1}
     with pytest.raises(ValueError, match="num_samples=15, but the data set holds 9 clips; --take chunks"):
         evaluate(pipeline, tmp_path, **settings)
+    with pytest.raises(ValueError, match=r"num_samples=500, but the data set holds \d+ clips$"):
+        evaluate(pipeline, tmp_path, **settings | {"num_samples": 500}, take="chunks")
     report = evaluate(pipeline, tmp_path, **settings, sample_fps=None, take="chunks")
     assert len(drawn(tmp_path)["real"]) == 15 and report["protocol"]["take"] == "chunks"
     assert evaluate(pipeline, tmp_path / "all", data_root=archive, split="all", num_samples=8)["unreadable"] == [2]

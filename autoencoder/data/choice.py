@@ -95,7 +95,7 @@ def contents_of(listing: Listing) -> set[str]:
 
 
 def _nearest(name: str, known: dict[str, str]) -> str:
-    """The end of a message: names like an unknown one, or else all, as they are to be shown by how they are compared."""
+    """The end of a message: names like an unknown one, else all, as they are to be shown by how they are compared."""
     matches = get_close_matches(name, known, n=3, cutoff=0.4)
     if matches:
         return f"; nearest: {', '.join(known[match] for match in matches)}"

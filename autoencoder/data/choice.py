@@ -87,6 +87,14 @@ def classes_without_video(listing: Listing) -> list[str]:
     return [name for place, name in enumerate(listing.class_names) if place not in labels]
 
 
+def count_alone(listing: Listing) -> int:
+    """How many of the listed videos have no other one of the same content, or a content that is not known."""
+    if listing.contents is None:
+        return len(listing.paths)
+    known = listing.contents[listing.contents >= 0]
+    return len(listing.paths) - len(known) + int((np.bincount(known) == 1).sum())
+
+
 def contents_of(listing: Listing) -> set[str]:
     """The words of the contents that the listed videos are of."""
     if listing.contents is None:

@@ -174,7 +174,10 @@ class I3D(nn.Module):
             identity = _identity(path, sha256, "TorchScript", sha256 == TORCHSCRIPT_SHA256, allow_unknown)
             if bn_eps != BATCH_NORM_EPS:
                 raise UserError(f"bn_eps={bn_eps} cannot be set in {path}, a TorchScript archive")
-            return cls(ScriptedI3D(_read_script(content, path)), identity)
+            network = ScriptedI3D(_read_script(content, path))
+            if not identity["known"]:
+                _try_script(network, path)
+            return cls(network, identity)
         network = _read_state_dict(content, path, bn_eps)
         is_known = tensor_digest(network.state_dict()) == TENSORS_SHA256
         return cls(network, _identity(path, sha256, "state dict", is_known, allow_unknown) | {"bn_eps": bn_eps})
@@ -322,6 +325,21 @@ def _read_script(content: bytes, path: Path) -> torch.jit.ScriptModule:
             return torch.jit.load(io.BytesIO(content), map_location="cpu")
     except RuntimeError as error:
         raise UserError(f"{path} is no TorchScript archive that can be read: {error}") from error
+
+
+@torch.no_grad()
+def _try_script(network: ScriptedI3D, path: Path) -> None:
+    """Refuse an archive that is not called, or does not answer, as the published one."""
+    try:
+        logits = network.eval()(torch.zeros(1, 3, MIN_FRAMES, SIDE, SIDE))
+    except RuntimeError as error:
+        last = str(error).strip().rpartition("\n")[2]
+        raise UserError(
+            f"{path} cannot be called as {TORCHSCRIPT_FILE} is, with (x, rescale, resize, return_features): {last}"
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != (1, NUM_CLASSES):
+        raise UserError(f"{path} gives {shape} for one video, {TORCHSCRIPT_FILE} gives (1, {NUM_CLASSES})")
 
 
 def _read_state_dict(content: bytes, path: Path, bn_eps: float) -> I3DNetwork:

@@ -108,16 +108,17 @@ class People:
     def judges(self) -> Judges:
         """How right the judges are on real clips."""
         clips, names = self.clips, self.class_names
-        said = left_out_verdicts(clips.logits, clips.labels, clips.people)
-        looks = left_out_verdicts(clips.colours, clips.looks, clips.videos)
         # What only one person does, or one video shows, is not known once that is left out.
-        known, several = of_several(clips.labels, clips.people), of_several(clips.looks, clips.videos)
-        pairs = zip(clips.labels[known], said[known], strict=True)
-        wrong = [f"{names[a]} as {names[b]}" for a, b in pairs if a != b]
+        acts = clips.select(of_several(clips.labels, clips.people))
+        said = left_out_verdicts(acts.logits, acts.labels, acts.people) if len(acts) else None
+        wrong = [] if said is None else zip(acts.labels, said, strict=True)
+        wrong = [f"{names[a]} as {names[b]}" for a, b in wrong if a != b]
+        shown = clips.select(of_several(clips.looks, clips.videos))
+        looks = left_out_verdicts(shown.colours, shown.looks, shown.videos) if len(shown) else None
         return Judges(
-            action_accuracy=share((said == clips.labels)[known]) if known.any() else None,
+            action_accuracy=None if said is None else share(said == acts.labels),
             action_errors={name: wrong.count(name) for name in sorted(set(wrong))},
-            look_accuracy=share((looks == clips.looks)[several]) if several.any() else None,
+            look_accuracy=None if looks is None else share(looks == shown.looks),
         )
 
     def distances(self, real: torch.Tensor, fake: torch.Tensor) -> tuple[float, float]:

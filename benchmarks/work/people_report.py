@@ -13,11 +13,11 @@ class Judges:
     """Who names actions and looks, and how often they are right on real clips.
 
     Attributes:
-        action_accuracy: share of clips whose action is named right by the other people's clips, of actions that
+        action_accuracy: share of clips whose action is named right by the other people's clips, among the actions that
             several people do; None where there are none.
         action_errors: number of clips of every action that are named as every other one, left-out people, by names.
-        look_accuracy: share of clips whose look is named right by the other videos of all looks, of looks that have
-            several videos; None where there are none.
+        look_accuracy: share of clips whose look is named right by the other videos, among the looks that have several
+            videos; None where there are none.
     """
 
     action_accuracy: float | None

@@ -437,6 +437,14 @@ def test_a_choice_that_there_is_not(tmp_path, settings, message):
         ({"dataset": "sprites", "held_out_contents": ["a"]}, "held_out_contents=.* not for sprites"),
         ({"dataset": "ucf101", "content_pattern": "a"}, "content_pattern='a' is for folder, not for ucf101"),
         ({"dataset": "folder", "allow_missing": True}, "allow_missing=True is for ucf101, not for folder"),
+        (
+            {"data_root": "my_videos"},
+            "data_root='my_videos' is for folder, ucf101 and sprites, not for shapes: give --dataset folder or ucf101",
+        ),
+        (
+            {"dataset": "ucf101", "held_out_root": "b"},
+            "held_out_root='b' is for folder, not for ucf101: give --dataset f",
+        ),
         ({"dataset": "folder", "classes": []}, "classes must be different names, at least one, got"),
         ({"dataset": "ucf101", "classes": ["a", " "]}, "classes must be different names"),
         ({"dataset": "ucf101", "held_out_contents": ["a", "a"]}, "held_out_contents must be different names"),

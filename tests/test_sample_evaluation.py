@@ -276,6 +276,18 @@ def test_kept_latents_decode_to_the_same_bytes(shapes_pipeline, tmp_path, monkey
     assert stored < sum(frames.numel() for frames in first) / 10
 
 
+def test_samples_that_were_cut_short_are_named(shapes_pipeline, tmp_path):
+    settings = {"dataset": "shapes", "num_samples": 4, "seeds": 1, "num_inference_steps": 1}
+    evaluate(shapes_pipeline, tmp_path, **settings)
+    before, chunk = contents(tmp_path), tmp_path / "samples" / "seed-0" / "chunk-00000.safetensors"
+    chunk.write_bytes(chunk.read_bytes()[:50])
+    with pytest.raises(UserError, match="chunk-00000.safetensors is no whole file of samples .*: remove it, and its"):
+        evaluate(shapes_pipeline, tmp_path, **settings)
+    chunk.unlink()
+    evaluate(shapes_pipeline, tmp_path, **settings)
+    assert contents(tmp_path) == before
+
+
 def test_samples_kept_as_frames_are_refused(shapes_pipeline, tmp_path):
     chunk = tmp_path / "samples" / "seed-0" / "chunk-00000.safetensors"
     chunk.parent.mkdir(parents=True)

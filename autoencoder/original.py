@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from autoencoder.common.checkpoints import BROKEN
 from autoencoder.common.errors import MissingFileError, UserError, first_few
 
 # Our names to theirs; applied in this order to every key of our state dict.
@@ -108,8 +109,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(_foreign_objects_message(path, error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(_unpickling_message(path, error)) from error
+    except BROKEN as error:
         raise UserError(f"{path} is no readable PyTorch checkpoint: {error}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -117,11 +118,13 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _foreign_objects_message(path: Path, error: pickle.UnpicklingError) -> str:
+def _unpickling_message(path: Path, error: pickle.UnpicklingError) -> str:
     try:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (ValueError, RuntimeError):
         foreign = re.findall(r"GLOBAL (\S+)", str(error))
+    if not foreign:
+        return f"{path} is no readable PyTorch checkpoint: it was not written by torch.save, or is damaged"
     return (
         f"{path} holds objects that are not tensors ({first_few(foreign, 8)}), and reading those can run code. If you "
         'trust its source, convert it once: python -c "import torch, safetensors.torch as s; d = '

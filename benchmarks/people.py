@@ -8,11 +8,13 @@ logits, looks by that of colour histograms; first of all it is measured how righ
 Prints tables in Markdown, and writes JSON and a sheet, faults first.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from benchmarks.settings import check_counts
 
 
@@ -32,7 +34,8 @@ class PeopleConfig:
     held_out_contents: list[str] | None = None
     """Who is held out, as for training."""
     person_pattern: str = r"person\d+"
-    """Regular expression that finds the person in a video's path. One person may have several looks, as contents."""
+    """Regular expression that finds the person in a video's path: all of the match, or its first group if it has one.
+    One person may have several looks, as contents."""
     sample_fps: float = 12.5
     """Frames per second of a clip, as for training."""
     clips_per_video: int = 6
@@ -57,6 +60,10 @@ class PeopleConfig:
     def __post_init__(self):
         names = ("clips_per_video", "pairs", "seeds", "num_inference_steps", "batch_size")
         check_counts(**{name: getattr(self, name) for name in names})
+        try:
+            re.compile(self.person_pattern)
+        except re.error as error:
+            raise UserError(f"person_pattern={self.person_pattern!r} is no regular expression: {error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -344,7 +344,7 @@ def test_what_decides_nothing_is_not_asked(model, root, tmp_path, encoded):
     encoded.clear()
     more = {"num_workers": 1, "max_bad_share": 0.5, "held_out_root": str(other), "decoder": "pyav"}
     build(model, tmp_path / "cache", **settings(root, **more))
-    build(model, tmp_path / "shapes", max_videos=4, sample_fps=3.0, crop="center", data_root=str(root), shard_size=8)
+    build(model, tmp_path / "shapes", max_videos=4, sample_fps=3.0, crop="center", shard_size=8)
     assert not encoded
     with pytest.raises(UserError, match="decoder='pyav' there and 'decord' here"):
         build(model, tmp_path / "cache", **settings(root, decoder="decord"))

@@ -274,6 +274,31 @@ def test_a_folder_that_may_not_be_written_to_is_one_line_before_any_work(files, 
     assert not list(Path("there").iterdir()) and not Path("new").exists()
 
 
+@dataclass
+class Written:
+    """What is written."""
+
+    output: Path = Path("new/folder/found.json")
+    """Figures."""
+    sheet: Path | None = None
+    """Picture."""
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--sheet", "."], "--sheet must be a file, but . is a folder"),
+        (["--output", "one.yaml/found.json"], "--output must be a file in a folder, but one.yaml is a file"),
+    ],
+)
+def test_a_folder_in_the_way_of_a_file_is_one_line_before_any_work(files, capsys, flags, message):
+    parser = commands.make_parser(Written, "Do it.")
+    with pytest.raises(SystemExit):
+        parser.read(flags)
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert parser.read(["--sheet", "one.yaml"]).sheet == Path("one.yaml") and not Path("new").exists()
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

@@ -209,6 +209,16 @@ def test_no_videos(tmp_path, root):
         assert part in str(caught.value)
 
 
+def test_what_is_no_folder_and_no_list(tmp_path):
+    plant(tmp_path, ["one.mp4"])
+    with pytest.raises(FileNotFoundError, match="no videos in .*one.mp4: it is a file. It must be a folder with"):
+        everything(tmp_path / "one.mp4")
+    path = tmp_path / "list.csv"
+    path.write_text("path,label\none.mp4,a\n", encoding="utf-16")
+    with pytest.raises(UserError, match="list.csv is UTF-16 text, .*: save it as UTF-8"):
+        everything(path)
+
+
 def test_wrong_arguments(tmp_path):
     plant(tmp_path, TREE)
     for options, message in (({"split": "test"}, "split='test'"), ({"val_share": 1.5}, "val_share=1.5")):
@@ -358,16 +368,40 @@ def test_contents_are_held_out_by_name(tmp_path):
     assert train.class_names == held_out.class_names == ("bend", "wave")
 
 
-def test_a_pattern_need_not_fit_every_path(tmp_path):
+def test_a_pattern_need_not_fit_every_path(tmp_path, capsys):
     plant(tmp_path, ["a/x1.mp4", "a/x2.mp4", "b/x1.mp4", "b/other.mp4", "b/y.mp4"])
     data = everything(tmp_path, content_pattern=r"x(\d)|other")
     assert words(data) == ["1", "2", "", "1", ""], "a group that takes no part, and a path that does not fit"
+    remark = "the content of 2 of 5 videos is not known (b/other.mp4, b/y.mp4): no --held-out-contents holds them out"
+    assert capsys.readouterr().err == f"{tmp_path}: {remark}\n"
+    everything(tmp_path, content_pattern=r"x(\d)|other")
+    everything(tmp_path, content_pattern=r"[xyo]\w*")
+    everything(tmp_path)
+    assert not capsys.readouterr().err, "once, and only where there is something to say"
+    listed = manifest(tmp_path, "path,content\na/x1.mp4,ann\nb/y.mp4,\nb/x1.mp4,ben\n")
+    parts(listed, held_out_contents=["ann"])
+    assert "the content of 1 of 3 videos is not known (b/y.mp4)" in capsys.readouterr().err
+
+
+def test_accents_are_the_same_however_they_are_stored(tmp_path):
+    """One film comes from a file system that keeps accents apart from their letters."""
+    apart, typed = "be\N{COMBINING ACUTE ACCENT}", "b\N{LATIN SMALL LETTER E WITH ACUTE}"
+    plant(tmp_path, [f"jump/{apart}.mp4", "jump/cem.mp4", "jump/dora.mp4", f"run/{typed}.mp4", "run/dora.mp4"])
+    for pattern in (r"[^/]+(?=\.mp4)", f"/({typed}|cem|dora)"):
+        train, held_out = parts(tmp_path, content_pattern=pattern, held_out_contents=[typed])
+        assert names(held_out, tmp_path) == [f"jump/{apart}.mp4", f"run/{typed}.mp4"] and len(train) == 3
+    listed = manifest(tmp_path, f"path,label,content\na.mp4,x,{apart}\nb.mp4,x,{typed}\nc.mp4,x,dora\n")
+    assert len(parts(listed, held_out_contents=[typed])[1]) == 2
+    listed = manifest(tmp_path, f"path,label\na.mp4,{apart}\nb.mp4,x\nc.mp4,{apart}\n")
+    assert (
+        len(everything(listed, classes=[typed])) == len(everything(listed, classes=[typed], class_names=[apart])) == 2
+    )
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"classes": ["jmp", "nothing"]}, "has no class 'jmp'; nearest: jack.*no class 'nothing'|no class 'jmp'"),
+        ({"classes": ["jmp", "nothing"]}, "has no class 'jmp'; known: bend, jack, wave; no class 'nothing'; known"),
         ({"classes": ["Bend"]}, "has no class 'Bend'; nearest: bend"),
         ({"content_pattern": r"child\d"}, "finds a content in none of 12 paths, such as bend/person00.mp4"),
         ({"held_out_contents": ["person00"]}, r"needs to know contents: give .* or --content-pattern"),
@@ -379,6 +413,11 @@ def test_a_pattern_need_not_fit_every_path(tmp_path):
             {"content_pattern": r"person\d+", "held_out_contents": [f"person{n:02}" for n in range(4)]},
             "no video is left to train on with held_out_contents=",
         ),
+        (
+            {"content_pattern": r"person\d+", "held_out_contents": ["zoe"]},
+            "has no content 'zoe'; known: person00, person01, person02, person03$",
+        ),
+        ({"classes": ["zoo"]}, "has no class 'zoo'; known: bend, jack, wave$"),
         ({"content_pattern": "person"}, "split='val' with val_share=0.05 of 12 videos of 1 content.*held-out-contents"),
     ],
 )
@@ -398,6 +437,14 @@ def test_a_choice_that_there_is_not(tmp_path, settings, message):
         ({"dataset": "sprites", "held_out_contents": ["a"]}, "held_out_contents=.* not for sprites"),
         ({"dataset": "ucf101", "content_pattern": "a"}, "content_pattern='a' is for folder, not for ucf101"),
         ({"dataset": "folder", "allow_missing": True}, "allow_missing=True is for ucf101, not for folder"),
+        (
+            {"data_root": "my_videos"},
+            "data_root='my_videos' is for folder, ucf101 and sprites, not for shapes: give --dataset folder or ucf101",
+        ),
+        (
+            {"dataset": "ucf101", "held_out_root": "b"},
+            "held_out_root='b' is for folder, not for ucf101: give --dataset f",
+        ),
         ({"dataset": "folder", "classes": []}, "classes must be different names, at least one, got"),
         ({"dataset": "ucf101", "classes": ["a", " "]}, "classes must be different names"),
         ({"dataset": "ucf101", "held_out_contents": ["a", "a"]}, "held_out_contents must be different names"),

@@ -12,6 +12,7 @@ import torch
 from random_i3d import FIXTURES, SHAPES, Archive, random_input, random_state_dict, write_archive
 from torch import nn
 
+from autoencoder.common.errors import UserError
 from autoencoder.metrics import I3D, i3d
 from autoencoder.metrics.i3d_network import I3DNetwork
 
@@ -209,6 +210,32 @@ def test_a_torchscript_archive(archive):
         I3D.from_file(archive, allow_unknown=True, bn_eps=1e-5)
 
 
+class OtherArguments(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :400]
+
+
+class OtherAnswer(nn.Module):
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        return x.mean(dim=(2, 3, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize(
+    "network, message",
+    [
+        (OtherArguments, "file.pt cannot be called as i3d_torchscript.pt is, with .*: .*at most 2 argument"),
+        (OtherAnswer, r"file.pt gives \(1, 3\) for one video, i3d_torchscript.pt gives \(1, 400\)"),
+    ],
+)
+def test_another_program_is_refused_before_it_is_needed(tmp_path, network, message):
+    torch.jit.script(network()).save(str(tmp_path / "file.pt"))
+    with pytest.raises(UserError, match=message):
+        I3D.from_file(tmp_path / "file.pt", allow_unknown=True)
+
+
 def test_files_that_hold_something_else(weights, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.pt: put i3d_torchscript.pt .sha256 bec6519f.*nothing is down"):
         I3D.from_file(tmp_path / "nowhere.pt")
@@ -220,7 +247,7 @@ def test_files_that_hold_something_else(weights, tmp_path):
     (tmp_path / "half.pt").write_bytes(weights.read_bytes()[:1000])
     (tmp_path / "empty.pt").touch()
     torch.save([1, 2], tmp_path / "list.pt")
-    for name, reason in (("short", "Missing.*Mixed_5b.b2b.bn.bias"), ("long", "Unexpected.*more")):
+    for name, reason in (("short", "missing: Mixed_5b.b2b.bn.bias"), ("long", "left over: more")):
         with pytest.raises(ValueError, match=f"{name}.pt does not hold the weights of I3D.*{reason}"):
             I3D.from_file(tmp_path / f"{name}.pt", allow_unknown=True)
     for name in ("text", "half", "empty", "list"):

@@ -110,6 +110,20 @@ def test_the_command_measures_the_videos_halfway(tmp_path, capsys):
     assert without["interpolated"] == {} and without["distance"] == report["distance"]
 
 
+@pytest.mark.parametrize("frames, counts", [(12, (0, 0)), (24, (1, 0))])
+def test_one_video_is_too_few_for_what_lies_between(tmp_path, capsys, frames, counts):
+    save(tmp_path / "model", num_frames=12)
+    make_video(tmp_path / "videos" / "a.mp4", frames)
+    flags = ("--videos", tmp_path / "videos", "--i3d", write_archive(tmp_path / "i3d.pt"), "--allow-unknown-i3d")
+    report = evaluate(tmp_path, *flags)
+    found = report["interpolated"]
+    assert tuple(found[kind]["clips"] for kind in ("moments", "clips")) == counts
+    assert [found[kind]["distance"] for kind in found] == [None, None]
+    printed = capsys.readouterr().out
+    for count in counts:
+        assert f"not measured: it takes at least 2 videos of interpolated latents, not {count}\n" in printed
+
+
 def test_moving_shapes_are_judged_by_their_oracle(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "model", num_frames=4, sample_size=32)

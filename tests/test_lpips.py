@@ -106,7 +106,7 @@ def test_weights_from_a_file(vgg, tmp_path, monkeypatch):
     broken = tmp_path / "broken.pth"
     state = vgg.state_dict()
     del state["features.28.bias"]
-    for content, reason in ((state, "features.28.bias"), ([1], "attribute")):
+    for content, reason in ((state, "missing: features.28.bias"), ([1], "type list")):
         torch.save(content, broken)
         with pytest.raises(ValueError, match=f"broken.pth does not hold the weights of VGG-16.*{reason}"):
             load_vgg16(broken)

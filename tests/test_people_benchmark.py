@@ -1,6 +1,8 @@
 """The benchmark of people, on videos made for it: four people in their colours, each doing two things."""
 
 import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import av
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.common.errors import UserError
+from autoencoder.data.video_io import ClipReader
 from benchmarks import people
 from benchmarks.people import PeopleConfig
 from benchmarks.work import people as work
@@ -51,24 +54,33 @@ def quick(monkeypatch):
     monkeypatch.setattr(work, "VideoLPIPS", NoLpips)
 
 
+def film(path: Path, motion: str, colour: tuple[int, int, int], frames: int = 40) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv444p"
+        for number in range(frames):
+            frame = np.full((SIDE, SIDE, 3), 128, dtype=np.uint8)
+            along = slice(2 + number % 20, 10 + number % 20)
+            place = (along, slice(12, 20)) if motion == "down" else (slice(12, 20), along)
+            frame[place] = colour
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
 @pytest.fixture(scope="module")
 def films(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("films")
     for action in ACTIONS:
         for name, colour in COLOURS.items():
-            path = root / action / f"{name}.mp4"
-            path.parent.mkdir(exist_ok=True)
-            with av.open(str(path), "w") as container:
-                stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
-                stream.width, stream.height, stream.pix_fmt = SIDE, SIDE, "yuv444p"
-                for number in range(40):
-                    frame = np.full((SIDE, SIDE, 3), 128, dtype=np.uint8)
-                    along = slice(2 + number % 20, 10 + number % 20)
-                    place = (along, slice(12, 20)) if action == "down" else (slice(12, 20), along)
-                    frame[place] = colour
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-                container.mux(stream.encode(None))
+            film(root / action / f"{name}.mp4", action, colour)
     return root
+
+
+@pytest.fixture
+def other_films(films, tmp_path) -> Path:
+    """The films, to be added to and taken from."""
+    return Path(shutil.copytree(films, tmp_path / "films"))
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +167,91 @@ def test_reconstructions_are_judged(films, pipeline, monkeypatch):
 
 
 def test_what_is_not_known_is_said(films, pipeline):
-    with pytest.raises(UserError, match=r"person_pattern='nobody' finds nobody in down/person00.mp4"):
+    with pytest.raises(UserError, match=r"person_pattern='nobody' finds nobody in down/person00.mp4; --person-pat"):
         work.People(config(films, pipeline, person_pattern="nobody"), autoencoder(pipeline))
-    with pytest.raises(UserError, match="label and content of every video must be known"):
+    with pytest.raises(UserError, match="who is seen is not known in .*/person03.mp4; --content-pattern REGEX must"):
         settings = {"content_pattern": "person0[012]", "held_out_contents": ["person02"]}
         work.People(config(films, pipeline, **settings), autoencoder(pipeline))
     with pytest.raises(UserError, match="give folders of autoencoders by --checkpoint"):
         work.measure(config(films, pipeline, checkpoints=[]))
     with pytest.raises(UserError, match="pairs must be at least 1, got 0"):
         PeopleConfig(pairs=0)
+    with pytest.raises(UserError, match=r"person_pattern='\(' is no regular expression: missing \)"):
+        PeopleConfig(person_pattern="(")
+    with pytest.raises(UserError, match="no action is known; put the videos into one sub-folder per action"):
+        work.People(config(films / "down", pipeline), autoencoder(pipeline))
+
+
+def test_a_model_of_other_clips_is_refused_before_a_film_is_read(films, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(ClipReader, "read", lambda *_, **__: pytest.fail("a film was read"))
+    tiny_pipeline(names=ACTIONS, num_frames=4, sample_size=SIDE).save_pretrained(tmp_path / "short")
+    tiny_pipeline(names=(*ACTIONS, "up"), num_frames=FRAMES, sample_size=SIDE).save_pretrained(tmp_path / "more")
+    short = str(tmp_path / "short" / "vae")
+    with pytest.raises(UserError, match="takes clips of at least 9 frames, .*short/vae takes 4"):
+        work.measure(config(films, pipeline, checkpoints=[short]))
+    with pytest.raises(
+        UserError, match="clips of one size, but .*vae takes 12 frames of 32 pixels; .*short takes 4 fr"
+    ):
+        work.measure(config(films, pipeline, pipeline=tmp_path / "short"))
+    with pytest.raises(
+        UserError, match="the pipeline samples down, right, up, but the videos are of down, right: give"
+    ):
+        work.measure(config(films, pipeline, pipeline=tmp_path / "more"))
+
+
+@pytest.mark.parametrize(
+    "people, contents", [("training", ["person01", "person02", "person03"]), ("held-out", ["person03"])]
+)
+def test_one_person_alone_exchanges_nothing(films, pipeline, monkeypatch, people, contents):
+    monkeypatch.setattr(ClipReader, "read", lambda *_, **__: pytest.fail("a film was read"))
+    with pytest.raises(UserError, match=rf"no two {people} videos .* \(people: 1, actions: 2\); --held-out-contents"):
+        work.People(config(films, pipeline, held_out_contents=contents), autoencoder(pipeline))
+
+
+def test_what_one_person_does_and_one_film_shows(other_films, pipeline):
+    """The judges are not asked for what they cannot know; nobody is in two films."""
+    for path in ("down/person00", "right/person01", "down/person02", "right/person03"):
+        (other_films / f"{path}.mp4").unlink()
+    film(other_films / "up" / "person04.mp4", "down", (9, 9, 9))
+    found = work.People(config(other_films, pipeline), autoencoder(pipeline)).judges()
+    assert found == work.Judges(1.0, {}, None), "the one film of `up` shows what others do as `down`"
+    assert "judge of looks, videos left out: not measured" in work.judge_text(found)
+
+
+def test_a_film_that_cannot_be_read_is_left_out_and_named(other_films, pipeline, capsys):
+    (other_films / "down" / "person00.mp4").write_bytes(b"")
+    film(other_films / "down" / "person04.mp4", "down", (9, 9, 9), frames=3)
+    clips = work.People(config(other_films, pipeline), autoencoder(pipeline)).clips
+    assert len(clips) == 2 * 7
+    printed = capsys.readouterr().out
+    assert "skipped: " in printed and "down/person00.mp4: the file is empty" in printed and "too short" in printed
+    for name in ("person02", "person03"):
+        (other_films / "right" / f"{name}.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no two held-out videos that can be read .* \(people: 2, actions: 1\)"):
+        work.People(config(other_films, pipeline), autoencoder(pipeline))
+
+
+def test_an_action_that_held_out_people_do_not_do_is_not_measured(other_films, pipeline, tmp_path):
+    """As many held-out as training clips, of other actions: each set is told apart by its own labels."""
+    for name in ("person00", "person01"):
+        film(other_films / "up" / f"{name}.mp4", "down", COLOURS[name])
+    film(other_films / "right" / "person04.mp4", "right", (9, 9, 9))
+    film(other_films / "right" / "person05.mp4", "right", (200, 9, 200))
+    names = ("down", "right", "up")
+    tiny_pipeline(names=names, independent_times=True, num_frames=FRAMES, sample_size=SIDE).save_pretrained(
+        tmp_path / "pipe"
+    )
+    held_out = ["person02", "person03", "person04", "person05"]
+    settings = {"checkpoints": [str(tmp_path / "pipe" / "vae")], "pipeline": tmp_path / "pipe", "clips_per_video": 1}
+    settings |= {"held_out_contents": held_out, "seeds": 1, "num_inference_steps": 1}
+    found, _ = work.measure(config(other_films, pipeline, **settings))
+    sets = {(row.sets, row.action): row for row in found.distances}
+    assert sets["held-out people", "all"].clips == sets["samples", "all"].clips == 6
+    clips = {action: sets["held-out people", action].clips for action in names}
+    assert clips == {"down": 2, "right": 2, "up": 0}, "of training clips there are two of each"
+    assert sets["held-out people", "up"].fvd == [] and len(sets["held-out people", "right"].kvd) == 1
+    assert sets["other moments of the same videos", "all"].fvd == []
+    given = {row.given: row.by_action for row in found.samples}
+    assert given["held-out"]["down"] is None and given["held-out"]["up"] is not None
+    assert "| held-out people | up | 0 | not measured | not measured |" in work.tables(found)
+    assert "NaN" not in json.dumps(asdict(found))

@@ -276,6 +276,18 @@ def test_kept_latents_decode_to_the_same_bytes(shapes_pipeline, tmp_path, monkey
     assert stored < sum(frames.numel() for frames in first) / 10
 
 
+def test_samples_that_were_cut_short_are_named(shapes_pipeline, tmp_path):
+    settings = {"dataset": "shapes", "num_samples": 4, "seeds": 1, "num_inference_steps": 1}
+    evaluate(shapes_pipeline, tmp_path, **settings)
+    before, chunk = contents(tmp_path), tmp_path / "samples" / "seed-0" / "chunk-00000.safetensors"
+    chunk.write_bytes(chunk.read_bytes()[:50])
+    with pytest.raises(UserError, match="chunk-00000.safetensors is no whole file of samples .*: remove it, and its"):
+        evaluate(shapes_pipeline, tmp_path, **settings)
+    chunk.unlink()
+    evaluate(shapes_pipeline, tmp_path, **settings)
+    assert contents(tmp_path) == before
+
+
 def test_samples_kept_as_frames_are_refused(shapes_pipeline, tmp_path):
     chunk = tmp_path / "samples" / "seed-0" / "chunk-00000.safetensors"
     chunk.parent.mkdir(parents=True)
@@ -423,6 +435,8 @@ def test_chunks_do_not_overlap(archive, pipeline, tmp_path):
     settings = {"data_root": archive, "num_samples": 15, "num_inference_steps": 1}
     with pytest.raises(ValueError, match="num_samples=15, but the data set holds 9 clips; --take chunks"):
         evaluate(pipeline, tmp_path, **settings)
+    with pytest.raises(ValueError, match=r"num_samples=500, but the data set holds \d+ clips$"):
+        evaluate(pipeline, tmp_path, **settings | {"num_samples": 500}, take="chunks")
     report = evaluate(pipeline, tmp_path, **settings, sample_fps=None, take="chunks")
     assert len(drawn(tmp_path)["real"]) == 15 and report["protocol"]["take"] == "chunks"
     assert evaluate(pipeline, tmp_path / "all", data_root=archive, split="all", num_samples=8)["unreadable"] == [2]

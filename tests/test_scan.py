@@ -95,6 +95,8 @@ def test_what_is_left_out_is_said_once(tmp_path, capsys):
     plant(root, "more.txt")
     scan_folder(root)
     assert "left out 5 files" in capsys.readouterr().err
+    scan_folder(plant(tmp_path / "one", "a/1.mp4", "a/.2.mp4"))
+    assert "left out 1 hidden file or folder (a/.2.mp4)" in capsys.readouterr().err
 
 
 def test_only_the_first_process_says_it(tmp_path, capsys, monkeypatch):

@@ -5,6 +5,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoencoder import train as train_command
 from autoencoder.common.errors import UserError
+from autoencoder.data import Shapes
+from autoencoder.data.folder import VideoFolder
+from autoencoder.training.config import ExchangeConfig
+from autoencoder.training.report import describe_exchange
 
 TINY = """
 dataset: shapes
@@ -49,6 +53,26 @@ def test_a_dry_run_takes_a_step_and_writes_nothing(tmp_path, monkeypatch, capsys
     assert "l1 " in lines["one"] and "discriminator_loss " in lines["one"] and "gradient_norm " in lines["one"]
     assert all(f"{part} " in lines["memory"] for part in ("weights", "gradients", "optimiser", "averages"))
     assert "not measured on cpu" in lines["memory"]
+
+
+@pytest.mark.parametrize(
+    "pattern, said",
+    [
+        (None, "; 5 of 5 videos have no other one of their content, and take a moment of their own)"),
+        (r"person(\d)", "; 3 of 5 videos have no other one"),
+        (r"person|other", "(in full from step 0)"),
+    ],
+)
+def test_videos_without_a_companion_are_counted(tmp_path, pattern, said):
+    for name in ("a/person1.mp4", "b/person1.mp4", "a/person2.mp4", "b/person3.mp4", "b/other.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    if pattern == r"person|other":
+        (tmp_path / "a/other.mp4").touch()
+    films = VideoFolder(tmp_path, 4, 32, val_share=0.0, content_pattern=pattern)
+    assert said in describe_exchange(ExchangeConfig(share=0.5), films)
+    assert "no other one" not in describe_exchange(ExchangeConfig(share=0.5, companion="clip"), films)
+    assert "no other one" not in describe_exchange(ExchangeConfig(share=0.5), Shapes(4, 32, "train"))
 
 
 @pytest.mark.parametrize(

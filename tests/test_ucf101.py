@@ -200,6 +200,40 @@ def test_missing_videos_are_counted_and_named(root):
     expect_missing(root, "3 of 3 listed videos are missing")
 
 
+def test_copies_in_another_format_are_told_from_missing_videos(root, capsys):
+    for video in VIDEOS[1:]:
+        path = root / "UCF-101" / video
+        path.rename(path.with_suffix(".mp4"))
+    (root / "UCF-101" / "Archery" / "._v_Archery_g08_c01.mp4").touch()
+    (root / "UCF-101" / "Archery" / "mine.avi").touch()
+    beside = "beside 5 that are not named v_*.avi (Archery/mine.avi, Archery/v_Archery_g08_c01.mp4, Bowling/"
+    expect_missing(root, "3 of 3 listed videos are missing", f"it holds Archery 1 of 2, {beside}")
+    with pytest.raises(FileNotFoundError, match="holds none of the videos that are listed in trainlist01.txt"):
+        UCF101(root, 8, 32, allow_missing=True)
+    assert f"4 of 5 listed videos are missing; it holds Archery 1 of 2, {beside}" in capsys.readouterr().err
+    problem = "videos are not named v_*.avi and do not count: Archery/mine.avi"
+    assert [text for text in check(Archive(root), COUNTS, quick=True) if text.startswith(f"5 {problem}, Archery/v_")]
+    assert [text for text in check(Archive(root, ["archery"]), COUNTS, quick=True) if text.startswith(f"2 {problem}")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_list_of_windows_is_named(root, encoding):
+    path = root / "ucfTrainTestlist" / "trainlist01.txt"
+    path.write_bytes(("\ufeff" * (encoding == "utf-16-be") + path.read_text()).encode(encoding))
+    with pytest.raises(UserError, match="trainlist01.txt is UTF-16 text, .*: save it as UTF-8"):
+        UCF101(root, 8, 32)
+    assert [text for text in check(Archive(root), COUNTS, quick=True) if "trainlist01.txt is UTF-16 text" in text]
+
+
+def test_where_no_list_can_be_read_it_is_not_told_what_there_is(root, capsys):
+    for path in (root / "ucfTrainTestlist").glob("trainlist*.txt"):
+        path.write_text("Swimming/v_Swimming_g01_c01.avi 4\n")
+    with pytest.raises(SystemExit):
+        main(["--root", str(root), "--quick", "true"], COUNTS)
+    printed = capsys.readouterr().out
+    assert "it has no class Swimming" in printed and "There are:" not in printed and "no video of" not in printed
+
+
 @pytest.mark.parametrize(
     "name, text, message",
     [

@@ -75,6 +75,12 @@ def test_all_are_evaluated_trained_and_compared(autoencoders, ran, tmp_path, cap
     assert [module for module, _ in ran[count + 6 :]] == modules, "that autoencoder is another one now"
 
 
+def test_an_autoencoder_that_is_not_there_is_told_before_any_work(autoencoders, ran, tmp_path):
+    with pytest.raises(UserError, match="nowhere is no folder of an autoencoder"):
+        worth.main([*autoencoders, f"--checkpoint=d={tmp_path / 'nowhere'}", "--output-dir", str(tmp_path / "out")])
+    assert not ran
+
+
 def test_ranks_of_equal_values_are_shared():
     assert work.ranks(np.array([3.0, 1.0, 3.0, 2.0])).tolist() == [2.5, 0.0, 2.5, 1.0]
 

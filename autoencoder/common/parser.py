@@ -22,7 +22,8 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 HELP = ("-h", "--help")
 OUTPUT_FOLDERS = {"output_dir", "out", "latent_cache"}  # settings that are checked before any work
-READ_FOLDERS = {"latent_cache"}  # those of them that may be there already, and are then only read
+OUTPUT_FILES = {"output", "sheet"}  # likewise
+READ_FOLDERS = {"latent_cache"}  # of the folders those that may be there already, and are then only read
 UNSET = ("help", "config")  # flags that are not settings
 PLACEHOLDERS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "[true|false]"}
 WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false", NoneType: "null"}
@@ -174,11 +175,19 @@ class CommandParser(ArgumentParser):
                 self.error(f"{self._source(key)} must be a folder, or be made one, but {obstacle} is a file")
             if namespace[key] is not None and key not in READ_FOLDERS and (locked := _locked(Path(namespace[key]))):
                 self.error(f"{self._source(key)} must be a folder that may be written to, and {locked} may not")
+        for key in OUTPUT_FILES & set(self.names.settings):
+            self._check_output_file(key, namespace[key])
         return namespace
 
     def _kind(self, key: str) -> Any:
         """The type of a setting; None where there is no such setting, or no type of it is known."""
         return next((getattr(action, "_typehint", None) for action in self._actions if action.dest == key), None)
+
+    def _check_output_file(self, key: str, path: str | Path | None) -> None:
+        if path is not None and Path(path).is_dir():
+            self.error(f"{self._source(key)} must be a file, but {path} is a folder")
+        if path is not None and (obstacle := _file_in_the_way(Path(path).parent)):
+            self.error(f"{self._source(key)} must be a file in a folder, but {obstacle} is a file")
 
     def _text_of(self, key: str, setting: Setting) -> str:
         """The text of a setting as YAML has it: names with commas between them are a list where one is wanted."""

@@ -1,16 +1,22 @@
 """Choosing among listed videos by the names of their classes and contents."""
 
+import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 
 import numpy as np
 
-from autoencoder.common.errors import UserError
+from autoencoder.common.errors import UserError, first_few
 from autoencoder.data.listing import Listing
 
 
+def composed(name: str) -> str:
+    """The name with each accent in its letter, as it is typed; file systems of macOS keep the two apart."""
+    return unicodedata.normalize("NFC", name)
+
+
 def find_classes(
-    names: Sequence[str], class_names: Sequence[str], where: str, fold: Callable[[str], str] = str
+    names: Sequence[str], class_names: Sequence[str], where: str, fold: Callable[[str], str] = composed
 ) -> list[int]:
     """Places of classes in `class_names`, ascending.
 
@@ -21,7 +27,7 @@ def find_classes(
         fold: names are the same that this maps to the same.
 
     Raises:
-        UserError: if there is no such class; the message lists the nearest names.
+        UserError: if there is no such class; the message lists the nearest names, or those that there are.
     """
     places = {fold(name): place for place, name in enumerate(class_names)}
     unknown = [
@@ -49,17 +55,18 @@ def find_contents(
         spellings: all names of the content with a word.
 
     Raises:
-        UserError: if a name is that of no content; the message lists the nearest ones.
+        UserError: if a name is that of no content; the message lists the nearest ones, or those that there are.
     """
-    wanted, unknown = set(names), set(names)
+    wanted = {composed(name) for name in names}
+    unknown = set(wanted)
     is_named = np.zeros(len(content_names), dtype=bool)
     for place, word in enumerate(content_names):
-        found = wanted.intersection(spellings(word))
+        found = wanted.intersection(map(composed, spellings(word)))
         is_named[place] = bool(found)
         unknown -= found
     if unknown:
         known = {name: word if name == word.lower() else name for word in content_names for name in spellings(word)}
-        problems = [f"no content {name!r}{_nearest(name, known)}" for name in names if name in unknown]
+        problems = [f"no content {name!r}{_nearest(name, known)}" for name in map(composed, names) if name in unknown]
         raise UserError(f"{where} has {'; '.join(problems)}")
     return is_named
 
@@ -80,6 +87,14 @@ def classes_without_video(listing: Listing) -> list[str]:
     return [name for place, name in enumerate(listing.class_names) if place not in labels]
 
 
+def count_alone(listing: Listing) -> int:
+    """How many of the listed videos have no other one of the same content, or a content that is not known."""
+    if listing.contents is None:
+        return len(listing.paths)
+    known = listing.contents[listing.contents >= 0]
+    return len(listing.paths) - len(known) + int((np.bincount(known) == 1).sum())
+
+
 def contents_of(listing: Listing) -> set[str]:
     """The words of the contents that the listed videos are of."""
     if listing.contents is None:
@@ -88,6 +103,8 @@ def contents_of(listing: Listing) -> set[str]:
 
 
 def _nearest(name: str, known: dict[str, str]) -> str:
-    """The end of a message: names like an unknown one, as they are to be shown by how they are compared."""
+    """The end of a message: names like an unknown one, else all, as they are to be shown by how they are compared."""
     matches = get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"; nearest: {', '.join(known[match] for match in matches)}" if matches else ""
+    if matches:
+        return f"; nearest: {', '.join(known[match] for match in matches)}"
+    return f"; known: {first_few(sorted(set(known.values())), 10)}"

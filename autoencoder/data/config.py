@@ -83,14 +83,16 @@ class DataConfig:
         self._check_choice()
 
     def _check_choice(self) -> None:
-        """Refuse a choice of videos that the data set does not know."""
+        """Refuse a choice of videos that the data set does not know, which would be passed over without a word."""
         known_to = {"classes": ("ucf101", "folder", "shapes"), "held_out_contents": ("ucf101", "folder")}
         known_to |= {"allow_missing": ("ucf101",), "content_pattern": ("folder",)}
+        known_to |= {"data_root": ("folder", "ucf101", "sprites"), "held_out_root": ("folder",)}
         for name, data_sets in known_to.items():
             value = getattr(self, name)
             if value not in (None, False) and self.dataset not in data_sets:
                 known = " and ".join(filter(None, (", ".join(data_sets[:-1]), data_sets[-1])))
-                raise UserError(f"{name}={value!r} is for {known}, not for {self.dataset}")
+                where = f"give --dataset {' or '.join(data_sets)}, or leave it out"
+                raise UserError(f"{name}={value!r} is for {known}, not for {self.dataset}: {where}")
             if isinstance(value, list) and (not all(map(str.strip, value)) or len(set(value)) < max(1, len(value))):
                 raise UserError(f"{name} must be different names, at least one, got {value}")
         if self.held_out_contents is not None and self.held_out_root is not None:

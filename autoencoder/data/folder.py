@@ -12,7 +12,7 @@ import torch
 
 from autoencoder.common.errors import MissingFileError, UserError, first_few
 from autoencoder.common.seeding import derive_seed
-from autoencoder.data.choice import contents_of, find_classes, find_contents, of_named_contents
+from autoencoder.data.choice import composed, contents_of, find_classes, find_contents, of_named_contents
 from autoencoder.data.config import HELD_OUT_SHARE
 from autoencoder.data.groups import ContentGroups
 from autoencoder.data.listing import (
@@ -23,6 +23,7 @@ from autoencoder.data.listing import (
     PathTable,
     read_manifest,
 )
+from autoencoder.data.remarks import print_once
 from autoencoder.data.scan import scan_folder
 from autoencoder.data.video_io import ClipReader, UnreadableVideo
 
@@ -196,12 +197,15 @@ class VideoFolder(VideoFiles):
         root = Path(root)
         is_manifest = root.suffix.lower() == ".csv"
         if not (root.is_file() if is_manifest else root.is_dir()):
-            raise MissingFileError(_nothing_there(root, "there is no such " + ("file" if is_manifest else "folder")))
+            problem = "it is a file" if root.is_file() else f"there is no such {'file' if is_manifest else 'folder'}"
+            raise MissingFileError(_nothing_there(root, problem))
         listing = read_manifest(root) if is_manifest else scan_folder(root)
         if not listing.paths:
             raise MissingFileError(_nothing_there(root, "it lists no video" if is_manifest else "it holds no video"))
         if content_pattern is not None:
             listing = _with_contents(root, listing, content_pattern)
+        if content_pattern is not None or held_out_contents is not None:
+            _tell_unknown(root, listing)
         if held_out_contents is None:
             is_held_out = _held_out(listing, val_share)
         else:
@@ -262,9 +266,9 @@ def _with_contents(root: Path, listing: Listing, pattern: str) -> Listing:
     """
     if listing.contents is not None:
         raise UserError(f"{root} has a column `content`: leave out content_pattern={pattern!r}, or that column")
-    expression, contents = re.compile(pattern), ContentColumn()
+    expression, contents = re.compile(composed(pattern)), ContentColumn()
     for path in listing.paths:
-        match = expression.search(path)
+        match = expression.search(composed(path))
         contents.append(match and match[min(1, expression.groups)])
     numbers, content_names = contents.columns
     if not content_names:
@@ -273,6 +277,16 @@ def _with_contents(root: Path, listing: Listing, pattern: str) -> Listing:
             f"{first_few([listing.paths[0]])}"
         )
     return replace(listing, contents=numbers, content_names=content_names)
+
+
+def _tell_unknown(root: Path, listing: Listing) -> None:
+    """Print of which videos the content is not known, where only that of some is."""
+    unknown = [] if listing.contents is None else np.flatnonzero(listing.contents < 0).tolist()
+    if unknown:
+        print_once(
+            f"{root}: the content of {len(unknown)} of {len(listing.paths)} videos is not known "
+            f"({first_few(listing.paths[index] for index in unknown)}): no --held-out-contents holds them out"
+        )
 
 
 def _named(root: Path, listing: Listing, names: Sequence[str]) -> np.ndarray:
@@ -296,7 +310,8 @@ def _of_classes(root: Path, listing: Listing, classes: Sequence[str], may_lack: 
             f"{root}: classes={list(classes)}, but the videos have no labels. Put them into one sub-folder per class, "
             "or give a .csv file with a column `label`"
         )
-    wanted = [name for name in classes if name in listing.class_names] if may_lack else classes
+    there = set(map(composed, listing.class_names))
+    wanted = [name for name in classes if composed(name) in there] if may_lack else classes
     places = find_classes(wanted, listing.class_names, str(root))
     new_labels = np.full(len(listing.class_names), -1, dtype=np.int32)
     new_labels[places] = np.arange(len(places))

@@ -9,6 +9,7 @@ import math
 import os
 import re
 from array import array
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,12 +130,24 @@ def sorted_classes(labels: array, known: dict[str, int]) -> tuple[np.ndarray, tu
     return rank[np.array(labels)], tuple(class_names)
 
 
+def refuse_utf16(path: Path) -> None:
+    """Refuse a list that was saved as UTF-16.
+
+    Raises:
+        UserError: naming the file.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE):
+            raise UserError(f"{path} is UTF-16 text, as some programs of Windows save it: save it as UTF-8")
+
+
 def read_manifest(manifest: Path) -> Listing:
     """Videos listed in a CSV file; whether they exist is not checked.
 
     Raises:
         UserError: naming the first line that does not fit.
     """
+    refuse_utf16(manifest)
     # Bytes that are no UTF-8 are kept, as they are in names of files.
     with open(manifest, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         lines = csv.reader(file)

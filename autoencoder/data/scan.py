@@ -1,6 +1,7 @@
 """Scanning a folder tree for videos: each real file once, with a report of what is left out."""
 
 import os
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -112,5 +113,5 @@ def _remarks(scan: Scan) -> Iterator[str]:
 
 def _some(names: Sequence[str], plural: str) -> str:
     """Their number and the first of them."""
-    noun = plural.removesuffix("s") if len(names) == 1 else plural
+    noun = re.sub(r"s\b", "", plural) if len(names) == 1 else plural
     return f"{len(names)} {noun} ({first_few(names)})"

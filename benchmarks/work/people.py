@@ -1,6 +1,5 @@
 """The work of `python -m benchmarks.people`."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -15,14 +14,23 @@ from autoencoder.common.errors import UserError
 from autoencoder.common.pictures import save_png, sheet
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data.config import DataConfig
-from autoencoder.data.folder import VideoFiles
 from autoencoder.latents import VidTwinLatents
 from autoencoder.metrics import I3D, FrechetVideoDistance, KernelVideoDistance, VideoLPIPS, VideoPSNR, VideoSSIM
-from autoencoder.metrics.nearest_mean import NearestMean, colour_histogram, left_out_verdicts
+from autoencoder.metrics.nearest_mean import NearestMean, left_out_verdicts
 from autoencoder.vidtwin import AutoencoderVidTwin
 from benchmarks.people import PeopleConfig
 from benchmarks.report import environment, write_json
 from benchmarks.settings import name_and_folder
+from benchmarks.work.people_inputs import (
+    SPLITS,
+    Clips,
+    check_classes,
+    check_sizes,
+    colours,
+    of_several,
+    partners,
+    read_clips,
+)
 from benchmarks.work.people_report import (
     Distance,
     Exchange,
@@ -36,40 +44,10 @@ from benchmarks.work.people_report import (
 from pipelines.checkpoint import load_pipeline
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
-SPLITS = {"training": "train", "held-out": "val"}
 PARTS = ("both", "structure", "dynamics")
 FROZEN = "frozen mean frame"
 FIRST_SEED = 1_000_000  # of the samples
 SHOWN, FRAMES = 4, 5  # clips of a row of the sheet, frames of a clip
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Real clips, and what is known of each.
-
-    Attributes:
-        frames: uint8 (N, T, H, W, 3).
-        labels, looks, people, videos: int64 (N,), indices of the action, of the content, of the person and of the file.
-        logits: float32 (N, 400) of I3D.
-        colours: float32 (N, D), colour histograms.
-        is_training: bool (N,).
-    """
-
-    frames: torch.Tensor
-    labels: torch.Tensor
-    looks: torch.Tensor
-    people: torch.Tensor
-    videos: torch.Tensor
-    logits: torch.Tensor
-    colours: torch.Tensor
-    is_training: torch.Tensor
-
-    def select(self, mask: torch.Tensor) -> "Clips":
-        """The clips where `mask`, bool (N,), is true, or those at places int64 (M,)."""
-        return Clips(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
-
-    def __len__(self) -> int:
-        return len(self.frames)
 
 
 @dataclass(frozen=True)
@@ -94,12 +72,14 @@ class People:
     Args:
         config: the command's.
         vae: the autoencoder whose decoded training clips the second judge of actions knows.
+        pipe: what is to sample these actions; None where nothing does.
 
     Raises:
-        UserError: if contents, labels or persons are not known, or the weights of I3D or LPIPS are not installed.
+        UserError: if contents, labels or persons are not known, the pipeline does not sample these actions, or the
+            weights of I3D or LPIPS are not installed.
     """
 
-    def __init__(self, config: PeopleConfig, vae: AutoencoderVidTwin):
+    def __init__(self, config: PeopleConfig, vae: AutoencoderVidTwin, pipe: VidTwinDiffusionPipeline | None = None):
         self.config, self.device = config, resolve_device(config.device)
         self.i3d, self.lpips = I3D.installed().to(self.device), VideoLPIPS()
         names = ("data_root", "content_pattern", "held_out_contents", "sample_fps")
@@ -107,7 +87,9 @@ class People:
         size = vae.config.num_frames, vae.config.sample_size
         parts = {split: data.build(split, *size) for split in SPLITS.values()}
         self.class_names = parts["train"].class_names
-        self.clips = self._read(parts)
+        if pipe is not None:
+            check_classes(pipe, self.class_names)
+        self.clips = read_clips(config, parts, self.logits)
         self.action = NearestMean(self.clips.logits, self.clips.labels)
         self.look = NearestMean(self.clips.colours, self.clips.looks)
         training = self.of("training")
@@ -118,56 +100,25 @@ class People:
         """The clips of a key of `SPLITS`."""
         return self.clips.select(self.clips.is_training == (people == "training"))
 
-    def _read(self, parts: dict[str, VideoFiles]) -> Clips:
-        rows: list[tuple] = []
-        known: dict[str, dict[str, int]] = {"look": {}, "person": {}, "video": {}}
-        for split, videos in parts.items():
-            listing = videos.listing
-            if listing.labels is None or listing.contents is None or (listing.contents < 0).any():
-                raise UserError(f"{videos.root}: label and content of every video must be known (--content-pattern)")
-            for index, content in enumerate(listing.contents.tolist()):
-                path = listing.paths[index]
-                if (person := re.search(self.config.person_pattern, path)) is None:
-                    raise UserError(f"person_pattern={self.config.person_pattern!r} finds nobody in {path}")
-                words = listing.content_names[content], person[0], path
-                numbers = [
-                    names.setdefault(word, len(names)) for names, word in zip(known.values(), words, strict=True)
-                ]
-                for number in range(self.config.clips_per_video):
-                    clip = videos.clip(index, np.random.default_rng(derive_seed(number, "people", path)))
-                    rows.append((clip, videos.label(index), *numbers, split == "train"))
-        frames, *columns, is_training = zip(*rows, strict=True)
-        frames = torch.stack(frames)
-        return Clips(
-            frames,
-            *(torch.tensor(column) for column in columns),
-            logits=self.logits(frames),
-            colours=self.colours(frames),
-            is_training=torch.tensor(is_training),
-        )
-
     def logits(self, frames: torch.Tensor) -> torch.Tensor:
         """Logits of I3D, float32 (N, 400), of clips uint8 (N, T, H, W, 3)."""
         videos = rearrange(frames, "n t h w c -> n c t h w").split(self.config.batch_size)
         return torch.cat([self.i3d(video.to(self.device).float() / 255).cpu() for video in videos])
 
-    @staticmethod
-    def colours(frames: torch.Tensor) -> torch.Tensor:
-        """Colour histograms, float32 (N, D), of clips uint8 (N, T, H, W, 3)."""
-        return torch.stack([colour_histogram(clip) for clip in frames])
-
     def judges(self) -> Judges:
         """How right the judges are on real clips."""
         clips, names = self.clips, self.class_names
-        said = left_out_verdicts(clips.logits, clips.labels, clips.people)
-        wrong = [f"{names[a]} as {names[b]}" for a, b in zip(clips.labels, said, strict=True) if a != b]
-        several = torch.tensor([len(clips.videos[clips.looks == look].unique()) > 1 for look in clips.looks])
-        shown = clips.select(several)
-        looks = left_out_verdicts(shown.colours, shown.looks, shown.videos)
+        # What only one person does, or one video shows, is not known once that is left out.
+        acts = clips.select(of_several(clips.labels, clips.people))
+        said = left_out_verdicts(acts.logits, acts.labels, acts.people) if len(acts) else None
+        wrong = [] if said is None else zip(acts.labels, said, strict=True)
+        wrong = [f"{names[a]} as {names[b]}" for a, b in wrong if a != b]
+        shown = clips.select(of_several(clips.looks, clips.videos))
+        looks = left_out_verdicts(shown.colours, shown.looks, shown.videos) if len(shown) else None
         return Judges(
-            action_accuracy=(said == clips.labels).double().mean().item(),
+            action_accuracy=None if said is None else share(said == acts.labels),
             action_errors={name: wrong.count(name) for name in sorted(set(wrong))},
-            look_accuracy=(looks == shown.looks).double().mean().item(),
+            look_accuracy=None if looks is None else share(looks == shown.looks),
         )
 
     def distances(self, real: torch.Tensor, fake: torch.Tensor) -> tuple[float, float]:
@@ -211,17 +162,14 @@ class People:
     def pairs(self, people: str) -> tuple[Clips, Clips]:
         """Clips that give structure, and as many that give dynamics, of another person and another action."""
         clips = self.of(people)
-        differs = (clips.people[:, None] != clips.people) & (clips.labels[:, None] != clips.labels)
-        places = differs.nonzero()
+        places = partners(clips.people, clips.labels)
         rng = np.random.default_rng(derive_seed(0, "people: pairs", people))
         chosen = torch.from_numpy(rng.permutation(len(places))[: self.config.pairs])
-        if not len(chosen):
-            raise UserError(f"no two {people} clips are of two people and two actions")
         return clips.select(places[chosen, 0]), clips.select(places[chosen, 1])
 
     def verdicts(self, frames: torch.Tensor, logits: torch.Tensor) -> Verdicts:
         """What the judges see in clips uint8 (N, T, H, W, 3), whose logits of I3D are these, float32 (N, 400)."""
-        return Verdicts(self.action(logits), self.decoded_action(logits), self.look(self.colours(frames)))
+        return Verdicts(self.action(logits), self.decoded_action(logits), self.look(colours(frames)))
 
     def exchange(self, vae: AutoencoderVidTwin, people: str) -> tuple[Exchange, list]:
         """What is seen of the latents of two real clips, and rows of a sheet."""
@@ -273,9 +221,6 @@ class Sampled:
 
     def __init__(self, people: People, pipe: VidTwinDiffusionPipeline):
         self.people, self.pipe, self.config = people, pipe, people.config
-        names = [pipe.transformer.config.id2label[str(label)] for label in range(len(people.class_names))]
-        if tuple(names) != tuple(people.class_names):
-            raise UserError(f"the pipeline samples {', '.join(names)}; the videos are of {people.class_names}")
         pipe.set_progress_bar_config(disable=True)
 
     def clips(self, labels: torch.Tensor, seed: int, structure: torch.Tensor | None = None) -> torch.Tensor:
@@ -307,10 +252,10 @@ class Sampled:
             if seed == 0:
                 rows += self._rows(frames, real.labels, seen[0].action)
         found = [self._judged("nothing", real.labels, seen)]
-        distances = self._distances("samples", real, sets)
-        distances += self._distances("reconstructions", real, [self.people.decoded])
+        distances = self._distances("samples", real, sets, real.labels)
+        distances += self._distances("reconstructions", real, [self.people.decoded], real.labels)
         held_out = self.people.of("held-out")
-        distances += self._distances("held-out people", real, [held_out.logits])
+        distances += self._distances("held-out people", real, [held_out.logits], held_out.labels)
         distances += self._halves(real)
         for people in SPLITS:
             more, pictures = self._given(people)
@@ -333,29 +278,34 @@ class Sampled:
             action=right.mean(dim=1).tolist(),
             decoded_action=[share(verdicts.decoded_action == labels) for verdicts in seen],
             look=[] if looks is None else [share(verdicts.look == looks) for verdicts in seen],
-            by_action={name: right[:, labels == label].mean().item() for label, name in enumerate(names)},
+            by_action={
+                name: right[:, labels == label].mean().item() if (labels == label).any() else None
+                for label, name in enumerate(names)
+            },
         )
 
-    def _distances(self, name: str, real: Clips, sets: Sequence[torch.Tensor]) -> list[Distance]:
-        """Of all actions and of each; sets of features (M, 400), whose labels are those of the real clips if M = N."""
-        fake_labels = real.labels if len(sets[0]) == len(real) else self.people.of("held-out").labels
+    def _distances(self, name: str, real: Clips, sets: Sequence[torch.Tensor], labels: torch.Tensor) -> list[Distance]:
+        """Of all actions and of each, from sets of features (M, 400) of clips of these labels (M,)."""
         rows = []
         for label, action in [(None, "all"), *enumerate(self.people.class_names)]:
             mine = real.logits if label is None else real.logits[real.labels == label]
-            fakes = [fake if label is None else fake[fake_labels == label] for fake in sets]
-            count = min(len(mine), len(fakes[0]))  # only distances between equally many clips compare
-            values = [self.people.distances(_spread(mine, count), fake[:count]) for fake in fakes]
-            fvd, kvd = (list(column) for column in zip(*values, strict=True))
-            rows.append(Distance(name, action, count, fvd, kvd))
+            rows.append(
+                self._distance(name, action, mine, [fake if label is None else fake[labels == label] for fake in sets])
+            )
         return rows
 
     def _halves(self, real: Clips) -> list[Distance]:
         """One half of the training clips against the other, other moments of the same videos."""
         place = torch.arange(len(real)) % self.config.clips_per_video
         first, second = (real.logits[(place % 2 == half)] for half in (0, 1))
-        count = min(len(first), len(second))
-        fvd, kvd = self.people.distances(first[:count], second[:count])
-        return [Distance("other moments of the same videos", "all", count, [fvd], [kvd])]
+        return [self._distance("other moments of the same videos", "all", first, [second])]
+
+    def _distance(self, name: str, action: str, mine: torch.Tensor, fakes: Sequence[torch.Tensor]) -> Distance:
+        """Distances of sets of features from one set, (N, 400) each."""
+        count = min(len(mine), len(fakes[0]))  # only distances between equally many clips compare
+        pairs = [(_spread(mine, count), _spread(fake, count)) for fake in fakes] if count > 1 else []
+        values = [self.people.distances(*pair) for pair in pairs]
+        return Distance(name, action, count, [fvd for fvd, _ in values], [kvd for _, kvd in values])
 
     def _given(self, people: str) -> tuple[Samples, list]:
         """Dynamics sampled for the structure of real clips and the next action."""
@@ -383,6 +333,8 @@ class Sampled:
         rows = []
         for label, name in enumerate(self.people.class_names):
             places = (labels == label).nonzero()[:, 0]
+            if not len(places):
+                continue
             right = action[places] == label
             order = places[right.int().argsort(stable=True)][:SHOWN].tolist()
             caption = f"samples of {name}, those judged otherwise first: {share(right):.0%} of {len(places)} are right"
@@ -404,7 +356,8 @@ def measure(config: PeopleConfig) -> tuple[Found, list]:
     ]
     first = models[0][1]
     pipe = None if config.pipeline is None else load_pipeline(str(config.pipeline), config.device)
-    people = People(config, first)
+    check_sizes(models + ([(str(config.pipeline), pipe.vae)] if pipe else []))
+    people = People(config, first, pipe)
     judges = people.judges()
     print(judge_text(judges), flush=True)
     rows = _reconstruction_rows(people, first)

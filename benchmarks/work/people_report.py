@@ -5,21 +5,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NOT_MEASURED = "not measured"
+
 
 @dataclass(frozen=True)
 class Judges:
     """Who names actions and looks, and how often they are right on real clips.
 
     Attributes:
-        action_accuracy: share of clips whose action is named right by the other people's clips.
+        action_accuracy: share of clips whose action is named right by the other people's clips, among the actions that
+            several people do; None where there are none.
         action_errors: number of clips of every action that are named as every other one, left-out people, by names.
-        look_accuracy: share of clips whose look is named right by the other videos of all looks, of looks that have
-            several videos.
+        look_accuracy: share of clips whose look is named right by the other videos, among the looks that have several
+            videos; None where there are none.
     """
 
-    action_accuracy: float
+    action_accuracy: float | None
     action_errors: dict[str, int]
-    look_accuracy: float
+    look_accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Distance:
         sets: what is compared with the training clips.
         action: which one, or "all".
         clips: of either set.
-        fvd, kvd: one value per seed.
+        fvd, kvd: one value per seed; empty where either set has fewer than two clips.
     """
 
     sets: str
@@ -97,7 +100,7 @@ class Samples:
         clips: of each seed.
         action, decoded_action: the action is the one asked for, by either judge.
         look: the look is that of the given structure; empty where none was given.
-        by_action: `action` of every class, mean over the seeds.
+        by_action: `action` of every class, mean over the seeds; None of one that was not asked for.
     """
 
     given: str
@@ -105,7 +108,7 @@ class Samples:
     action: list[float]
     decoded_action: list[float]
     look: list[float]
-    by_action: dict[str, float]
+    by_action: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ def judge_text(judges: Judges) -> str:
     """How right the judges are."""
     errors = ", ".join(f"{name} {count}" for name, count in judges.action_errors.items()) or "none"
     return (
-        f"judge of actions, people left out: {judges.action_accuracy:.1%} right (errors: {errors}); judge of looks, "
-        f"videos left out: {judges.look_accuracy:.1%}"
+        f"judge of actions, people left out: {_share(judges.action_accuracy, '.1%')} right (errors: {errors}); "
+        f"judge of looks, videos left out: {_share(judges.look_accuracy, '.1%')}"
     )
 
 
@@ -156,18 +159,23 @@ def tables(found: Found) -> str:
             "|---" * (len(names) + 5) + "|",
             *(
                 f"| {row.given} | {row.clips} | {spread(row.action, '.0%')} | "
-                f"{' | '.join(f'{value:.0%}' for value in row.by_action.values())} | "
+                f"{' | '.join(_share(value, '.0%') for value in row.by_action.values())} | "
                 f"{spread(row.decoded_action, '.0%')} | {spread(row.look, '.0%')} |"
                 for row in found.samples
             ),
             "",
             "| from the training clips | action | clips | KVD | FVD |\n|---|---|---|---|---|",
             *(
-                f"| {row.sets} | {row.action} | {row.clips} | {spread(row.kvd, '.2f')} | {spread(row.fvd, '.0f')} |"
+                f"| {row.sets} | {row.action} | {row.clips} | {spread(row.kvd, '.2f') or NOT_MEASURED} | "
+                f"{spread(row.fvd, '.0f') or NOT_MEASURED} |"
                 for row in found.distances
             ),
         ]
     return "\n".join(parts)
+
+
+def _share(value: float | None, form: str) -> str:
+    return NOT_MEASURED if value is None else f"{value:{form}}"
 
 
 def spread(values: Sequence[float], form: str) -> str:

@@ -157,9 +157,10 @@ def _number(value: float | None) -> str:
 
 def execute(config: WorthConfig) -> None:
     """Evaluate, train and sample, print the tables and write them."""
-    rows = []
-    for text in config.checkpoints:
-        name, _, checkpoint = text.partition("=")
+    rows, named = [], [text.partition("=")[::2] for text in config.checkpoints]
+    for _, checkpoint in named:
+        load_autoencoder(checkpoint, "cpu")  # one that is not there is told before hours of work on the others
+    for name, checkpoint in named:
         figures = evaluated(config, name, checkpoint)
         found = [sampled(config, name, checkpoint, seed) for seed in range(config.seeds)]
         rows.append(Row(name, figures, *(list(column) for column in zip(*found, strict=True))))

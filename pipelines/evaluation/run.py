@@ -135,7 +135,8 @@ class Evaluation:
         self.clips = real_clips(config, size.num_frames, size.sample_size)
         self.ids = class_ids(self.pipe, self.clips)
         if len(self.clips) < config.num_samples:
-            more = "; --take chunks takes several clips of a video" if isinstance(self.clips, VideoFiles) else ""
+            has_more = isinstance(self.clips, VideoFiles) and config.take == "videos"
+            more = "; --take chunks takes several clips of a video" if has_more else ""
             raise UserError(f"num_samples={config.num_samples}, but the data set holds {len(self.clips)} clips{more}")
         self.identity = sampling_identity(self.pipe, config)
         names = (self.pipe.transformer.config.id2label or {}).values()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from autoencoder.codec import decode_clips
 from autoencoder.common.errors import UserError
@@ -32,7 +32,7 @@ class SampleStore:
         chunk_size: samples of a chunk.
 
     Raises:
-        UserError: if the folder holds samples of another identity or of other classes.
+        UserError: if the folder holds samples of another identity or of other classes, or a file that is not whole.
     """
 
     def __init__(self, folder: Path | None, identity: dict[str, Any], labels: Sequence[int], chunk_size: int):
@@ -62,6 +62,14 @@ class SampleStore:
         return latents
 
     def _check(self, path: Path) -> None:
+        try:
+            self._compare(path)
+        except SafetensorError as error:
+            raise UserError(
+                f"{path} is no whole file of samples ({error}): remove it, and its samples are made anew"
+            ) from error
+
+    def _compare(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
             if "frames" in list(file.keys()):
                 raise UserError(

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None, counts: "Counts | None" = None) -> N
     else:
         names = ", ".join(archive.classes)
         print(f"UCF-101 in {config.root} holds all {len(archive.files):,} videos of {names}; {opened}")
-    if not is_complete and archive.files and archive.classes:
+    if not is_complete and archive.files and archive.splits:
         print("There are:", *archive.contents(), sep="\n  ")
     if problems:
         print(f"Expected:\n{LAYOUT}\nVideos and lists come from {SOURCE}.")

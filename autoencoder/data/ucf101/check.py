@@ -19,6 +19,7 @@ from autoencoder.data.ucf101.lists import (
     avi_files,
     find_lists,
     group_of,
+    other_videos,
     read_classes,
     read_split,
     shared_groups,
@@ -54,6 +55,7 @@ class Archive:
 
     Attributes:
         files: the video files by name.
+        others: videos that are not named as those of UCF-101 are.
         classes: names of the classes that are looked at, in official order; empty where the list of them is not there.
         splits: the two lists of every split that can be read.
 
@@ -65,6 +67,7 @@ class Archive:
         root = Path(root).absolute()
         folder = videos_folder(root)
         self.files = {path.lower(): folder / path for path in sorted(avi_files(folder))}
+        self.others = other_videos(folder)
         self.classes: list[str] = []
         self.splits: dict[int, tuple[list[str], list[str]]] = {}
         self.is_whole, self._problems = classes is None, []
@@ -105,6 +108,7 @@ class Archive:
     def _leave_out_all_but(self, classes: list[str]) -> None:
         self.classes, folders = classes, {name.lower() for name in classes}
         self.files = {video: path for video, path in self.files.items() if _class_of(video) in folders}
+        self.others = [video for video in self.others if _class_of(video).lower() in folders]
         self.splits = {
             fold: tuple([video for video in videos if _class_of(video) in folders] for videos in lists)
             for fold, lists in self.splits.items()
@@ -135,6 +139,7 @@ class Archive:
         foreign = {_class_of(video) for video in self.files} - known if known else ()
         found = [*self._problems, *_some("folders of videos that are no class", foreign)]
         found += [] if self.is_whole else _some("classes without a video", self._absent())
+        found += _some("videos are not named v_*.avi and do not count", self.others)
         for fold, (train, test) in self.splits.items():
             times = Counter([*train, *test])
             stray = (self.listed | set(self.files)) - set(times)

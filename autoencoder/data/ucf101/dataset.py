@@ -17,6 +17,7 @@ from autoencoder.data.ucf101.lists import (
     find_lists,
     group_of,
     not_there,
+    other_videos,
     read_classes,
     read_split,
     shared_groups,
@@ -178,11 +179,14 @@ class _Fold:
             raise MissingFileError(not_there(self.videos, f"{count}: {few}. {there}; {remedy}"))
 
     def _counts(self) -> str:
-        """How many videos of which classes there are in both lists."""
+        """How many videos of which classes there are in both lists, and which videos cannot be listed."""
         listed, there = (
             Counter(label for entries in lists.values() for _, label in entries) for lists in (self.listed, self.there)
         )
-        return first_few((f"{self.all_classes[label]} {there[label]} of {listed[label]}" for label in sorted(there)), 5)
+        counts = (f"{self.all_classes[label]} {there[label]} of {listed[label]}" for label in sorted(there))
+        others = other_videos(self.videos)
+        beside = f", beside {len(others)} that are not named v_*.avi ({first_few(others)})" if others else ""
+        return first_few(counts, 5) + beside
 
     def listing(self) -> Listing:
         """The videos that there are in the lists taken, with paths as on disk.

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from autoencoder.common.errors import MissingFileError, UserError
+from autoencoder.data.listing import VIDEO_ENDINGS, refuse_utf16
 
 GROUP = re.compile(r".+_(g\d+)_c\d+\.avi", re.IGNORECASE)  # the clips of a group were cut from one video
+NAME = re.compile(r".+/v_[^/]*\.avi", re.IGNORECASE | re.DOTALL)
 SOURCE = "https://www.crcv.ucf.edu/data/UCF101.php"
 LAYOUT = """\
   UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi, ...
@@ -140,6 +142,7 @@ def read_split(path: Path, ids: dict[str, int]) -> list[tuple[str, int]]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbers and texts of the lines that are neither blank nor comments."""
+    refuse_utf16(path)
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.lstrip().startswith("#"):
@@ -148,8 +151,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def avi_files(videos: Path) -> Iterator[str]:
     """Paths of the videos in the class folders, relative to the folder that holds these."""
+    return (path for path in _video_files(videos) if NAME.fullmatch(path))
+
+
+def other_videos(videos: Path) -> list[str]:
+    """Paths of videos in the class folders that are not named as those of UCF-101 are, such as copies in mp4."""
+    return sorted(path for path in _video_files(videos) if not NAME.fullmatch(path))
+
+
+def _video_files(videos: Path) -> Iterator[str]:
     return (
         path.relative_to(videos).as_posix()
         for path in videos.glob("*/*")
-        if path.name.lower().startswith("v_") and path.name.lower().endswith(".avi")
+        if path.name.lower().endswith(VIDEO_ENDINGS) and not path.name.startswith(".")
     )

@@ -345,6 +345,8 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         Raises:
             UserError: if the classes have no names, or there is one of these names already.
         """
+        if not names:
+            return
         if self.config.id2label is None:
             raise UserError(f"the classes of this model have no names, to which {', '.join(names)} could be added")
         known = self._class_names

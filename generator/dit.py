@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoencoder.common.errors import UserError
+from autoencoder.common.whole import ReadWhole
 from autoencoder.latents import VidTwinLatents
 from autoencoder.transformer import sincos_embedding
 from generator.blocks import FEED_FORWARDS, NORMS, QK_NORMS, DiTBlock, FinalLayer, Rotary
@@ -83,7 +84,7 @@ class VidTwinDiTOutput(BaseOutput):
     sample: torch.Tensor
 
 
-class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
+class VidTwinDiT(ReadWhole, ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     """Class-conditional diffusion transformer over the tokens of both latents (arXiv 2412.17726).
 
     The defaults are the paper's size on the latents of its headline setting. The network neither drops labels nor knows

@@ -12,7 +12,7 @@ from autoencoder.common.summary import step_memory, summary
 from autoencoder.vidtwin import AutoencoderVidTwin
 from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
-from generator.fit import build_transformer
+from generator.fit import build_transformer, find_start
 from generator.latent_cache import autoencoder_folder, build_cache
 from generator.report import describe_run
 from generator.trainer import GeneratorTrainer
@@ -32,11 +32,12 @@ def dry_run(config: TrainConfig, model_settings: dict[str, Any], folder: RunFold
     vae = AutoencoderVidTwin.from_pretrained(autoencoder_folder(config.autoencoder)).to(accelerator.device)
     autoencoder_hash = fingerprint(vae)
     check_autoencoder(folder, autoencoder_hash)
+    start = find_start(config, folder, autoencoder_hash)
     size = config.micro_batches(accelerator.num_processes)[0]
     few = replace(config, max_videos=min(size, config.max_videos or size), clips_per_video=1, validate_every=None)
     with TemporaryDirectory(prefix="vidtwin-dry-run-") as temporary:
         cache = build_cache(vae, few, temporary, progress=False)
-        model = build_transformer(config, model_settings, vae, cache, folder)
+        model = build_transformer(config, model_settings, vae, cache, start)
         trainer = GeneratorTrainer(model, cache, few, folder, accelerator)
         place = config.latent_cache or config.cache_folder(autoencoder_hash)
         entries = describe_run(trainer, vae, autoencoder_hash)

@@ -85,7 +85,7 @@ def test_adapters_change_nothing_at_first_and_leave_the_base_frozen():
     assert torch.equal(model.class_embedding.weight[len(NAMES)], mean), "a new class begins as the mean"
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(".lora_" in name or "trainable_tokens_delta" in name for name in trained)
-    linears = target_modules(before, TARGETS)
+    linears = target_modules(before, TARGETS, 4)
     assert len(linears) == 2 * 4 and len(trained) == 2 * len(linears) + 1
 
 
@@ -452,4 +452,11 @@ def test_a_checkpoint_of_another_base_is_refused():
 
 def test_parts_that_the_blocks_do_not_have_are_named():
     with pytest.raises(UserError, match="have no 'class_attention'; they have modulation, attention, feed_forward"):
-        target_modules(tiny_pipeline().transformer, ["class_attention"])
+        target_modules(tiny_pipeline().transformer, ["class_attention"], 2)
+
+
+def test_a_rank_that_no_linear_has_is_refused():
+    message = "lora_rank=33 must be at most 32, the rank that blocks.0.attention.qkv of this model can have"
+    with pytest.raises(UserError, match=message):
+        target_modules(tiny_pipeline().transformer, TARGETS, 33)
+    assert target_modules(tiny_pipeline().transformer, TARGETS, 32)

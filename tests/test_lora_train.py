@@ -16,7 +16,6 @@ from generator import VidTwinDiT, train
 from generator.cache_reader import LatentCache
 from generator.config import TrainConfig
 from generator.lora import add_lora, as_the_base
-from generator.lora_run import LoraRun
 from generator.objective import NoisyBatch
 from generator.replay import JoinedCaches, replay_cache
 from generator.trainer import _check_processes, flops_of_sample
@@ -129,13 +128,15 @@ def test_replay_leaves_the_held_out_loss_what_it_is(base):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_a_finished_replay_is_not_sampled_again_and_its_base_not_read(base, monkeypatch):
+def test_the_base_is_read_once_before_the_first_step_and_once_to_be_fused(base, monkeypatch):
+    read, load = [], VidTwinDiT.from_pretrained
+    monkeypatch.setattr(VidTwinDiT, "from_pretrained", lambda *args, **options: read.append(args) or load(*args))
     flags = [*RUN, "--lora-replay=2", "--max-steps=1", "--output-dir=run"]
     train.main(flags)
-    read, load = [], LoraRun._base
-    monkeypatch.setattr(LoraRun, "_base", lambda run: read.append(run) or load(run))
+    assert len(read) == 2
+    monkeypatch.setattr("generator.replay.write_shard", None)  # a finished replay is not sampled again
     train.main([*flags, "--max-steps=2", "--resume"])
-    assert len(read) == 2, "for its identity, and to be fused"
+    assert len(read) == 4
 
 
 def test_lora_computes_no_gradients_of_frozen_weights():

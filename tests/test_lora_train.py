@@ -1,5 +1,6 @@
 """Training LoRA by the command: what it leaves, resuming, replay, and what is refused."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,29 @@ def test_a_run_whose_base_has_changed_is_not_resumed(base):
     base.save_pretrained("base/transformer")
     with pytest.raises(UserError, match="adapts another model than the one that --init-from names now"):
         train.main([*RUN, "--max-steps=2", "--output-dir=run", "--resume"])
+
+
+def test_a_resumption_with_another_base_does_not_stay_in_the_settings(base):
+    train.main([*RUN, "--max-steps=1", "--output-dir=run"])
+    shutil.copytree("base", "other")
+    with torch.no_grad():
+        base.structure_in.bias += 1
+    base.save_pretrained("other/transformer")
+    with pytest.raises(UserError, match="adapts another model than the one that --init-from names now"):
+        train.main(["--init-from=other", "--max-steps=2", "--output-dir=run", "--resume"])
+    train.main(["--max-steps=2", "--output-dir=run", "--resume"])
+
+
+@pytest.mark.parametrize("damaged", ["index.json", "shard-00000.safetensors"])
+def test_a_damaged_replay_is_named(base, damaged):
+    flags = [*RUN, "--lora-replay=2", "--output-dir=run"]
+    train.main([*flags, "--max-steps=1"])
+    path = Path("run/replay", damaged)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"replay/{damaged} is damaged.* remove that one"):
+        train.main([*flags, "--max-steps=2", "--resume"])
+    shutil.rmtree("run/replay")
+    train.main([*flags, "--max-steps=2", "--resume"])
 
 
 def test_a_run_whose_base_was_moved_is_resumed(base, capsys):

@@ -58,4 +58,5 @@ def _is_finite(weight: torch.Tensor) -> bool:
 
 
 def _first_sentence(error: Exception) -> str:
-    return str(error).splitlines()[0].partition(". ")[0].strip(" .")
+    line = " ".join(str(error).splitlines()[0].split())
+    return line.partition(". ")[0].removesuffix(".")

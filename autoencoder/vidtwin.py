@@ -16,6 +16,7 @@ from torch import nn
 from autoencoder.ablations import PLACE_CHANNELS, DynamicsQFormerEncoder, SpaceInHidden, TemporalConvolution
 from autoencoder.common.chatter import silence_empty_casts
 from autoencoder.common.errors import UserError
+from autoencoder.common.whole import ReadWhole
 from autoencoder.dynamics import DynamicsDecoder, DynamicsEncoder
 from autoencoder.latents import Generators, VidTwinLatents, VidTwinPosterior
 from autoencoder.structure import QFormer, StructureDecoder, StructureEncoder, halved
@@ -56,7 +57,7 @@ class AutoencoderOutput(NamedTuple):
     latent_dist: VidTwinPosterior
 
 
-class AutoencoderVidTwin(ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMixin):
+class AutoencoderVidTwin(ReadWhole, ModelMixin, ConfigMixin, AttentionMixin, AutoencoderMixin):
     """Video autoencoder that splits a clip into a structure and a dynamics latent.
 
     After `enable_slicing()` the clips of a batch go through one by one, in the memory of one, with the same results.

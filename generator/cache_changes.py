@@ -1,6 +1,5 @@
 """Comparing an existing latent cache with the data set: it is used, continued, extended, made anew or refused."""
 
-import json
 import os
 from dataclasses import replace
 from itertools import pairwise
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.seeding import derive_seed
@@ -23,9 +21,10 @@ from generator.cache_identity import (
     are_replaced,
     check_identity,
     file_states,
+    open_file,
     read_metadata,
 )
-from generator.cache_reader import INDEX
+from generator.cache_reader import INDEX, read_index
 from generator.config import CacheConfig
 
 SHARDS = "shard-*.safetensors"
@@ -70,7 +69,7 @@ def is_current(folder: Path, identity: dict[str, Any], config: CacheConfig, mode
         return False
     if config.reads_videos and not (folder / VIDEOS).is_file():
         raise _of_earlier_version(folder)
-    stored = json.loads((folder / INDEX).read_text())["identity"]
+    stored = read_index(folder)["identity"]
     check_identity(folder, stored, {name: value for name, value in identity.items() if name != "shard_size"})
     if config.dataset != "shapes" and not config.root.exists():
         print(f"{config.root} is not there: the latents in {folder} are taken without a look at their videos")
@@ -183,7 +182,7 @@ def _read_digests(folder: Path) -> dict[int, str]:
     """Digests of the encoded files by the numbers of their videos."""
     digests: dict[int, str] = {}
     for path in sorted(folder.glob(SHARDS)):
-        with safe_open(path, "np") as shard:
+        with open_file(path, "np") as shard:
             stored = read_metadata(path, shard)["digests"]
         digests |= {int(number): digest for number, digest in stored.items()}
     return digests

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from autoencoder.common.errors import UserError, first_few
 from autoencoder.common.files import save_safetensors
@@ -157,7 +157,7 @@ class VideoTable:
         """The table of a cache, and the cache's identity; None if the folder holds no table."""
         if not (folder / VIDEOS).is_file():
             return None
-        with safe_open(folder / VIDEOS, "np") as file:
+        with open_file(folder / VIDEOS, "np") as file:
             columns = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = read_metadata(folder / VIDEOS, file)
         listing = Listing(
@@ -175,7 +175,7 @@ class VideoTable:
         """Class ids by number, long (N,), 0 where nothing is labelled; None where a cache has no table."""
         if not (folder / VIDEOS).is_file():
             return None
-        with safe_open(folder / VIDEOS, "pt") as file:
+        with open_file(folder / VIDEOS, "pt") as file:
             numbers = file.get_tensor("numbers")
             labels = torch.zeros_like(numbers)
             if "labels" in file.keys():  # noqa: SIM118
@@ -205,6 +205,18 @@ class VideoTable:
         changed = self.states.copy()
         changed[places] = states
         return replace(self, states=changed)
+
+
+def open_file(path: Path, framework: str) -> safe_open:
+    """Open a file of a cache for tensors of a framework, "pt" or "np".
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return safe_open(path, framework)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}). {REMEDY}") from error
 
 
 def read_metadata(path: Path, file: safe_open) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.latents import VidTwinLatents
-from generator.cache_identity import VideoTable, check_identity, read_metadata
+from generator.cache_identity import REMEDY, VideoTable, check_identity, open_file, read_metadata
 
 INDEX = "index.json"
 
@@ -19,6 +19,21 @@ INDEX = "index.json"
 def shard_path(folder: Path, number: int) -> Path:
     """Path of shard `number`."""
     return folder / f"shard-{number:05d}.safetensors"
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a complete cache.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        if index.keys() >= {"identity", "counts", "class_names", "statistics", "unreadable"}:
+            return index
+    except (ValueError, AttributeError):
+        pass
+    raise UserError(f"{folder / INDEX} is damaged. {REMEDY}")
 
 
 class LatentCache:
@@ -38,7 +53,8 @@ class LatentCache:
 
     Raises:
         MissingFileError: if the cache is not complete.
-        UserError: if it holds the latents of another autoencoder or other settings, or a shard does not fit the index.
+        UserError: if it holds the latents of another autoencoder or other settings, a shard does not fit the index, or
+            a file is damaged.
     """
 
     def __init__(
@@ -50,7 +66,7 @@ class LatentCache:
                 f"{self.folder} holds no complete latent cache: {INDEX} is missing; `python -m generator.cache_latents "
                 f"--output-dir {self.folder}` makes or continues it"
             )
-        index = json.loads((self.folder / INDEX).read_text())
+        index = read_index(self.folder)
         self.class_names: tuple[str, ...] = tuple(index["class_names"])
         self.statistics: dict[str, list[float]] = index["statistics"]
         self.identity: dict[str, Any] = index["identity"]
@@ -67,7 +83,7 @@ class LatentCache:
         path = shard_path(self.folder, number)
         if not path.is_file():
             raise MissingFileError(f"{path}, which {INDEX} lists, is missing; remove {INDEX} to have it made again")
-        shard = safe_open(path, "pt")
+        shard = open_file(path, "pt")
         check_identity(path, read_metadata(path, shard)["identity"], self.identity)
         if (found := shard.get_slice("labels").get_shape()[0]) != count:
             raise UserError(f"{path} holds {found} clips, {INDEX} lists {count}")

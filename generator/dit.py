@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoencoder.common.errors import UserError
+from autoencoder.common.whole import ReadWhole
 from autoencoder.latents import VidTwinLatents
 from autoencoder.transformer import sincos_embedding
 from generator.blocks import FEED_FORWARDS, NORMS, QK_NORMS, DiTBlock, FinalLayer, Rotary
@@ -83,7 +84,7 @@ class VidTwinDiTOutput(BaseOutput):
     sample: torch.Tensor
 
 
-class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
+class VidTwinDiT(ReadWhole, ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
     """Class-conditional diffusion transformer over the tokens of both latents (arXiv 2412.17726).
 
     The defaults are the paper's size on the latents of its headline setting. The network neither drops labels nor knows
@@ -345,9 +346,11 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         Raises:
             UserError: if the classes have no names, or there is one of these names already.
         """
+        if not names:
+            return
         if self.config.id2label is None:
             raise UserError(f"the classes of this model have no names, to which {', '.join(names)} could be added")
-        known = self._class_names
+        known = self.class_names
         if taken := [name for name in names if name in known]:
             raise UserError(f"the model has a class {taken[0]!r} already")
         weight = self.class_embedding.weight.detach()  # (K + 1, class_dim)
@@ -359,15 +362,15 @@ class VidTwinDiT(ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin):
         Raises:
             ValueError: if there is no such class.
         """
-        known = self._class_names
+        known = self.class_names
         gone = [known.index(name) for name in names]
         kept = [row for row in range(self.config.num_classes + 1) if row not in gone]
         weight = self.class_embedding.weight.detach()[kept]
         self._set_classes([name for name in known if name not in names], weight)
 
     @property
-    def _class_names(self) -> list[str]:
-        """The names in the order of the ids, which a saved config does not keep to."""
+    def class_names(self) -> list[str]:
+        """The class names in the order of the ids, which a saved config does not keep to; the classes must have any."""
         return [self.config.id2label[str(label)] for label in range(self.config.num_classes)]
 
     def _set_classes(self, names: list[str], weight: torch.Tensor) -> None:

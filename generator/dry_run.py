@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from autoencoder.common.run import RunFolder
 from autoencoder.common.summary import step_memory, summary
 from generator.config import TrainConfig
-from generator.fit import build_transformer, open_autoencoder
+from generator.fit import build_transformer, find_start, open_autoencoder
 from generator.latent_cache import build_cache
 from generator.report import describe_run
 from generator.trainer import GeneratorTrainer
@@ -27,11 +27,12 @@ def dry_run(config: TrainConfig, model_settings: dict[str, Any], folder: RunFold
         accelerator: the run's accelerator.
     """
     vae, autoencoder_hash = open_autoencoder(config, folder, accelerator.device)
+    start = find_start(config, folder, autoencoder_hash)
     size = config.micro_batches(accelerator.num_processes)[0]
     few = replace(config, max_videos=min(size, config.max_videos or size), clips_per_video=1, validate_every=None)
     with TemporaryDirectory(prefix="vidtwin-dry-run-") as temporary:
         cache = build_cache(vae, few, temporary, progress=False)
-        model = build_transformer(config, model_settings, vae, cache, folder)
+        model = build_transformer(config, model_settings, vae, cache, start)
         trainer = GeneratorTrainer(model, cache, few, folder, accelerator)
         place = config.latent_cache or config.cache_folder(autoencoder_hash)
         entries = describe_run(trainer, vae, autoencoder_hash)

@@ -19,15 +19,16 @@ from autoencoder.common.precision import resolve_precision
 from autoencoder.common.run import RunFolder, ending_in_order
 from autoencoder.common.summary import log_run, summary
 from autoencoder.vidtwin import AutoencoderVidTwin
+from generator.cache_changes import build_clips
 from generator.checkpoint import check_autoencoder
 from generator.config import TrainConfig
 from generator.dit import VidTwinDiT
-from generator.latent_cache import LatentCache, autoencoder_folder, build_cache
-from generator.lora import add_lora
+from generator.latent_cache import UNLABELLED, LatentCache, autoencoder_folder, build_cache
+from generator.lora import add_lora, target_modules
 from generator.lora_run import LoraRun
 from generator.objective import make_scheduler
 from generator.report import describe_run
-from generator.start import known_classes, start_from
+from generator.start import Start
 from generator.trainer import GeneratorTrainer
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.conditioning import Guidance
@@ -130,8 +131,32 @@ def sharding_policy(mixed_precision: str) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
+def find_start(config: TrainConfig, folder: RunFolder, autoencoder_hash: str) -> Start | None:
+    """The trained transformer that a run starts from, read, and such that LoRA can adapt it; None if there is none.
+
+    Args:
+        config: the run's config.
+        folder: the run's folder; if it holds a checkpoint, which has all weights, those of `init_from` are not read,
+            unless it is the base that LoRA adapts.
+        autoencoder_hash: fingerprint of the run's autoencoder.
+
+    Raises:
+        MissingFileError: if `init_from` names no transformer.
+        DamagedModelError: if the one there is not whole.
+        UserError: if LoRA cannot adapt it as the config asks.
+    """
+    if config.init_from is None or (not config.lora_rank and newest_whole_checkpoint(folder.checkpoints)[0]):
+        return None
+    place = model_folder(config.init_from, "transformer")
+    start = Start(place, autoencoder_hash, config.init_missing, as_it_is=config.lora_rank > 0)
+    if config.lora_rank:
+        start.check_names()
+        target_modules(start.model, config.lora_targets, config.lora_rank)
+    return start
+
+
 def build_transformer(
-    config: TrainConfig, settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, folder: RunFolder
+    config: TrainConfig, settings: dict[str, Any], vae: AutoencoderVidTwin, cache: LatentCache, start: Start | None
 ) -> VidTwinDiT:
     """The transformer for the latents of `vae` in `cache`, with the weights that the run starts from.
 
@@ -140,16 +165,12 @@ def build_transformer(
         settings: the fields of `TransformerSettings`, by name.
         vae: the autoencoder.
         cache: the training set.
-        folder: the run's folder; if it holds a checkpoint, which has all weights, those of `init_from` are not read,
-            unless it is the base that LoRA adapts.
+        start: as `find_start` returns it.
 
     Raises:
-        MissingFileError: if `init_from` names no transformer.
-        UserError: if the one there does not fit.
+        UserError: if the transformer to start from does not fit.
     """
-    starts = config.init_from and not newest_whole_checkpoint(folder.checkpoints)[0]
-    place = model_folder(config.init_from, "transformer") if starts or config.lora_rank else None
-    names = known_classes(place) if config.lora_rank else cache.class_names
+    names = start.model.class_names if config.lora_rank else cache.class_names
     torch.manual_seed(config.seed)
     model = VidTwinDiT(
         **settings,
@@ -163,8 +184,8 @@ def build_transformer(
         id2label={str(label): name for label, name in enumerate(names)},
         **cache.statistics,
     )
-    if place:
-        start_from(model, place, cache.identity["autoencoder"], config.init_missing, as_it_is=config.lora_rank > 0)
+    if start:
+        start.give_to(model)
     if config.lora_rank:
         new_classes = [name for name in cache.class_names if name not in names]
         add_lora(model, config.lora_rank, config.lora_alpha, config.lora_targets, new_classes)
@@ -196,6 +217,13 @@ def _build_caches(
     held_out = build_cache(vae, config.held_out, place, show, config.rebuild_cache)
     _check_classes(cache, held_out)
     return cache, held_out
+
+
+def _class_names(config: TrainConfig, vae: AutoencoderVidTwin) -> Sequence[str] | None:
+    """The classes of the training set before it is encoded; None where it is gone, or LoRA takes whatever they are."""
+    if config.lora_rank or (config.dataset != "shapes" and not config.root.exists()):
+        return None
+    return build_clips(config, vae).class_names or UNLABELLED
 
 
 def _check_classes(cache: LatentCache, held_out: LatentCache) -> None:
@@ -249,14 +277,19 @@ def _train(
 ) -> GeneratorTrainer:
     vae, autoencoder_hash = open_autoencoder(config, folder, accelerator.device)
     show = progress and accelerator.is_main_process
+    start = find_start(config, folder, autoencoder_hash)
+    if start:
+        start.check(model_settings, _class_names(config, vae))
     cache, held_out = _build_caches(config, vae, autoencoder_hash, show)
 
     def make_pipeline(transformer: VidTwinDiT) -> VidTwinDiffusionPipeline:
         return VidTwinDiffusionPipeline(vae, transformer, make_scheduler(config.objective.kind))
 
-    model = build_transformer(config, model_settings, vae, cache, folder)
-    lora = LoraRun(config, folder, make_pipeline, accelerator.device) if config.lora_rank else None
-    clips = cache if lora is None else lora.with_replay(cache)
+    model, clips, lora = build_transformer(config, model_settings, vae, cache, start), cache, None
+    if config.lora_rank:
+        lora = LoraRun(config, folder, make_pipeline, accelerator.device, start.model)
+        clips = lora.with_replay(cache, start.model)
+    del start  # the memory of its weights
     trainer = GeneratorTrainer(model, clips, config, folder, accelerator, held_out)
 
     if show:

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import distributed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -41,6 +40,7 @@ from generator.cache_identity import (
     METADATA_KEY,
     VideoTable,
     check_identity,
+    open_file,
     read_metadata,
     same_videos,
     source_identity,
@@ -225,7 +225,7 @@ class _Encoder:
         path = shard_path(self.folder, number)
         if not path.is_file():
             return False
-        with safe_open(path, "pt") as shard:
+        with open_file(path, "pt") as shard:
             metadata = read_metadata(path, shard)
         check_identity(path, metadata["identity"], self.identity)
         unreadable = {int(video): reason for video, reason in metadata["unreadable"].items()}
@@ -338,7 +338,7 @@ def _statistics(paths: list[Path]) -> tuple[list[int], dict[str, list[float]]]:
     """Clips of every shard, and mean and standard deviation per channel over all of them, summed in float64."""
     counts, sums, places = [], {}, {}
     for path in paths:
-        with safe_open(path, "pt") as shard:
+        with open_file(path, "pt") as shard:
             for name in ("structure", "dynamics"):
                 values = shard.get_tensor(name).double().transpose(0, 1).flatten(1)  # (d, clips x places)
                 moments = torch.stack([values.sum(1), values.square().sum(1)])  # (2, d)

@@ -32,22 +32,28 @@ def check_peft() -> None:
         raise UserError('LoRA is done by the library peft, which is not installed: pip install "vidtwin[lora]"')
 
 
-def target_modules(model: VidTwinDiT, targets: Sequence[str]) -> list[str]:
+def target_modules(model: VidTwinDiT, targets: Sequence[str], rank: int) -> list[str]:
     """The names of all linears in the given parts of the blocks.
 
     Args:
         model: without adapters.
         targets: parts of a block, as in `TrainConfig.lora_targets`.
+        rank: of the adapters that these are to get.
 
     Raises:
-        UserError: if the blocks of the model have no such part.
+        UserError: if the blocks of the model have no such part, or an adapter would have a rank that its linear cannot.
     """
-    parts = {name: name.split(".") for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    parts = {name: name.split(".") for name in linears}
     of_blocks = {name: path[2] for name, path in parts.items() if path[0] == "blocks"}
     if absent := [target for target in targets if target not in of_blocks.values()]:
         there = ", ".join(dict.fromkeys(of_blocks.values()))
         raise UserError(f"lora_targets: the blocks of this model have no {absent[0]!r}; they have {there}")
-    return [name for name, part in of_blocks.items() if part in targets]
+    names = [name for name, part in of_blocks.items() if part in targets]
+    for name in names:
+        if rank > (most := min(linears[name].weight.shape)):
+            raise UserError(f"lora_rank={rank} must be at most {most}, the rank that {name} of this model can have")
+    return names
 
 
 def add_lora(
@@ -69,7 +75,7 @@ def add_lora(
     """
     from peft import LoraConfig
 
-    modules, known = target_modules(model, targets), model.config.num_classes
+    modules, known = target_modules(model, targets, rank), model.config.num_classes
     mean = model.class_embedding.weight[:known].detach().mean(dim=0)  # (class_dim,)
     model.add_classes(new_classes, mean.expand(len(new_classes), -1))
     rows = list(range(known, model.config.num_classes))

@@ -1,7 +1,6 @@
 """What a training of LoRA has beside other trainings: its base, samples of that, and the weights that it leaves."""
 
 from collections.abc import Callable, Sequence
-from functools import cache as once
 from pathlib import Path
 
 import torch
@@ -13,7 +12,6 @@ from generator.dit import VidTwinDiT
 from generator.latent_cache import LatentCache
 from generator.lora_weights import LoraWeights, base_identity
 from generator.replay import JoinedCaches, replay_cache
-from generator.start import known_classes
 from pipelines import VidTwinDiffusionPipeline
 from pipelines.folders import model_folder
 
@@ -28,6 +26,7 @@ class LoraRun:
         folder: the run's folder.
         make_pipeline: builds the pipeline of a transformer.
         device: of the run.
+        base: the transformer that is adapted, before it is.
     """
 
     def __init__(
@@ -36,28 +35,29 @@ class LoraRun:
         folder: RunFolder,
         make_pipeline: Callable[[VidTwinDiT], VidTwinDiffusionPipeline],
         device: torch.device,
+        base: VidTwinDiT,
     ):
         self.config, self.folder, self.make_pipeline, self.device = config, folder, make_pipeline, device
-        self.place = model_folder(config.init_from, "transformer")
-        self.identity = base_identity(self._base())
+        self.identity = base_identity(base)
 
-    def with_replay(self, cache: LatentCache) -> LatentCache | JoinedCaches:
+    def with_replay(self, cache: LatentCache, base: VidTwinDiT) -> LatentCache | JoinedCaches:
         """The training set, with samples that the base makes of its own classes if the config asks for them.
 
         They are made with the settings of previews; those that are in the folder already are taken.
+
+        Args:
+            cache: the training set.
+            base: as in `__init__`; it is moved to the run's device.
         """
         config = self.config
         if not config.lora_replay:
             return cache
 
-        @once
-        def base() -> VidTwinDiffusionPipeline:  # not read where all samples are in the folder
-            pipeline = self.make_pipeline(self._base())
-            pipeline.set_progress_bar_config(disable=True)
-            return pipeline
+        pipeline = self.make_pipeline(base.to(self.device))
+        pipeline.set_progress_bar_config(disable=True)
 
         def sample(labels: Sequence[int], seeds: Sequence[int]) -> VidTwinLatents:
-            out = base()(
+            out = pipeline(
                 labels,
                 config.sample_steps,
                 config.sample_guidance,
@@ -67,9 +67,9 @@ class LoraRun:
             )
             return out.frames
 
-        names, known = known_classes(self.place), {"base": self.identity}
-        place = self.folder.path / REPLAY
-        return JoinedCaches(cache, replay_cache(place, sample, names, config.lora_replay, config.seed, known))
+        place, known = self.folder.path / REPLAY, {"base": self.identity}
+        samples = replay_cache(place, sample, base.class_names, config.lora_replay, config.seed, known)
+        return JoinedCaches(cache, samples)
 
     def fused(self, transformer: VidTwinDiT, folder: Path) -> VidTwinDiT:
         """Save what was trained, and return the base fused with what was saved: a transformer as any other.
@@ -82,11 +82,9 @@ class LoraRun:
             UserError: if the base is not the one any more that the run started from.
         """
         LoraWeights.trained(transformer, self.identity).save(folder)
-        pipeline = self.make_pipeline(self._base())
+        base = VidTwinDiT.from_pretrained(model_folder(self.config.init_from, "transformer"))
+        pipeline = self.make_pipeline(base.to(self.device))
         pipeline.load_lora_weights(folder)
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
         return pipeline.transformer
-
-    def _base(self) -> VidTwinDiT:
-        return VidTwinDiT.from_pretrained(self.place).to(self.device)

@@ -1,14 +1,16 @@
 """Starting a transformer from the weights of a trained one, which may know other classes or other latents."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from autoencoder.checkpoint import fingerprint, load_autoencoder
 from autoencoder.common.errors import UserError, first_few
-from autoencoder.common.fitting import fit_weights, tell_misfits, unlike_settings
+from autoencoder.common.fitting import check_misfits, fit_weights, tell_misfits, unlike_settings
 from generator.config import ObjectiveConfig
 from generator.dit import STATISTICS, VidTwinDiT
 from generator.settings import TransformerSettings
@@ -18,10 +20,8 @@ SETTINGS = [field.name for field in fields(TransformerSettings)]
 NUM_NAMED = 10  # classes that a message lists at most
 
 
-def start_from(
-    model: VidTwinDiT, folder: str | Path, autoencoder: str, init_missing: bool = False, as_it_is: bool = False
-) -> None:
-    """Give a transformer the weights of a trained one.
+class Start:
+    """A trained transformer, read once, from whose weights another one starts.
 
     A class takes the row of the class of its name, and the null class that of the null class. If both are of the
     latents of one autoencoder, the statistics that normalise them are taken, too: by others, a latent would reach the
@@ -29,43 +29,72 @@ def start_from(
     keeps its own, and all weights whose shapes fit are taken none the less.
 
     Args:
-        model: gets the weights.
         folder: of a saved transformer; its autoencoder is in the folder vae beside it, as in a pipeline.
-        autoencoder: fingerprint of the autoencoder whose latents the model is for.
+        autoencoder: fingerprint of the autoencoder whose latents the other one is for.
         init_missing: whether what does not fit may begin anew: classes, latents, and weights of other settings.
         as_it_is: whether LoRA is to adapt the model, which the message of an error says then.
 
-    Raises:
-        UserError: if the trained model predicts something else; or if anything else does not fit, and `init_missing`
-            is not set. The model is as it was then.
-    """
-    check_target(folder, model.config.prediction_type)
-    given = VidTwinDiT.from_pretrained(folder)
-    remarks = _unlike_latents(Path(folder), autoencoder)
-    is_same_scale = not remarks
-    own, weights = model.state_dict(), given.state_dict()
-    if own[CLASSES].shape[1:] == weights[CLASSES].shape[1:]:
-        old, new = (_labels(each.config.id2label) for each in (given, model))
-        remarks += _unlike_classes(old, new)
-        weights[CLASSES] = _rows_by_name(weights[CLASSES], own[CLASSES], old, new)
-    fit = fit_weights(own, weights)
-    settings = unlike_settings(model.config, given.config, SETTINGS)
-    tell_misfits(folder, [*remarks, *fit.misfits], settings, init_missing, as_it_is)
-    model.load_state_dict(fit.weights)
-    if is_same_scale:
-        model.set_statistics(**{name: given.config[name] for name in STATISTICS})
-
-
-def known_classes(folder: str | Path) -> list[str]:
-    """The class names of a saved transformer, in the order of their ids.
+    Attributes:
+        model: the trained transformer.
 
     Raises:
-        UserError: if its classes have no names.
+        DamagedModelError: if there is no whole one.
     """
-    config = VidTwinDiT.load_config(folder)
-    if config["id2label"] is None:
-        raise UserError(f"init_from={folder}: the classes of the model there have no names, by which LoRA knows them")
-    return [config["id2label"][str(label)] for label in range(config["num_classes"])]
+
+    def __init__(self, folder: str | Path, autoencoder: str, init_missing: bool = False, as_it_is: bool = False):
+        self.folder, self.init_missing, self.as_it_is = Path(folder), init_missing, as_it_is
+        self.model = VidTwinDiT.from_pretrained(folder)
+        self._unlike_latents = _unlike_latents(self.folder, autoencoder)
+
+    def check_names(self) -> None:
+        """Refuse a transformer whose classes LoRA could not tell from new ones.
+
+        Raises:
+            UserError: if they have no names.
+        """
+        if self.model.config.id2label is None:
+            raise UserError(
+                f"init_from={self.folder}: the classes of the model there have no names, by which LoRA knows them"
+            )
+
+    def check(self, settings: Mapping[str, Any], class_names: Sequence[str] | None) -> None:
+        """Refuse what is known not to fit before there are latents, unless it may begin anew.
+
+        Args:
+            settings: the fields of `TransformerSettings` of the other transformer, by name.
+            class_names: its classes; None where they are not known yet, or are those of this one.
+
+        Raises:
+            UserError: naming all of it.
+        """
+        unlike = unlike_settings(settings, self.model.config, SETTINGS)
+        new = dict.fromkeys(class_names or [], 0)
+        remarks = self._unlike_latents + _unlike_classes(_labels(self.model.config.id2label), new)
+        if not self.init_missing:
+            check_misfits(self.folder, remarks, unlike, self.as_it_is)
+
+    def give_to(self, model: VidTwinDiT) -> None:
+        """Give another transformer the weights, and the statistics where they mean the same.
+
+        Raises:
+            UserError: if the trained model predicts something else; or if anything else does not fit, and may not
+                begin anew. The other transformer is as it was then.
+        """
+        check_target(self.folder, model.config.prediction_type)
+        own, weights = model.state_dict(), self.model.state_dict()
+        remarks = list(self._unlike_latents)
+        if own[CLASSES].shape[1:] == weights[CLASSES].shape[1:]:
+            old, new = (_labels(each.config.id2label) for each in (self.model, model))
+            remarks += _unlike_classes(old, new)
+            weights[CLASSES] = _rows_by_name(weights[CLASSES], own[CLASSES], old, new)
+        fit = fit_weights(own, weights)
+        settings = unlike_settings(model.config, self.model.config, SETTINGS)
+        if not self.init_missing:
+            check_misfits(self.folder, [*remarks, *fit.misfits], settings, self.as_it_is)
+        tell_misfits(self.folder, [*remarks, *fit.misfits], settings)
+        model.load_state_dict(fit.weights)
+        if not self._unlike_latents:
+            model.set_statistics(**{name: self.model.config[name] for name in STATISTICS})
 
 
 def check_target(folder: str | Path, wanted: str) -> None:
@@ -78,7 +107,7 @@ def check_target(folder: str | Path, wanted: str) -> None:
     Raises:
         UserError: naming both.
     """
-    kind = VidTwinDiT.load_config(folder)["prediction_type"]
+    kind = _config(folder)["prediction_type"]
     if kind != wanted:
         raise UserError(
             f"init_from={folder}: the model there predicts {kind!r}, and its weights say nothing of {wanted!r}, which "
@@ -96,14 +125,20 @@ def check_times(folder: str | Path, objective: ObjectiveConfig) -> None:
     Raises:
         UserError: naming the settings of the objective.
     """
-    config = VidTwinDiT.load_config(folder)
+    config = _config(folder)
     asked = {"independent_times": "independent_times", "frame_times": "history_share and frame_share"}
     for setting, flags in asked.items():
-        if getattr(objective, setting) and not config.get(setting):
+        if getattr(objective, setting) and not config[setting]:
             raise UserError(
                 f"init_from={folder}: the model there was trained without {flags}, which LoRA cannot add: leave that "
                 "out of --objective, or train the weights themselves with --lora-rank 0"
             )
+
+
+def _config(folder: str | Path) -> dict[str, Any]:
+    """The settings of a saved transformer by name, those that its config.json lacks at their defaults."""
+    defaults = inspect.signature(VidTwinDiT).parameters.values()
+    return {parameter.name: parameter.default for parameter in defaults} | VidTwinDiT.load_config(folder)
 
 
 def _unlike_latents(folder: Path, autoencoder: str) -> list[str]:

@@ -78,9 +78,13 @@ def check(config: TrainConfig) -> None:
     check_previews(config)
     if config.lora_rank:
         check_peft()
-        check_times(model_folder(config.init_from, "transformer"), config.objective)
-    if config.init_from and not config.resume:
-        check_target(model_folder(config.init_from, "transformer"), config.objective.kind)
+    if config.init_from is None or (config.resume and not config.lora_rank):
+        return
+    place = model_folder(config.init_from, "transformer")
+    if config.lora_rank:
+        check_times(place, config.objective)
+    if not config.resume:
+        check_target(place, config.objective.kind)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

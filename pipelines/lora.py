@@ -1,6 +1,7 @@
 """LoRA weights of a pipeline, by the calls that diffusers' own pipelines have."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ from generator.lora_weights import LoraWeights, name_of
 COMPONENTS = ("transformer",)
 
 
+@dataclass
+class LoadedLora:
+    """The adapters of a transformer; they are kept with it, since several pipelines may have it.
+
+    Attributes:
+        weights: by the adapter's name.
+        base: dtype and fingerprint of the transformer before the first one.
+        unfused: of `_state`, before adapters were fused.
+    """
+
+    weights: dict[str, LoraWeights] = field(default_factory=dict)
+    base: tuple[str, str] | None = None
+    unfused: list[tuple[dict[str, float], torch.Tensor]] | None = None
+
+
 class LoraLoaderMixin(LoraBaseMixin):
     """Loads, fuses and unloads adapters of the transformer, and the classes that they bring.
 
@@ -25,10 +41,10 @@ class LoraLoaderMixin(LoraBaseMixin):
     """
 
     _lora_loadable_modules = list(COMPONENTS)
-    # Instances replace these, never change them.
-    _lora_weights: dict[str, LoraWeights] = {}  # by the adapter's name
-    _lora_base: tuple[str, str] | None = None  # dtype and fingerprint of the transformer before the first one
-    _unfused: list[tuple[dict[str, float], torch.Tensor]] | None = None  # of `_state`, before adapters were fused
+
+    @property
+    def _lora(self) -> LoadedLora:
+        return vars(self.transformer).setdefault("_loaded_lora", LoadedLora())
 
     def load_lora_weights(
         self, source: str | Path, adapter_name: str | None = None, weight_name: str | None = None
@@ -54,7 +70,8 @@ class LoraLoaderMixin(LoraBaseMixin):
         )
         self.transformer.add_classes(weights.class_names, weights.class_rows)
         forget_flops(self.transformer)
-        self._lora_base, self._lora_weights = base, self._lora_weights | {name: weights}
+        self._lora.base = base
+        self._lora.weights[name] = weights
 
     def save_lora_weights(
         self, save_directory: str | Path, adapter_name: str | None = None, weight_name: str | None = None
@@ -69,11 +86,10 @@ class LoraLoaderMixin(LoraBaseMixin):
         Raises:
             UserError: if there is no such adapter.
         """
-        names = list(self._lora_weights)
+        names = list(self._lora.weights)
         name = names[0] if adapter_name is None and len(names) == 1 else adapter_name
-        if name not in names:
-            raise UserError(f"adapter_name={adapter_name!r} is none of the loaded adapters: {first_few(names)}")
-        self._lora_weights[name].save(save_directory, weight_name)
+        self._check_loaded([name])
+        self._lora.weights[name].save(save_directory, weight_name)
 
     def fuse_lora(
         self,
@@ -93,12 +109,13 @@ class LoraLoaderMixin(LoraBaseMixin):
             adapter_names: which ones; all active ones by default.
 
         Raises:
-            UserError: if none is loaded, they are disabled, or some are fused already.
+            UserError: if none is loaded or of one of these names, they are disabled, or some are fused already.
             ValueError: if `safe_fusing` finds weights that are not finite. All are as they were then.
         """
-        if not self._lora_weights:
+        if not self._lora.weights:
             raise UserError("fuse_lora: no adapter is loaded")
         self._check_unfused("fuse_lora")
+        self._check_loaded(self.get_active_adapters() if adapter_names is None else adapter_names or [None])
         if any(layer.disable_adapters for layer in self._adapted_layers()):
             raise UserError("fuse_lora: the adapters are disabled: enable_lora() first")
         before = self._state()
@@ -108,7 +125,7 @@ class LoraLoaderMixin(LoraBaseMixin):
             self._restore(before)
             raise
         forget_flops(self.transformer)
-        self._unfused = before
+        self._lora.unfused = before
 
     def unfuse_lora(self, components: Sequence[str] = COMPONENTS) -> None:
         """Take fused adapters out of the weights again, to the bit; they stay loaded.
@@ -116,19 +133,20 @@ class LoraLoaderMixin(LoraBaseMixin):
         Raises:
             UserError: if none is fused.
         """
-        if self._unfused is None:
+        if self._lora.unfused is None:
             raise UserError("unfuse_lora: no adapter is fused")
         super().unfuse_lora(list(components))
-        self._restore(self._unfused)
+        self._restore(self._lora.unfused)
         forget_flops(self.transformer)
-        self._unfused = None
+        self._lora.unfused = None
 
     def set_adapters(self, adapter_names: list[str] | str, adapter_weights: Any = None) -> None:
         """Choose the active adapters and their scales, as in diffusers.
 
         Raises:
-            UserError: if adapters are fused.
+            UserError: if there is no such adapter, or some are fused.
         """
+        self._check_loaded([adapter_names] if isinstance(adapter_names, str) else adapter_names or [None])
         self._check_unfused("set_adapters")
         super().set_adapters(adapter_names, adapter_weights)
         forget_flops(self.transformer)
@@ -159,13 +177,13 @@ class LoraLoaderMixin(LoraBaseMixin):
         Where adapters are fused, they stay in the weights, as in diffusers, and so do the classes: this makes one
         transformer of them, which `save_pretrained` saves.
         """
-        if not self._lora_weights:
+        if not self._lora.weights:
             return
         super().unload_lora_weights()
-        if self._unfused is None:
-            self.transformer.remove_classes([name for lora in self._lora_weights.values() for name in lora.class_names])
+        if self._lora.unfused is None:
+            self.transformer.remove_classes([name for lora in self._lora.weights.values() for name in lora.class_names])
         forget_flops(self.transformer)
-        self._lora_weights, self._lora_base, self._unfused = {}, None, None
+        del self.transformer._loaded_lora
 
     def delete_adapters(self, adapter_names: Sequence[str] | str) -> None:
         """Remove some adapters and their classes.
@@ -174,15 +192,14 @@ class LoraLoaderMixin(LoraBaseMixin):
             UserError: if there is no such adapter, or some are fused.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        if unknown := [name for name in names if name not in self._lora_weights]:
-            raise UserError(f"{unknown[0]!r} is none of the loaded adapters: {first_few(self._lora_weights)}")
+        self._check_loaded(names)
         self._check_unfused("delete_adapters")
-        if set(names) == set(self._lora_weights):
+        if set(names) == set(self._lora.weights):
             return self.unload_lora_weights()
         super().delete_adapters(names)
         forget_flops(self.transformer)
-        self.transformer.remove_classes([name for gone in names for name in self._lora_weights[gone].class_names])
-        self._lora_weights = {name: lora for name, lora in self._lora_weights.items() if name not in names}
+        self.transformer.remove_classes([name for gone in names for name in self._lora.weights[gone].class_names])
+        self._lora.weights = {name: lora for name, lora in self._lora.weights.items() if name not in names}
 
     def check_without_lora(self, folder: object) -> None:
         """Refuse to save a pipeline whose transformer is not whole without its adapters.
@@ -190,33 +207,46 @@ class LoraLoaderMixin(LoraBaseMixin):
         Raises:
             UserError: saying what to do.
         """
-        if self._lora_weights:
+        if names := getattr(self.transformer, "peft_config", {}):
             raise UserError(
-                f"{folder}: the pipeline holds the adapters {first_few(self._lora_weights)}, which are saved by "
+                f"{folder}: the pipeline holds the adapters {first_few(names)}, which are saved by "
                 "save_lora_weights(); fuse_lora() and then unload_lora_weights() make one transformer of all"
             )
 
+    def _check_loaded(self, names: Iterable[str | None]) -> None:
+        """Refuse names of adapters that are not there."""
+        known = self._lora.weights
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"adapter_name={unknown[0]!r} is none of the loaded adapters: {first_few(known)}")
+
     def _check_unfused(self, call: str) -> None:
         """Refuse what cannot be done while adapters are fused."""
-        if self._unfused is not None:
+        if self._lora.unfused is not None:
             raise UserError(f"{call}: adapters are fused already: unfuse_lora() first")
 
     def _check_lora(self, source: object, weights: LoraWeights, name: str) -> tuple[str, str]:
         """Refuse an adapter that cannot be loaded now; returns the identity of the base."""
-        if name in self._lora_weights:
+        if name in self._lora.weights:
             raise UserError(f"adapter_name={name!r} is in use: give another one, or delete_adapters({name!r})")
-        if self._unfused is not None:
+        try:
+            torch.nn.ModuleDict({name: torch.nn.Identity()})  # where peft keeps it
+        except (KeyError, TypeError) as error:
+            raise UserError(f"adapter_name={name!r} cannot be one: give a plain word") from error
+        if self._lora.unfused is not None:
             raise UserError(f"{source} cannot be loaded while adapters are fused: unfuse_lora() first")
-        dtype, here = self._lora_base or _identity(self.transformer)
+        dtype, here = self._lora.base or _identity(self.transformer)
         there = weights.base.get(dtype)
         if there != here:
             known = f"one of SHA-256 {there[:12]}" if there else f"one in {', '.join(weights.base)}"
             raise UserError(
                 f"{source} was trained for another transformer, {known}; this one is {here[:12]} in {dtype}"
             )
-        if taken := set(weights.class_names).intersection(self.transformer.config.id2label.values()):
+        known = self.transformer.config.id2label
+        if known is None and weights.class_names:
+            raise UserError(f"{source} brings classes, and those of this transformer have no names")
+        if taken := set(weights.class_names).intersection((known or {}).values()):
             raise UserError(f"{source} brings the class {min(taken)!r}, which the pipeline has already")
-        weights.check_shapes(self.transformer, source)
+        weights.check_fit(self.transformer, source)
         return dtype, here
 
     def _adapted_layers(self) -> list[torch.nn.Module]:

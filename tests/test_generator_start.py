@@ -1,10 +1,12 @@
 """Starting a run of stage two from a trained model: classes by name, scales, what is refused, and resuming."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import NAMES, max_difference, noise_latents, tiny_pipeline
+from tiny_models import NAMES, max_difference, noise_latents, tiny_pipeline, tiny_vae
 from video_files import make_video
 
 from autoencoder.checkpoint import fingerprint, load_autoencoder
@@ -12,9 +14,9 @@ from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.run_folder import RunFolder
 from autoencoder.data.shapes import CLASS_NAMES
 from generator import VidTwinDiT, train
-from generator.config import TrainConfig
+from generator.config import ObjectiveConfig, TrainConfig
 from generator.dit import STATISTICS
-from generator.start import CLASSES, start_from
+from generator.start import CLASSES, Start, check_target, check_times
 from pipelines import VidTwinDiffusionPipeline, pretrained
 from pipelines.folders import model_folder
 
@@ -51,6 +53,10 @@ def transformer(names: tuple[str, ...] = NAMES, **settings) -> VidTwinDiT:
 
 def identity(pipeline: Path) -> str:
     return fingerprint(load_autoencoder(pipeline / "vae", "cpu"))
+
+
+def start_from(model: VidTwinDiT, folder: Path, autoencoder: str, init_missing: bool = False) -> None:
+    Start(folder, autoencoder, init_missing).give_to(model)
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
@@ -168,6 +174,58 @@ def test_the_shipped_pipeline_starts_a_run_on_other_classes(films, tmp_path, mon
 
     with pytest.raises(UserError, match="init_from=elsewhere, but shapes there"):
         train.parse(["--output-dir=run", "--resume", "--init-from=elsewhere"])
+
+
+REFUSED = {
+    "1 of 2 classes, diamond_vertical. Let": ["--classes=circle_vertical,diamond_vertical"],
+    "model.num_layers=2 there. Give --model.num-layers 2, or let": ["--model.num-layers=3"],
+    r"the latents, of autoencoder \w{12} there, \w{12} here. Let": ["--autoencoder=other"],
+    "model.num_layers=2 there. LoRA adapts a model as it is: give --model.num-layers 2$": [
+        "--lora-rank=2",
+        "--model.num-layers=3",
+    ],
+    "lora_rank=64 must be at most 32, the rank that blocks.0.attention.qkv": ["--lora-rank=64"],
+    "the blocks of this model have no 'embedding'": ["--lora-rank=2", "--lora-targets=[embedding]"],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_does_not_fit_is_refused_before_anything_is_encoded(tmp_path, monkeypatch, message):
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    tiny_pipeline(names=CLASS_NAMES, sample_size=32, independent_times=True).save_pretrained("base")
+    tiny_vae(sample_size=32).save_pretrained("other")
+    flags = ["--dataset=shapes", "--max-videos=2", "--init-from=base", "--companions=false", "--objective.kind=flow"]
+    with pytest.raises(UserError, match=message):
+        train.main([*flags, "--output-dir=run", *REFUSED[message]])
+    assert not Path("outputs").exists() and not Path("run").exists()
+
+
+def test_a_class_that_came_to_a_folder_is_noticed_before_it_is_encoded(films, tmp_path, monkeypatch):
+    """Though the latents of the others are there."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(films, "films")
+    shutil.rmtree("films/hop")
+    flags = [*RUN, *FROZEN, "--data-root=films", "--init-from=shapes", "--max-steps=1"]
+    train.main([*flags, "--output-dir=run"])
+    shutil.copytree(films / "hop", "films/hop")
+    before = {path: path.read_bytes() for path in Path("outputs").rglob("*.safetensors")}
+    with pytest.raises(UserError, match="1 of 3 classes, hop. Let"):
+        train.main([*flags, "--output-dir=again"])
+    assert {path: path.read_bytes() for path in Path("outputs").rglob("*.safetensors")} == before
+    shutil.rmtree("films")  # the latents tell the classes then
+    train.main([*flags, "--output-dir=again"])
+
+
+def test_a_config_of_an_earlier_version_lacks_what_was_the_default(given, tmp_path):
+    shutil.copytree(given, tmp_path / "old")
+    config = tmp_path / "old/transformer/config.json"
+    lacking = {"prediction_type", "independent_times", "frame_times"}
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({name: value for name, value in settings.items() if name not in lacking}))
+    check_target(config.parent, "flow")
+    with pytest.raises(UserError, match="trained without independent_times"):
+        check_times(config.parent, ObjectiveConfig(independent_times=True))
 
 
 def test_a_run_that_started_from_another_resumes_with_the_same_bits(films, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from video_files import make_video
 
 from autoencoder import AutoencoderVidTwin
 from autoencoder.common import commands
+from autoencoder.common.errors import UserError
 from autoencoder.common.run import LAST_AUTOENCODER, write_pointer
 from autoencoder.common.seeding import derive_seed
 from autoencoder.data import ClipDataset, UnreadableVideo, VideoFolder, to_video
@@ -164,6 +165,17 @@ def test_refuses_another_autoencoder_and_other_settings(model, tmp_path):
     (tmp_path / "shard-00001.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="shard-00001.*is missing"):
         LatentCache(tmp_path)
+
+
+@pytest.mark.parametrize("name, size", [("index.json", 20), ("shard-00000.safetensors", 99), ("videos.safetensors", 9)])
+def test_a_damaged_file_is_named_and_encoded_anew_where_that_is_asked_for(model, videos, tmp_path, name, size):
+    settings = {"dataset": "folder", "data_root": videos, "sample_fps": 8.0, "max_bad_share": 0.5}
+    whole = files(build(model, tmp_path, **settings).folder)
+    (tmp_path / name).write_bytes(whole[name][:size])
+    with pytest.raises(UserError, match=f"{name} is damaged.* --rebuild-cache"):
+        build(model, tmp_path, **settings)
+    build_cache(model, CacheConfig(**settings, num_workers=0), tmp_path, progress=False, rebuild=True)
+    assert files(tmp_path).keys() == whole.keys()
 
 
 def test_clips_flips_and_unreadable_files_of_a_folder(model, videos, tmp_path, capsys):

@@ -85,7 +85,7 @@ def test_adapters_change_nothing_at_first_and_leave_the_base_frozen():
     assert torch.equal(model.class_embedding.weight[len(NAMES)], mean), "a new class begins as the mean"
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(".lora_" in name or "trainable_tokens_delta" in name for name in trained)
-    linears = target_modules(before, TARGETS)
+    linears = target_modules(before, TARGETS, 4)
     assert len(linears) == 2 * 4 and len(trained) == 2 * len(linears) + 1
 
 
@@ -198,7 +198,8 @@ def test_a_fusing_that_fails_leaves_nothing_fused(tmp_path):
     weights = adapted()[1]
     last = "blocks.1.feed_forward.2.lora_B.weight"
     assert list(weights.layers)[-1] == last
-    layers = weights.layers | {last: torch.full_like(weights.layers[last], torch.inf)}
+    layers = weights.layers | {last: torch.full_like(weights.layers[last], 3e38)}  # its product overflows
+    layers[last.replace("lora_B", "lora_A")] = 9 * weights.layers[last.replace("lora_B", "lora_A")]
     replace(weights, layers=layers).save(tmp_path)
     pipe.load_lora_weights(tmp_path)
     pipe.set_adapters("default_0", 0.25)
@@ -277,20 +278,21 @@ def test_wrong_files_are_refused_and_leave_the_pipeline_as_it_was(tmp_path):
     broken = {name: tensor[:, :-1] if "lora_A" in name else tensor for name, tensor in weights.layers.items()}
     replace(weights, layers=broken).save(tmp_path / "cut")
     with pytest.raises(
-        UserError, match=r"does not fit this transformer: blocks.0.attention.proj.lora_A.weight, .*\(8 in all\)"
+        UserError,
+        match=r"does not fit this transformer, .*: blocks.0.attention.proj.lora_A.weight \(2, 31\) .*8 in",
     ):
         pipe.load_lora_weights(tmp_path / "cut")
     assert fingerprint(pipe.transformer) == before and fingerprint(other.transformer) == before_other
 
     replace(weights, class_rows=weights.class_rows[:, 1:]).save(tmp_path / "narrow")
-    with pytest.raises(UserError, match=r"narrow does not fit this transformer: class_rows \(2, 31\) of 2 classes"):
+    with pytest.raises(UserError, match=r"narrow does not fit .*: class_rows \(2, 31\) for \(2, 32\)$"):
         pipe.load_lora_weights(tmp_path / "narrow")
     assert not hasattr(pipe.transformer, "peft_config") and pipe.transformer.config.num_classes == len(NAMES)
 
     pipe.load_lora_weights(tmp_path / "lora", adapter_name="one")
     replace(weights, layers=broken, class_names=["x", "y"]).save(tmp_path / "cut")
     with pytest.raises(
-        UserError, match=r"does not fit this transformer: blocks.0.attention.proj.lora_A.weight, .*8 in"
+        UserError, match=r"does not fit this transformer, .*: blocks.0.attention.proj.lora_A.weight .*8 in"
     ):
         pipe.load_lora_weights(tmp_path / "cut")
     assert pipe.get_list_adapters() == {"transformer": ["one"]}
@@ -307,6 +309,105 @@ def test_wrong_files_are_refused_and_leave_the_pipeline_as_it_was(tmp_path):
         pipe.fuse_lora()
     with pytest.raises(UserError, match="delete_adapters: adapters are fused already: unfuse_lora"):
         pipe.delete_adapters("one")
+
+
+QKV = "blocks.0.attention.qkv.lora_"
+SETTINGS = {
+    "r=3 .*lora_A.weight \\(2, 32\\) for \\(3, 32\\)": {"r": 3},
+    "r=64 .*lora_A.weight": {"r": 64},
+    "the rank r of .* of at least 1, got 0": {"r": 0},
+    "the rank r of .* got None": {"r": None},
+    "the rank r of .* got '2'": {"r": "2"},
+    "lora_alpha of .* positive number, got 'x'": {"lora_alpha": "x"},
+    "lora_alpha of .* got nan": {"lora_alpha": float("nan")},
+    "target_modules must name the linears .* got \\[\\]": {"target_modules": []},
+    "proj.lora_A.weight \\(2, 32\\) for none, .*18 in all": {"target_modules": ["foo"]},
+    "settings that `--lora-rank` does not make .*: rank_pattern={'qkv': 5}": {"rank_pattern": {"qkv": 5}},
+    "settings .*: use_dora=True": {"use_dora": True},
+    "settings .* with peft [0-9.]+: unheard_of=1": {"unheard_of": 1},
+    "settings .*: modules_to_save=\\['structure_in'\\]": {"modules_to_save": ["structure_in"]},
+}
+LAYERS = {
+    "qkv.lora_A.weight \\(1, 32\\) for \\(2, 32\\)": lambda layers: layers | {QKV + "A.weight": torch.ones(1, 32)},
+    "qkv.lora_A.weight \\(64,\\) for": lambda layers: layers | {QKV + "A.weight": torch.ones(64)},
+    "qkv.lora_B.weight none for \\(96, 2\\)": lambda layers: {
+        name: layer for name, layer in layers.items() if name != QKV + "B.weight"
+    },
+    "magnitude_vector \\(96,\\) for none": lambda layers: layers | {QKV + "magnitude_vector": torch.ones(96)},
+    "NaN or infinity, .*: blocks.0.attention.qkv.lora_B": lambda layers: (
+        layers | {QKV + "B.weight": torch.full((96, 2), torch.nan)}
+    ),
+    "holds torch.int32, where floats": lambda layers: {name: layer.int() for name, layer in layers.items()},
+}
+ABOUT = {
+    "brings one class twice: x, x": {"class_names": ["x", "x"]},
+    "does not say which transformer": {"class_names": "xy"},
+    "does not say which .* it is not a LoRA": {"class_names": [1, 2]},
+    "does not say .* it was trained for": {"base": {}},
+    "does not say .* was trained for": {"base": "abc"},
+    "holds NaN or infinity, by .*: class_rows": {"class_rows": torch.full((2, 32), torch.inf)},
+}
+
+
+@pytest.mark.parametrize(
+    "message, changes",
+    [
+        *((message, lambda lora, new=new: {"config": lora.config | new}) for message, new in SETTINGS.items()),
+        *((message, lambda lora, new=new: {"layers": new(lora.layers)}) for message, new in LAYERS.items()),
+        *((message, lambda lora, new=new: new) for message, new in ABOUT.items()),
+    ],
+    ids=[*SETTINGS, *LAYERS, *ABOUT],
+)
+def test_what_no_training_has_written_is_refused_before_anything_is_loaded(tmp_path, message, changes):
+    lora = adapted()[1]
+    replace(lora, **changes(lora)).save(tmp_path)
+    pipe = tiny_pipeline()
+    with pytest.raises(UserError, match=message) as caught:
+        pipe.load_lora_weights(tmp_path)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not hasattr(pipe.transformer, "peft_config") and pipe.transformer.config.num_classes == len(NAMES)
+
+
+def test_names_that_no_adapter_has_or_can_have(tmp_path):
+    pipe, folder = tiny_pipeline(), saved(tmp_path)
+    for name in ("a.b", "keys", 3):
+        with pytest.raises(UserError, match=f"adapter_name={name!r} cannot be one"):
+            pipe.load_lora_weights(folder, adapter_name=name)
+    pipe.load_lora_weights(folder, adapter_name="one")
+    before = sample(pipe, NEW[0])
+    calls = [pipe.set_adapters, pipe.delete_adapters, lambda name: pipe.fuse_lora(adapter_names=[name])]
+    for call in calls:
+        with pytest.raises(UserError, match="adapter_name='two' is none of the loaded adapters: one"):
+            call("two")
+    for call in (lambda: pipe.set_adapters([]), lambda: pipe.fuse_lora(adapter_names=[])):
+        with pytest.raises(UserError, match="adapter_name=None is none of the loaded adapters: one"):
+            call()
+    assert max_difference(sample(pipe, NEW[0]), before) == 0
+    pipe.fuse_lora()  # nothing is fused yet
+
+
+def test_classes_cannot_join_those_without_names(tmp_path):
+    pipe = tiny_pipeline()
+    pipe.transformer.register_to_config(id2label=None)
+    with pytest.raises(UserError, match="brings classes, and those of this transformer have no names"):
+        pipe.load_lora_weights(saved(tmp_path / "two"))
+    pipe.load_lora_weights(saved(tmp_path / "none", ()))
+    assert pipe.get_list_adapters() == {"transformer": ["default_0"]}
+
+
+def test_adapters_go_with_their_transformer_from_pipeline_to_pipeline(tmp_path):
+    pipe = tiny_pipeline()
+    before = fingerprint(pipe.transformer)
+    pipe.load_lora_weights(saved(tmp_path / "lora"))
+    again = VidTwinDiffusionPipeline(vae=pipe.vae, transformer=pipe.transformer, scheduler=pipe.scheduler)
+    with pytest.raises(UserError, match="the pipeline holds the adapters default_0"):
+        again.save_pretrained(tmp_path / "half")
+    again.load_lora_weights(saved(tmp_path / "star", ("Star",)))
+    assert pipe.label("Star") == 5
+    pipe.transformer = tiny_pipeline().transformer
+    pipe.save_pretrained(tmp_path / "whole")
+    again.unload_lora_weights()
+    assert fingerprint(again.transformer) == before
 
 
 def test_without_peft_there_is_one_sentence(tmp_path, monkeypatch):
@@ -351,4 +452,11 @@ def test_a_checkpoint_of_another_base_is_refused():
 
 def test_parts_that_the_blocks_do_not_have_are_named():
     with pytest.raises(UserError, match="have no 'class_attention'; they have modulation, attention, feed_forward"):
-        target_modules(tiny_pipeline().transformer, ["class_attention"])
+        target_modules(tiny_pipeline().transformer, ["class_attention"], 2)
+
+
+def test_a_rank_that_no_linear_has_is_refused():
+    message = "lora_rank=33 must be at most 32, the rank that blocks.0.attention.qkv of this model can have"
+    with pytest.raises(UserError, match=message):
+        target_modules(tiny_pipeline().transformer, TARGETS, 33)
+    assert target_modules(tiny_pipeline().transformer, TARGETS, 32)

@@ -1,5 +1,6 @@
 """Training LoRA by the command: what it leaves, resuming, replay, and what is refused."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from generator import VidTwinDiT, train
 from generator.cache_reader import LatentCache
 from generator.config import TrainConfig
 from generator.lora import add_lora, as_the_base
-from generator.lora_run import LoraRun
 from generator.objective import NoisyBatch
 from generator.replay import JoinedCaches, replay_cache
 from generator.trainer import _check_processes, flops_of_sample
@@ -93,6 +93,29 @@ def test_a_run_whose_base_has_changed_is_not_resumed(base):
         train.main([*RUN, "--max-steps=2", "--output-dir=run", "--resume"])
 
 
+def test_a_resumption_with_another_base_does_not_stay_in_the_settings(base):
+    train.main([*RUN, "--max-steps=1", "--output-dir=run"])
+    shutil.copytree("base", "other")
+    with torch.no_grad():
+        base.structure_in.bias += 1
+    base.save_pretrained("other/transformer")
+    with pytest.raises(UserError, match="adapts another model than the one that --init-from names now"):
+        train.main(["--init-from=other", "--max-steps=2", "--output-dir=run", "--resume"])
+    train.main(["--max-steps=2", "--output-dir=run", "--resume"])
+
+
+@pytest.mark.parametrize("damaged", ["index.json", "shard-00000.safetensors"])
+def test_a_damaged_replay_is_named(base, damaged):
+    flags = [*RUN, "--lora-replay=2", "--output-dir=run"]
+    train.main([*flags, "--max-steps=1"])
+    path = Path("run/replay", damaged)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"replay/{damaged} is damaged.* remove that one"):
+        train.main([*flags, "--max-steps=2", "--resume"])
+    shutil.rmtree("run/replay")
+    train.main([*flags, "--max-steps=2", "--resume"])
+
+
 def test_a_run_whose_base_was_moved_is_resumed(base, capsys):
     train.main([*RUN, "--max-steps=1", "--output-dir=run"])
     Path("base").rename("moved")
@@ -129,13 +152,15 @@ def test_replay_leaves_the_held_out_loss_what_it_is(base):
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-def test_a_finished_replay_is_not_sampled_again_and_its_base_not_read(base, monkeypatch):
+def test_the_base_is_read_once_before_the_first_step_and_once_to_be_fused(base, monkeypatch):
+    read, load = [], VidTwinDiT.from_pretrained
+    monkeypatch.setattr(VidTwinDiT, "from_pretrained", lambda *args, **options: read.append(args) or load(*args))
     flags = [*RUN, "--lora-replay=2", "--max-steps=1", "--output-dir=run"]
     train.main(flags)
-    read, load = [], LoraRun._base
-    monkeypatch.setattr(LoraRun, "_base", lambda run: read.append(run) or load(run))
+    assert len(read) == 2
+    monkeypatch.setattr("generator.replay.write_shard", None)  # a finished replay is not sampled again
     train.main([*flags, "--max-steps=2", "--resume"])
-    assert len(read) == 2, "for its identity, and to be fused"
+    assert len(read) == 4
 
 
 def test_lora_computes_no_gradients_of_frozen_weights():

@@ -164,10 +164,27 @@ def test_the_command_lists_runs_and_corrects(capsys, monkeypatch):
         main(["sampel", "--out", "x"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: there is no command 'sampel': did you mean sample?\n"
+    with pytest.raises(SystemExit):
+        main(["xyz"])
+    assert capsys.readouterr().err == "error: there is no command 'xyz'; vidtwin --help lists all\n"
     with pytest.raises(SystemExit) as caught:
         main(["sample", "--pipelin", "x"])
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: there is no --pipelin: did you mean --pipeline?\n"
+
+
+@pytest.mark.parametrize("flags", [["--print-completion", "bash"], ["--help"]])
+def test_a_reader_that_has_had_enough_is_no_error_and_a_full_disk_one_line(flags):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "vidtwin", *flags]
+    with open(write, "w") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (1, "error: [Errno 28] No space left on device\n")
 
 
 def test_completion_is_of_shells_that_are_known(capsys):

@@ -157,5 +157,47 @@ def test_a_run_without_a_login_says_what_to_do(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists(), "nothing had begun"
 
 
+@pytest.mark.parametrize("content", [b"garbage\n1,2\n", b"\xff\xfe\n1\n", b"step,x\nabc,1\n", b"step,x\n1,2,3\n"])
+def test_a_csv_file_that_is_none_of_a_run_stays_and_is_named(tmp_path, content):
+    run = RunFolder(tmp_path)
+    run.csv.parent.mkdir()
+    run.csv.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"csv/metrics.csv is not what --logger csv writes, .*: move it away"):
+            open_loggers(["csv"], run, 3)
+        assert run.csv.read_bytes() == content
+    run.csv.rename(tmp_path / "elsewhere")
+    open_loggers(["csv"], run, 3)
+
+
+def test_an_id_of_weights_and_biases_that_was_touched(tmp_path):
+    run = RunFolder(tmp_path)
+    run.wandb_id.parent.mkdir()
+    run.wandb_id.write_text("known\n")
+    Records(open_loggers(["wandb"], run, 0)).close()
+    assert next(run.wandb_id.parent.glob("offline-run-*")).name.endswith("-known")
+    run.wandb_id.write_text("")
+    Records(open_loggers(["wandb"], run, 0)).close()
+    assert len(run.wandb_id.read_text()) == 32
+
+
+@pytest.mark.parametrize(
+    "variable, value, message",
+    [
+        ("WANDB_PROJECT", "a/b", "logger=wandb: Invalid project name 'a/b': .*found '/'$"),
+        ("WANDB_MODE", "nowhere", "logger=wandb: a WANDB_ variable is not .*: mode: Input .* 'offline', .*'nowhere'"),
+    ],
+)
+def test_a_variable_of_weights_and_biases_that_is_wrong(tmp_path, monkeypatch, variable, value, message):
+    import wandb
+
+    monkeypatch.setenv(variable, value)
+    wandb.teardown()  # which forgets what it has read of the environment
+    with pytest.raises(UserError, match=message):
+        open_loggers(["wandb"], RunFolder(tmp_path), 0)
+    monkeypatch.undo()
+    wandb.teardown()
+
+
 def test_where_the_curves_are(tmp_path):
     assert describe_loggers(["tensorboard"], RunFolder("run")) == "shown by: tensorboard --logdir run/tensorboard"

@@ -117,6 +117,18 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path, written, resume, stays)
     assert folder.path.exists() == stays
 
 
+@pytest.mark.parametrize("steps, kept", [([], "seed: 0\n"), ([4], "seed: 1\n")])
+def test_a_resumption_that_came_to_nothing_leaves_the_settings(tmp_path, steps, kept):
+    folder = start(RunFolder(tmp_path))
+    folder.checkpoints.mkdir()
+    folder.checkpoint_path(3).touch()
+    with pytest.raises(UserError, match="refused"), folder.held("seed: 1\n", resume=True):
+        for step in steps:
+            folder.checkpoint_path(step).touch()
+        raise UserError("refused")
+    assert folder.config.read_text() == kept
+
+
 def test_only_the_first_process_holds_and_writes(tmp_path, monkeypatch):
     folder = start(RunFolder(tmp_path / "mine"))
     other = Other(folder.path)

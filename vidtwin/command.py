@@ -1,8 +1,9 @@
 """The command `vidtwin`: every command of the packages under one name."""
 
+import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from autoencoder.common.presets import nearest
 
@@ -45,23 +46,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(describe())
+        _print(describe)
     elif name == "--version":
         from vidtwin import __version__
 
-        print(__version__)
+        _print(lambda: __version__)
     elif name == "--print-completion":
-        _print_completion(arguments)
+        _print(lambda: _completion(arguments))
     elif name in COMMANDS:
         sys.argv = [name, *arguments]
         runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     else:
-        print(f"error: there is no command {name!r}{nearest(name, [*COMMANDS])}", file=sys.stderr)
+        remedy = nearest(name, [*COMMANDS]) or "; vidtwin --help lists all"
+        print(f"error: there is no command {name!r}{remedy}", file=sys.stderr)
         sys.exit(2)
 
 
-def _print_completion(shells: Sequence[str]) -> None:
-    from autoencoder.common.commands import run_command
+def _completion(shells: Sequence[str]) -> str:
     from vidtwin.completion import completion_script
 
-    run_command(lambda: print(completion_script(COMMANDS, " ".join(shells))))
+    return completion_script(COMMANDS, " ".join(shells))
+
+
+def _print(make: Callable[[], str]) -> None:
+    """Print a text as a command would; a reader that has had enough of it, such as `head`, is no error."""
+    from autoencoder.common.commands import run_command
+
+    def say() -> None:
+        try:
+            print(make(), flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at its end
+
+    run_command(say)

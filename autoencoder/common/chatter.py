@@ -6,7 +6,11 @@ import warnings
 
 # Beginnings of log messages, by the logger that writes them.
 CHATTER = {
-    "diffusers.models.modeling_utils": ("Attention backends are an experimental feature",),
+    "diffusers.models.modeling_utils": (
+        "Attention backends are an experimental feature",
+        "Some weights of",  # which `whole.ReadWhole` refuses
+        "An error occurred while trying to fetch",  # and is then raised
+    ),
     "lightning.pytorch.utilities.rank_zero": ("GPU available", "TPU available", "💡 Tip", "`Trainer.fit` stopped"),
     "torch.distributed.elastic.multiprocessing.redirects": ("NOTE: Redirects are currently not supported",),
 }

@@ -61,33 +61,38 @@ def unlike_settings(own: Mapping[str, Any], given: Mapping[str, Any], names: Col
     return {name: given[name] for name in names if as_yaml(own[name]) != as_yaml(given[name])}
 
 
-def tell_misfits(
-    source: object, misfits: Sequence[str], settings: Mapping[str, Any], init_missing: bool, as_it_is: bool = False
-) -> None:
-    """Refuse what does not fit, or say that it begins anew; the first process prints that.
+def check_misfits(source: object, misfits: Sequence[str], settings: Mapping[str, Any], as_it_is: bool = False) -> None:
+    """Refuse what does not fit.
 
     Args:
         source: the trained model, for the message.
         misfits: what does not fit, each in a few words.
         settings: the settings of the model that are others there, as `unlike_settings` returns them.
-        init_missing: whether what does not fit may begin anew.
-        as_it_is: whether the model is LoRA's base, in which nothing may.
+        as_it_is: whether the model is LoRA's base, in which nothing may begin anew.
 
     Raises:
-        UserError: if something does not fit, and may not begin anew; the message says which settings would be right.
+        UserError: if something does not fit; the message says which settings would be right.
     """
-    misfits = [f"model.{name}={as_yaml(value)} there" for name, value in settings.items()] + list(misfits)
-    if misfits and not init_missing:
-        listed = first_few(misfits, NUM_LISTED, separator="; ")
-        right = " ".join(
-            f"{flag(f'model.{name}')} {as_yaml(value)}".replace(", ", ",") for name, value in settings.items()
-        )
-        if as_it_is:
-            remedy = "LoRA adapts a model as it is" + f": give {right}" * bool(right)
-        else:
-            begin = f"Give {right}, or let" if right else "Let"
-            remedy = f"{begin} what does not fit begin anew by --init-missing"
-        raise UserError(f"init_from={source}: the model there does not fit this run: {listed}. {remedy}")
+    misfits = _with_settings(misfits, settings)
+    if not misfits:
+        return
+    listed = first_few(misfits, NUM_LISTED, separator="; ")
+    right = " ".join(f"{flag(f'model.{name}')} {as_yaml(value)}".replace(", ", ",") for name, value in settings.items())
+    if as_it_is:
+        remedy = "LoRA adapts a model as it is" + f": give {right}" * bool(right)
+    else:
+        begin = f"Give {right}, or let" if right else "Let"
+        remedy = f"{begin} what does not fit begin anew by --init-missing"
+    raise UserError(f"init_from={source}: the model there does not fit this run: {listed}. {remedy}")
+
+
+def tell_misfits(source: object, misfits: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Say what begins anew because it does not fit, as for `check_misfits`; the first process prints that."""
     if is_first_process():
-        anew = f"begins anew where that does not fit: {'; '.join(misfits)}" if misfits else "all fits"
+        listed = "; ".join(_with_settings(misfits, settings))
+        anew = f"begins anew where that does not fit: {listed}" if listed else "all fits"
         print(f"starts from {source}: {anew}")
+
+
+def _with_settings(misfits: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    return [f"model.{name}={as_yaml(value)} there" for name, value in settings.items()] + list(misfits)

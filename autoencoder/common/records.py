@@ -58,13 +58,13 @@ class Wandb(WandbLogger):
     """
 
     def __init__(self, folder: RunFolder, step: int):
-        known = folder.wandb_id.read_text() if folder.wandb_id.is_file() else None
+        known = folder.wandb_id.read_text().strip() if folder.wandb_id.is_file() else ""
         place = folder.path.resolve()  # the process that writes may have another working directory
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         super().__init__(str(folder.path), save_dir=place, id=known or uuid.uuid4().hex, project=project)
         if is_first_process():
             self._begin()
-            if known is None:
+            if not known:
                 with atomic_path(folder.wandb_id) as temporary:
                     temporary.write_text(self.version)
 
@@ -75,9 +75,12 @@ class Wandb(WandbLogger):
             _ = self.experiment
         except wandb.errors.Error as error:
             reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(
-                f"logger=wandb: {reason}: log in by `wandb login`, or keep the records here by WANDB_MODE=offline"
-            ) from error
+            login = not isinstance(error, wandb.errors.UsageError) or "login" in str(error)
+            remedy = ": log in by `wandb login`, or keep the records here by WANDB_MODE=offline" * login
+            raise UserError(f"logger=wandb: {reason}{remedy}") from error
+        except ValueError as error:  # a setting that wandb reads from the environment
+            setting = ": ".join(map(str.strip, str(error).splitlines()[1:3]))
+            raise UserError(f"logger=wandb: a WANDB_ variable is not what it may be: {setting}") from error
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Record a fact about the run, in its config."""
@@ -109,14 +112,12 @@ class Csv(CSVLogger):
 
     def _take_up(self, path: Path, earlier: Path, step: int) -> None:
         """Keep the lines up to a step, put aside until they are written: Lightning would begin an empty file."""
-        if path.is_file() and not earlier.exists():
-            path.replace(earlier)
-        if not earlier.exists():
+        if not path.is_file() and not earlier.exists():
             return
-        text = earlier.read_text()
-        whole = io.StringIO(text[: text.rfind("\n") + 1])  # without a line that a full disk or a kill has cut
-        for line in csv.DictReader(whole):
-            row = {name: value for name, value in line.items() if value}
+        rows = _rows_of(earlier if earlier.exists() else path)
+        if not earlier.exists():
+            path.replace(earlier)
+        for row in rows:
             if int(row["step"]) <= step:
                 self.experiment.log_metrics(row, int(row["step"]))
         self.save()
@@ -137,6 +138,18 @@ class Csv(CSVLogger):
     def close(self) -> None:
         """End the records."""
         self.save()
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    """The lines of a file of `Csv`, without one that a full disk or a kill has cut."""
+    try:
+        text = path.read_text()
+        lines = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]), restkey="too many"))
+        if all(line["step"].isdecimal() and "too many" not in line for line in lines):
+            return [{name: value for name, value in line.items() if value} for line in lines]
+    except (KeyError, AttributeError, UnicodeDecodeError):
+        pass
+    raise UserError(f"{path} is not what --logger csv writes, a line a step: move it away, and the records begin anew")
 
 
 LOGGER_CLASSES = {"tensorboard": TensorBoard, "wandb": Wandb, "csv": Csv}

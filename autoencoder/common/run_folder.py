@@ -110,7 +110,8 @@ class RunFolder:
     def held(self, settings: str, resume: bool) -> Iterator[None]:
         """Lock the folder for the block; the first process writes the settings to config.yaml.
 
-        If a new run ends in a UserError before it has written anything else, the folder is removed again.
+        If a new run ends in a UserError before it has written anything else, the folder is removed again; the settings
+        of one that was resumed are as they were, if it ends so before it has saved a step.
 
         Args:
             settings: the run's settings, as YAML.
@@ -126,14 +127,21 @@ class RunFolder:
         with locked_folder(self.path):
             if not resume:
                 self._check_is_new()
-            with atomic_path(self.config) as temporary:
-                temporary.write_text(settings)
+            former = self.config.read_text() if resume and self.config.is_file() else None
+            step = self.newest_checkpoint()[1]
+            self._write_settings(settings)
             try:
                 yield
             except UserError:
-                if not resume and {path.name for path in self.path.iterdir()} == {self.config.name, LOCK_FILE}:
+                if former is not None and self.newest_checkpoint()[1] == step:
+                    self._write_settings(former)
+                elif not resume and {path.name for path in self.path.iterdir()} == {self.config.name, LOCK_FILE}:
                     shutil.rmtree(self.path)
                 raise
+
+    def _write_settings(self, text: str) -> None:
+        with atomic_path(self.config) as temporary:
+            temporary.write_text(text)
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint after `step` optimiser steps lies."""

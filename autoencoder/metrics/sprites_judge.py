@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from autoencoder.common.device import resolve_device, to_device
 from autoencoder.common.errors import MissingFileError, UserError
 from autoencoder.common.files import atomic_path
+from autoencoder.common.whole import ReadWhole
 from autoencoder.data.clips import to_video
 
 SIDE = 32  # pixels; larger frames are averaged down to it
@@ -38,7 +39,7 @@ class Readings(NamedTuple):
     attributes: torch.Tensor
 
 
-class SpritesJudge(ModelMixin, ConfigMixin):
+class SpritesJudge(ReadWhole, ModelMixin, ConfigMixin):
     """A convolutional network on every frame, one convolution over time, and the maximum over time.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from autoencoder.checkpoint import load_autoencoder
-from autoencoder.common.fitting import fit_weights, tell_misfits, unlike_settings
+from autoencoder.common.fitting import check_misfits, fit_weights, tell_misfits, unlike_settings
 from autoencoder.settings import AutoencoderSettings
 from autoencoder.vidtwin import AutoencoderVidTwin
 
@@ -38,7 +38,10 @@ def start_from(model: AutoencoderVidTwin, folder: str | Path, init_missing: bool
         if name.startswith(OVER_FRAMES) and own[name].shape[1:] == given[name].shape[1:]:
             given[name] = _over_frames(given[name], len(own[name]))
     fit = fit_weights(own, given)
-    tell_misfits(folder, fit.misfits, unlike_settings(model.config, trained.config, SETTINGS), init_missing)
+    settings = unlike_settings(model.config, trained.config, SETTINGS)
+    if not init_missing:
+        check_misfits(folder, fit.misfits, settings)
+    tell_misfits(folder, fit.misfits, settings)
     model.load_state_dict(fit.weights)
 
 

@@ -18,6 +18,26 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 SIZE = {"width": 1500, "height": 1000}
 TIMEOUT_MS = 60_000
 BUTTONS = "button[id$='-go'], button[id$='-stop']"
+# The command `pipelines.app` whose sampling takes 10 s at least for 200 steps. On a fast processor it would take 3, and
+# could be over before it is stopped.
+SLOW_COMMAND = """
+import time
+
+from autoencoder.common.commands import run_command
+from pipelines import app
+from pipelines.page.work import Work
+
+on_step_end = Work.on_step_end
+
+
+def slowly(*arguments):
+    time.sleep(0.05)
+    return on_step_end(*arguments)
+
+
+Work.on_step_end = slowly
+run_command(app.main)
+"""
 
 
 def browser_path() -> str | None:
@@ -26,19 +46,21 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def serving(folder: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def serving(folder: Path, *flags: str, slowly: bool = False) -> Iterator[tuple[str, subprocess.Popen]]:
     """Run the command with the shipped pipeline on a free port.
 
     Args:
         folder: for the temporary files of the command, and for what it prints, log.txt.
         flags: of the command.
+        slowly: whether sampling takes long enough to be stopped on any processor.
 
     Yields:
         The page's address, and the process.
     """
     # Often, so that it is soon seen when a browser is closed.
     environment = os.environ | {"TMPDIR": str(folder), "GRADIO_HEARTBEAT_INTERVAL": "0.5", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "pipelines.app", "--pipeline", "shapes", "--port", "0", *flags]
+    program = ["-c", SLOW_COMMAND] if slowly else ["-m", "pipelines.app"]
+    command = [sys.executable, *program, "--pipeline", "shapes", "--port", "0", *flags]
     with open(folder / "log.txt", "w") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     try:

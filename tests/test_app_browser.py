@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def page(folder, browser):
-    with serving(folder, *LIMITS) as (url, _):
+    with serving(folder, *LIMITS, slowly=True) as (url, _):
         yield lambda: Visitor(browser, url)
 
 
@@ -67,7 +67,7 @@ def begin_long_work(visitor: Visitor) -> None:
     visitor.fill("Number of videos", 8)
     visitor.fill("Steps", 200)
     visitor.press("sample-go")
-    visitor.wait_for("sample-status", "sampling")
+    visitor.wait_for("sample-status", "of 200")
 
 
 def press_sample(visitor: Visitor) -> None:
@@ -196,7 +196,7 @@ def test_work_that_is_stopped_before_its_number_is_known_does_not_run(page):
 
 
 def test_a_signal_ends_the_page_amid_work_and_leaves_nothing(browser, tmp_path):
-    with serving(tmp_path) as (url, process):
+    with serving(tmp_path, slowly=True) as (url, process):
         visitor = Visitor(browser, url)
         begin_long_work(visitor)
         process.terminate()

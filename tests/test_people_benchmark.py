@@ -21,6 +21,8 @@ from autoencoder.data.video_io import ClipReader
 from benchmarks import people
 from benchmarks.people import PeopleConfig
 from benchmarks.work import people as work
+from benchmarks.work.people_inputs import check_classes
+from pipelines import VidTwinDiffusionPipeline
 
 ACTIONS = ("down", "right")
 COLOURS = {"person00": (220, 30, 30), "person01": (30, 200, 40), "person02": (40, 60, 230)}
@@ -255,3 +257,12 @@ def test_an_action_that_held_out_people_do_not_do_is_not_measured(other_films, p
     assert given["held-out"]["down"] is None and given["held-out"]["up"] is not None
     assert "| held-out people | up | 0 | not measured | not measured |" in work.tables(found)
     assert "NaN" not in json.dumps(asdict(found))
+
+
+def test_the_classes_of_a_pipeline_are_compared_by_their_ids(tmp_path):
+    names = tuple(f"action {number}" for number in range(11))
+    tiny_pipeline(names=names).save_pretrained(tmp_path)  # "10" comes before "2" in the file
+    pipe = VidTwinDiffusionPipeline.from_pretrained(tmp_path)
+    check_classes(pipe, names)
+    with pytest.raises(UserError, match="the pipeline samples action 0, action 1, "):
+        check_classes(pipe, names[::-1])

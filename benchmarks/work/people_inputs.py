@@ -15,6 +15,7 @@ from autoencoder.metrics.i3d_network import MIN_FRAMES
 from autoencoder.metrics.nearest_mean import colour_histogram
 from autoencoder.vidtwin import AutoencoderVidTwin
 from benchmarks.people import PeopleConfig
+from pipelines.goals import class_names
 from pipelines.pipeline_vidtwin import VidTwinDiffusionPipeline
 
 SPLITS = {"training": "train", "held-out": "val"}
@@ -82,16 +83,16 @@ def check_sizes(models: Sequence[tuple[str, AutoencoderVidTwin]]) -> None:
         )
 
 
-def check_classes(pipe: VidTwinDiffusionPipeline, class_names: Sequence[str]) -> None:
+def check_classes(pipe: VidTwinDiffusionPipeline, actions: Sequence[str]) -> None:
     """Refuse a pipeline that does not sample just these actions, in this order.
 
     Raises:
         UserError: naming both.
     """
-    names = list((pipe.transformer.config.id2label or {}).values())
-    if names != list(class_names):
+    names = class_names(pipe)
+    if names != tuple(actions):
         raise UserError(
-            f"the pipeline samples {first_few(names, 10)}, but the videos are of {first_few(class_names, 10)}: give "
+            f"the pipeline samples {first_few(names, 10)}, but the videos are of {first_few(actions, 10)}: give "
             "those that it was trained on"
         )
 

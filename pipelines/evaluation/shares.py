@@ -40,7 +40,7 @@ def oracle_share(
         Shares of the samples whose `shape`, `motion` and class (`both`) it confirms, in [0, 1].
     """
     pipe.set_progress_bar_config(disable=True)
-    names = [pipe.transformer.config.id2label[str(label)] for label in range(pipe.transformer.config.num_classes)]
+    names = pipe.transformer.class_names
     shapes, verdicts = shapes_of(names), []
     for label in range(len(names)):
         seed = label * videos_per_class
